@@ -1,0 +1,23 @@
+"""IEEE half precision: 11 significant bits, largest value 65,504."""
+
+import numpy as np
+
+from kdcache.cache.codecs.base import Codec
+from kdcache.cache.record import Array, Fields, RecordLayout
+
+
+class Fp16(Codec):
+    """2 bytes a value, relative error at most 2**-11 above 6e-5."""
+
+    name = "fp16"
+
+    def layout(self, shape: tuple[int, ...]) -> RecordLayout:
+        return RecordLayout.plain("<f2", shape)
+
+    def encode(self, values: Array) -> dict[str, Array]:
+        # Overflow to Inf is not a warning here: the writer refuses such a record by key and position.
+        with np.errstate(over="ignore"):
+            return {"values": values.astype("<f2")}
+
+    def decode(self, fields: Fields, shape: tuple[int, ...]) -> Array:
+        return fields["values"].astype(np.float32)

@@ -1,0 +1,143 @@
+"""Shards of a column: plain tars that are also strided arrays.
+
+Every record has the same size, so record i starts at ``offset0 + i * stride`` and a batch is gathered without parsing.
+"""
+
+import mmap
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.cache.record import TAR_BLOCK_BYTES, Array, RecordLayout
+from kdcache.cache.tar import END_OF_TAR, Member, headers_differ, member_header, padding
+from kdcache.durable import NewFile
+from kdcache.errors import CorruptCacheError
+
+
+def member_name(key: str, view: int) -> str:
+    """``<key>.v00.npy``: WebDataset reads the views of one key as one sample."""
+    return f"{key}.v{view:02d}.npy"
+
+
+class TarWriter:
+    """Appends members to a tar under a temporary name; `commit` publishes it (first writer wins).
+
+    Args:
+        path: The final name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = NewFile(path)
+
+    def append(self, name: str, *parts: bytes | memoryview) -> Member:
+        """Add one member made of the parts in order and return where its bytes lie."""
+        size_bytes = sum(len(part) for part in parts)
+        header = member_header(name, size_bytes)
+        member = Member(name, self.file.size_bytes + len(header), size_bytes)
+        for part in (header, *parts, padding(size_bytes)):
+            self.file.write(part)
+        return member
+
+    def commit(self) -> None:
+        """Write the end mark and make the tar visible."""
+        self.file.write(END_OF_TAR)
+        self.file.commit()
+
+    def discard(self) -> None:
+        """Remove an uncommitted tar; after `commit` this does nothing."""
+        self.file.__exit__(None, None, None)
+
+
+def append_records(tar: TarWriter, layout: RecordLayout, names: Sequence[str], payload: Array) -> Array:
+    """Append packed records.
+
+    Args:
+        tar: The column's tar.
+        layout: The column's layout.
+        names: Member names, one a record.
+        payload: (B, payload_bytes) uint8, from RecordLayout.pack.
+
+    Returns: (B,) uint32 crc32 of each payload.
+    """
+    checksums = np.empty(len(names), np.uint32)
+    for row, name in enumerate(names):
+        data = payload[row].data
+        tar.append(name, layout.header, data)
+        checksums[row] = zlib.crc32(data)
+    return checksums
+
+
+@dataclass(frozen=True)
+class StridedShard:
+    """A column shard mapped as arrays.
+
+    Args:
+        path: The tar.
+        layout: The column's layout.
+        num_records: Records it holds.
+    """
+
+    path: Path
+    layout: RecordLayout
+    num_records: int
+
+    @property
+    def size_bytes(self) -> int:
+        """The size such a shard must have, to the byte."""
+        return self.num_records * self.layout.stride_bytes + len(END_OF_TAR)
+
+    def payload_offset(self, record: int) -> int:
+        """Where the payload of a record starts in the file."""
+        return record * self.layout.stride_bytes + self.layout.payload_offset
+
+    def blocks(self) -> Array:
+        """Everything from tar header to padding, (records, stride) uint8, mapped read-only.
+
+        Raises: CorruptCacheError when the file does not have exactly the size its records need.
+        """
+        found = self.path.stat().st_size
+        if found != self.size_bytes:
+            raise CorruptCacheError(
+                f"{self.path}: {found} bytes found, {self.size_bytes} wanted for {self.num_records} records; the shard "
+                "is truncated or damaged: run `kdcache verify --repair` and then the same `kdcache extract` again"
+            )
+        if self.num_records == 0:
+            return np.empty((0, self.layout.stride_bytes), np.uint8)
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, np.uint8, self.num_records * self.layout.stride_bytes).reshape(
+            self.num_records, self.layout.stride_bytes
+        )
+
+    def payloads(self) -> Array:
+        """The records' payloads, (records, payload_bytes) uint8, constant stride."""
+        start = self.layout.payload_offset
+        return self.blocks()[:, start : start + self.layout.payload_bytes]
+
+    def fields(self) -> dict[str, Array]:
+        """The fields of all records, {name: (records, *shape)}, constant stride."""
+        return self.layout.unpack(self.payloads())
+
+    def check_headers(self, names: Sequence[str]) -> None:
+        """Compare every tar and npy header with what this column must have there.
+
+        Args:
+            names: The member names wanted, in order.
+
+        Raises: CorruptCacheError with the name found and the name wanted.
+        """
+        if len(names) != self.num_records:
+            raise CorruptCacheError(f"{self.path}: {self.num_records} records found, {len(names)} wanted by the index")
+        head = self.blocks()[:, : self.layout.payload_offset]
+        size_bytes = self.layout.member_bytes
+        wrong = headers_differ(head, [member_header(name, size_bytes) + self.layout.header for name in names])
+        if wrong is None:
+            return
+        found = head[wrong, :TAR_BLOCK_BYTES].tobytes()[:100].rstrip(b"\0").decode("ascii", "replace")
+        raise CorruptCacheError(
+            f"{self.path}: record {wrong} is {found!r}, wanted {names[wrong]!r} with the npy header of this column; "
+            "columns are joined by key, never by position: run `kdcache verify --repair`, then `kdcache extract` again"
+        )

@@ -1,0 +1,194 @@
+"""Running statistics of a column, gathered in the one pass and mergeable over shards.
+
+They describe the decoded values, so that they can be rebuilt from the tars alone and so that the fused loss may use
+them in place of a batch's own sums.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
+
+from kdcache.cache.record import Array
+
+# Singular values cost far more than everything else here, and a percentile over images needs hundreds, not millions.
+NUM_SPECTRA_PER_SHARD = 32
+
+
+@dataclass
+class TokenStatistics:
+    """Count, moments and extremes of the tokens of a column; all sums in float64.
+
+    Args:
+        num_channels: C (or K for logits).
+        with_moments: Whether to keep the two (C, C) second moments.
+
+    Attributes:
+        count: Tokens seen.
+        mean, m2: (C,) running mean, and sum of squared deviations from it.
+        minimum, maximum: (C,).
+        raw_moment: (C, C) sum over tokens of x xᵀ; empty without moments.
+        unit_moment: (C, C) sum over non-zero tokens of x xᵀ / ‖x‖².
+        num_zero_tokens: Tokens of zero energy, absent from unit_moment.
+    """
+
+    num_channels: int
+    with_moments: bool
+    count: int = 0
+    num_zero_tokens: int = 0
+    mean: Array = field(init=False)
+    m2: Array = field(init=False)
+    minimum: Array = field(init=False)
+    maximum: Array = field(init=False)
+    raw_moment: Array = field(init=False)
+    unit_moment: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        channels = self.num_channels
+        side = channels if self.with_moments else 0
+        self.mean, self.m2 = np.zeros(channels), np.zeros(channels)
+        self.minimum, self.maximum = np.full(channels, np.inf), np.full(channels, -np.inf)
+        self.raw_moment, self.unit_moment = np.zeros((side, side)), np.zeros((side, side))
+
+    def update(self, features: Array) -> tuple[Array, Array]:
+        """Add records.
+
+        Args:
+            features: (B, N, C) float32; logits as (B, 1, K).
+
+        Returns: per record the column sums (B, C) and the sum of squares (B,), float64.
+        """
+        column_sums = features.sum(axis=1, dtype=np.float64)
+        tokens = features.reshape(-1, self.num_channels)
+        energy = np.einsum("tc,tc->t", tokens, tokens, dtype=np.float64)
+        if len(tokens):
+            mean = column_sums.sum(axis=0) / len(tokens)
+            # Squares are taken around a float32 copy of the mean: fast, and no cancellation for channels far from zero.
+            shift = mean.astype(np.float32)
+            centred = tokens - shift
+            m2 = np.einsum("tc,tc->c", centred, centred, dtype=np.float64) - len(tokens) * np.square(mean - shift)
+            self._merge_moments(len(tokens), mean, m2)
+            self.minimum = np.minimum(self.minimum, tokens.min(axis=0))
+            self.maximum = np.maximum(self.maximum, tokens.max(axis=0))
+        if self.with_moments:
+            self._add_second_moments(tokens, energy)
+        return column_sums, energy.reshape(len(features), -1).sum(axis=1)
+
+    def _add_second_moments(self, tokens: Array, energy: Array) -> None:
+        nonzero = energy > 0
+        self.num_zero_tokens += int(len(tokens) - nonzero.sum())
+        self.raw_moment += tokens.T @ tokens
+        unit = tokens[nonzero] / np.sqrt(energy[nonzero, None]).astype(np.float32)
+        self.unit_moment += unit.T @ unit
+
+    def merge(self, other: "TokenStatistics") -> None:
+        """Add what another shard saw.
+
+        Raises: ValueError if the two do not describe the same kind of column.
+        """
+        if (self.num_channels, self.with_moments) != (other.num_channels, other.with_moments):
+            raise ValueError(
+                f"cannot merge statistics of {other.num_channels} channels into those of {self.num_channels}, or with "
+                "and without second moments"
+            )
+        if other.count:
+            self._merge_moments(other.count, other.mean, other.m2)
+        self.minimum = np.minimum(self.minimum, other.minimum)
+        self.maximum = np.maximum(self.maximum, other.maximum)
+        self.raw_moment += other.raw_moment
+        self.unit_moment += other.unit_moment
+        self.num_zero_tokens += other.num_zero_tokens
+
+    def _merge_moments(self, count: int, mean: Array, m2: Array) -> None:
+        # Chan, Golub, LeVeque: exact combination of two samples' means and squared deviations.
+        total = self.count + count
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (count / total)
+        self.m2 = self.m2 + m2 + np.square(delta) * (self.count * count / total)
+        self.count = total
+
+
+def merged(parts: Iterable[TokenStatistics]) -> TokenStatistics:
+    """One statistic for all shards.
+
+    Raises: ValueError for no parts.
+    """
+    total: TokenStatistics | None = None
+    for part in parts:
+        if total is None:
+            total = TokenStatistics(part.num_channels, part.with_moments)
+        total.merge(part)
+    if total is None:
+        raise ValueError("no statistics to merge")
+    return total
+
+
+def singular_energies(features: Array) -> Array:
+    """Squared singular values of each image's token matrix, largest first.
+
+    Args:
+        features: (B, N, C) float32, uncentred.
+
+    Returns: (B, min(N, C)) float32, the eigenvalues of the smaller Gram matrix.
+    """
+    wide = features.astype(np.float64)
+    turned = wide.transpose(0, 2, 1)
+    gram = wide @ turned if wide.shape[1] <= wide.shape[2] else turned @ wide
+    # LAPACK's result depends on the number of BLAS threads in the last bit; the same plan must give the same bytes.
+    with threadpool_limits(1, user_api="blas"):
+        energies = np.linalg.eigvalsh(gram)[:, ::-1]
+    return np.maximum(energies, 0).astype(np.float32)
+
+
+def spectrum_step(shard_samples: int) -> int:
+    """Every how many samples of a shard (planned for this many) the first view has its singular values kept."""
+    return max(1, shard_samples // NUM_SPECTRA_PER_SHARD)
+
+
+@dataclass
+class Fidelity:
+    """How much of the teacher's values a codec keeps, summed over records.
+
+    Attributes:
+        energy: Sum of squares of the teacher's values.
+        error: Sum of squared differences to the decoded values.
+        kept: Sum of squares of the decoded values.
+        cosine: Sum over tokens of the cosine between teacher and decoded token.
+        num_tokens: Tokens with a cosine, i.e. non-zero on both sides.
+    """
+
+    energy: float = 0.0
+    error: float = 0.0
+    kept: float = 0.0
+    cosine: float = 0.0
+    num_tokens: int = 0
+
+    def update(self, values: Array, decoded: Array) -> None:
+        """Compare (..., C) float32 values with what the codec gives back."""
+        energy = np.einsum("...c,...c->...", values, values, dtype=np.float64)
+        kept = np.einsum("...c,...c->...", decoded, decoded, dtype=np.float64)
+        dot = np.einsum("...c,...c->...", values, decoded, dtype=np.float64)
+        difference = values - decoded
+        valid = (energy > 0) & (kept > 0)
+        self.energy += float(energy.sum())
+        self.kept += float(kept.sum())
+        self.error += float(np.einsum("...c,...c->...", difference, difference, dtype=np.float64).sum())
+        self.cosine += float((dot[valid] / np.sqrt(energy[valid] * kept[valid])).sum())
+        self.num_tokens += int(valid.sum())
+
+    def merge(self, other: "Fidelity") -> None:
+        """Add what another shard measured."""
+        self.energy += other.energy
+        self.error += other.error
+        self.kept += other.kept
+        self.cosine += other.cosine
+        self.num_tokens += other.num_tokens
+
+    def summary(self) -> dict[str, float]:
+        """relative_error (of norms), mean token cosine, and the share of energy kept."""
+        return {
+            "relative_error": float(np.sqrt(self.error / self.energy)) if self.energy else 0.0,
+            "cosine": self.cosine / self.num_tokens if self.num_tokens else 1.0,
+            "energy_kept": self.kept / self.energy if self.energy else 1.0,
+        }

@@ -1,0 +1,92 @@
+"""Settings by dotted name: ``optimizer.weight_decay=0.1`` into a tree of frozen dataclasses, strictly."""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from kdcache.errors import UsageError
+
+Config = TypeVar("Config")
+
+
+def apply_settings(config: Config, settings: Iterable[str]) -> Config:
+    """A copy of a configuration with some fields changed.
+
+    Args:
+        config: A frozen dataclass, possibly holding others.
+        settings: ``name.name=value``; the value is read as the field's type, ``none`` as None where that is allowed.
+
+    Raises: UsageError for a name that does not exist (with the nearest ones) or a value of the wrong kind.
+    """
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: wanted NAME=VALUE, for example optimizer.weight_decay=0.1")
+        config = _replace(config, path.split("."), text, setting)
+    return config
+
+
+def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
+    """``name=value`` pairs with values read as JSON where they are JSON, else as text.
+
+    Raises: UsageError.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{flag} {pair}: wanted NAME=VALUE, for example img_size=224")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+def as_plain(config: Any) -> Any:
+    """A configuration as plain JSON values."""
+    return msgspec.to_builtins(config, enc_hook=str)
+
+
+def _replace(config: Config, names: list[str], text: str, setting: str) -> Config:
+    name, *rest = names
+    known = [field.name for field in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=2)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+        raise UsageError(f"--set {setting}: {type(config).__name__} has no field {name!r}; {hint}")
+    current = getattr(config, name)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise UsageError(f"--set {setting}: {name} is a plain value and has no fields")
+        value = _replace(current, rest, text, setting)
+    elif dataclasses.is_dataclass(current):
+        fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(current))
+        raise UsageError(f"--set {setting}: {name} is a group; set one of {fields}")
+    else:
+        value = _convert(text, get_type_hints(type(config))[name], setting)
+    try:
+        return dataclasses.replace(config, **{name: value})  # pyright: ignore[reportArgumentType]
+    except ValueError as error:
+        raise UsageError(f"--set {setting}: {error}") from None
+
+
+def _convert(text: str, kind: Any, setting: str) -> Any:
+    if text.lower() in ("none", "null") and type(None) in getattr(kind, "__args__", ()):
+        return None
+    readings: list[Any] = [text]
+    with contextlib.suppress(ValueError):
+        readings.append(json.loads(text))
+    problem = ""
+    for reading in readings:
+        try:
+            return msgspec.convert(reading, kind, strict=False)
+        except msgspec.ValidationError as error:
+            problem = str(error)
+    choices = [str(each) for each in get_args(kind) if isinstance(each, str)]
+    raise UsageError(f"--set {setting}: {problem}" + (f"; choose from {', '.join(choices)}" if choices else ""))

@@ -1,0 +1,61 @@
+"""Who this process is among its siblings, read from what torchrun or SLURM put into the environment."""
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kdcache.errors import UsageError
+
+# torch 2.15 with gloo failed most restarts of an elastic worker group without this (pytorch#135712).
+RESTART_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+
+@dataclass(frozen=True)
+class WorkerEnv:
+    """One worker of a job.
+
+    Args:
+        rank: 0 to world_size - 1.
+        world_size: Workers in the job.
+        local_rank: Number on this machine; chooses the accelerator.
+        job_id: Equal for the workers of one job, different for every other job.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    job_id: str
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this worker speaks for the job."""
+        return self.rank == 0
+
+
+def worker_env(environ: Mapping[str, str] = os.environ) -> WorkerEnv:
+    """Read the environment; a process started on its own is a job of one.
+
+    Raises: UsageError when the variables contradict each other.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ or ("RANK" in environ and "WORLD_SIZE" in environ):
+        rank, world_size = _integer(environ, "RANK"), _integer(environ, "WORLD_SIZE")
+        local_rank = _integer(environ, "LOCAL_RANK", rank)
+        parts = [environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
+        job_id = "torchrun:" + ":".join(parts)
+    elif "SLURM_PROCID" in environ and _integer(environ, "SLURM_NTASKS", 1) > 1:
+        rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_NTASKS")
+        local_rank = _integer(environ, "SLURM_LOCALID", 0)
+        job_id = f"slurm:{environ.get('SLURM_JOB_ID', '')}:{environ.get('SLURM_STEP_ID', '')}"
+    else:
+        return WorkerEnv(0, 1, 0, f"single:{uuid.uuid4()}")
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} of {world_size} workers: the environment is wrong; start with torchrun or srun")
+    return WorkerEnv(rank, world_size, local_rank, job_id)
+
+
+def _integer(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environ.get(name, "" if default is None else str(default))
+    if not text.isdecimal():
+        raise UsageError(f"environment variable {name} must be a number, got {text!r}; start with torchrun or srun")
+    return int(text)

@@ -1,0 +1,63 @@
+"""The process group of a training run, and the few collectives it needs."""
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from kdcache.distributed.env import WorkerEnv
+
+# gloo's own limit is 30 minutes; a rank that died should not cost that much.
+TIMEOUT = datetime.timedelta(minutes=5)
+
+
+def choose_device(name: str, env: WorkerEnv) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:1`` to the device of this worker."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", env.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def process_group(env: WorkerEnv, device: torch.device) -> Iterator[None]:
+    """Join the job's process group for the duration of the block; nothing happens for a job of one."""
+    if env.world_size == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: torch.Tensor, env: WorkerEnv) -> torch.Tensor:
+    """The sum of a tensor over all ranks, on all ranks; the tensor itself for a job of one."""
+    if env.world_size > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def any_rank(flag: bool, env: WorkerEnv, device: torch.device) -> bool:
+    """Whether the flag is set on any rank; all ranks get the same answer."""
+    if env.world_size == 1:
+        return flag
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device), env) > 0)
+
+
+def from_main(value: Any, env: WorkerEnv) -> Any:
+    """Rank 0's value, on all ranks."""
+    if env.world_size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

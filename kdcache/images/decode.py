@@ -1,0 +1,86 @@
+"""Image bytes to RGB pixels, with every odd file either handled in a stated way or refused with a reason."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile
+
+from kdcache.errors import BadImageError
+
+# An allow-list, because Pillow sniffs over forty formats and starts Ghostscript for one of them.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+MAX_PIXELS = 64_000_000
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One image in memory.
+
+    Args:
+        rgb: Mode RGB, as stored (EXIF rotation is not applied: timm does not either, so teachers expect it so).
+        mode: Pillow's mode before conversion.
+        orientation: EXIF orientation 1 to 8, 1 when absent.
+    """
+
+    rgb: Image.Image
+    mode: str
+    orientation: int
+
+
+def decode_image(data: bytes) -> DecodedImage:
+    """Decode one image.
+
+    Conversions: grey, palette and CMYK to RGB; alpha dropped; first frame of an animation; 16-bit grey scaled by 1/257.
+
+    Args:
+        data: The file's bytes.
+
+    Raises: BadImageError with the reason, for empty, truncated or foreign bytes, for formats outside FORMATS, for
+        more than MAX_PIXELS pixels (read from the header, before anything is decoded) and for float or 32-bit pixels.
+    """
+    if not data:
+        raise BadImageError("empty file")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ValueError(
+            "ImageFile.LOAD_TRUNCATED_IMAGES is set: truncated images would be filled with grey in silence"
+        )
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise BadImageError(f"more than {MAX_PIXELS} pixels") from None
+    except Exception as error:  # Pillow's parsers raise whatever the damage made them trip over
+        raise BadImageError(f"not an image of a known format ({_first_line(error)})") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
+    if width * height == 0:
+        raise BadImageError(f"{width} x {height} pixels")
+    try:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1) or 1)
+    except Exception:  # damaged EXIF says nothing about the pixels
+        orientation = 1
+    try:
+        return DecodedImage(_to_rgb(image), image.mode, orientation if 1 <= orientation <= 8 else 1)
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(f"cannot be decoded ({_first_line(error)})") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
+        # Pillow would clip 16 bits at 255; 65,535 / 257 is 255 exactly. Before 11.3 it reads 16-bit PNG as mode I.
+        grey = np.asarray(image).astype(np.uint32) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadImageError(f"pixels of mode {image.mode} have no known range")
+    return image.convert("RGB")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

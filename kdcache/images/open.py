@@ -1,0 +1,37 @@
+"""From what a user types behind ``--data`` to a source."""
+
+from pathlib import Path
+
+from kdcache.errors import SourceError
+from kdcache.images.digits import SPLITS, DigitsSource
+from kdcache.images.folder import FolderSource
+from kdcache.images.source import Source
+from kdcache.images.tars import TarSource
+
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+
+
+def open_source(text: str) -> Source:
+    """Open a source.
+
+    Args:
+        text: A folder of class folders; a tar, ``.tar.gz`` or a brace pattern of them; or ``digits``, ``digits:train``,
+            ``digits:test``.
+
+    Raises: SourceError.
+    """
+    name, _, split = text.partition(":")
+    if name == "digits" and not Path(text).exists():
+        if (split or "all") not in SPLITS:
+            raise SourceError(f"{text!r}: the digits have the parts {', '.join(SPLITS)}; for example digits:train")
+        return DigitsSource(split or "all")
+    if "://" in text:
+        raise SourceError(f"{text!r}: URLs are not read; copy the data to a local disk and pass its path")
+    if text.endswith(_TAR_ENDINGS):
+        return TarSource(text)
+    if Path(text).is_dir():
+        return FolderSource(Path(text))
+    raise SourceError(
+        f"{text!r}: no such folder; --data takes a folder of class folders, tars ({', '.join(_TAR_ENDINGS)}, brace "
+        "patterns) or digits"
+    )

@@ -1,0 +1,74 @@
+"""Where images come from: one interface over folders, tars and the embedded digits."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kdcache.errors import SourceError
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image of a source, not read yet.
+
+    Args:
+        key: Unique name within the source; any characters.
+        readable_key: The name one would like to see in the cache.
+        extension: Lower-case file extension without the dot.
+        label: Class index, or UNLABELLED.
+    """
+
+    key: str
+    readable_key: str
+    extension: str
+    label: int
+
+
+class Source(ABC):
+    """Images by position. Reading is safe from several threads.
+
+    Attributes:
+        kind: folder, tar or digits.
+        images: In the source's own order.
+        class_names: By class index; empty where the source has no names.
+    """
+
+    kind: str
+    images: Sequence[SourceImage]
+    class_names: Sequence[str]
+
+    @abstractmethod
+    def read(self, position: int) -> bytes:
+        """The bytes of one image file.
+
+        Raises: SourceError when they cannot be read any more.
+        """
+
+    @abstractmethod
+    def size_bytes(self, position: int) -> int:
+        """Size of one image file."""
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label, or the number of class names."""
+        return max([len(self.class_names), *(image.label + 1 for image in self.images)])
+
+
+def refuse_duplicates(places: Sequence[tuple[str, str]]) -> None:
+    """Refuse a source that holds one key twice.
+
+    Args:
+        places: (key, where) of every image.
+
+    Raises: SourceError naming both places.
+    """
+    seen: dict[str, str] = {}
+    for key, where in places:
+        if key in seen:
+            raise SourceError(
+                f"key {key!r} occurs twice: in {seen[key]} and in {where}; everything is joined by key, so keys must "
+                "be unique: rename or remove one of them"
+            )
+        seen[key] = where

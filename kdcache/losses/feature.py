@@ -1,0 +1,53 @@
+"""Losses between student tokens and teacher features of the same width, and channel pooling for when it differs."""
+
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+FeatureLossName = Literal["mse", "smooth_l1", "cosine", "normalized_mse"]
+FEATURE_LOSSES: tuple[str, ...] = get_args(FeatureLossName)
+
+
+def feature_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, kind: FeatureLossName) -> Tensor:
+    """Distance between token features, mean over all elements (mse, smooth_l1) or tokens (cosine), in fp32.
+
+    Args:
+        student_tokens: (B, N, C), any float dtype.
+        teacher_tokens: (B, N, C), without gradient.
+        kind: ``mse``; ``smooth_l1`` (quadratic below 1); ``cosine``, one minus the cosine of each token pair;
+            ``normalized_mse``, mse after both tokens were layer-normalised without parameters (eps 1e-5).
+
+    Raises: ValueError for different shapes or an unknown kind.
+    Source: mse as in arXiv:2511.15572, no normalisation on either side.
+    """
+    if student_tokens.shape != teacher_tokens.shape:
+        raise ValueError(
+            f"student tokens {tuple(student_tokens.shape)} and teacher tokens {tuple(teacher_tokens.shape)} differ"
+        )
+    student, teacher = student_tokens.float(), teacher_tokens.float()
+    if kind == "mse":
+        return F.mse_loss(student, teacher)
+    if kind == "smooth_l1":
+        return F.smooth_l1_loss(student, teacher)
+    if kind == "cosine":
+        return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
+    if kind == "normalized_mse":
+        width = student.shape[-1:]
+        return F.mse_loss(F.layer_norm(student, width), F.layer_norm(teacher, width))
+    raise ValueError(f"feature loss must be one of {', '.join(FEATURE_LOSSES)}, got {kind!r}")
+
+
+def pool_channels(tokens: Tensor, num_channels: int) -> Tensor:
+    """Average neighbouring channels until `num_channels` are left.
+
+    Args:
+        tokens: (B, N, C).
+        num_channels: c <= C; output channel i averages channels floor(i C / c) to ceil((i + 1) C / c) - 1.
+
+    Returns: (B, N, c).
+    Source: arXiv:2412.19055's code (adaptive average pooling along channels).
+    """
+    if num_channels > tokens.shape[-1]:
+        raise ValueError(f"cannot pool {tokens.shape[-1]} channels to {num_channels}; pool the wider side")
+    return F.adaptive_avg_pool1d(tokens, num_channels)

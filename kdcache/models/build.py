@@ -1,0 +1,131 @@
+"""Building timm models by name, and loading weights that may or may not fit."""
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import ModelError
+
+# What checkpoints of training scripts wrap their weights in.
+_WRAPPERS = ("state_dict", "model", "module")
+_MAX_NAMED = 4
+
+
+def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a timm model.
+
+    Args:
+        name: A timm model name, with or without a pretrained tag.
+        pretrained: Whether to load timm's weights for it from the hub.
+        kwargs: Passed to the model.
+
+    Raises: ModelError naming what timm knows, what the model takes, or why the hub gave nothing.
+    """
+    if name.split(".")[0] not in timm.list_models():
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **(kwargs or {}))
+    except TypeError as error:
+        raise ModelError(
+            f"{name} does not take these arguments ({error}); see the model in timm's documentation"
+        ) from None
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(f"{name} cannot be built with {dict(kwargs or {})}: {error}") from None
+    except OSError as error:
+        raise ModelError(
+            f"the weights of {name} did not come from the hub ({error}); check the network and HF_HOME, or pass a "
+            "local file with --teacher-weights FILE"
+        ) from None
+
+
+def size_arguments(name: str, image_size: int) -> dict[str, int]:
+    """Models with a fixed input size must be told another one; convolutional models take any and no argument."""
+    config = timm.get_pretrained_cfg(name)
+    return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a local checkpoint: ``.safetensors``, or anything torch.load reads with weights_only.
+
+    Weights under other names (original releases) go through timm's own filter for this architecture.
+
+    Raises: ModelError naming the tensors that are missing, unexpected or of another shape.
+    """
+    weights = _read_checkpoint(path)
+    wanted = model.state_dict()
+    if weights.keys() != wanted.keys():
+        weights = _filtered(model, weights)
+    missing = sorted(wanted.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - wanted.keys())
+    reshaped = [
+        f"{key} {tuple(weights[key].shape)}, wanted {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in weights and weights[key].shape != wanted[key].shape
+    ]
+    if missing or unexpected or reshaped:
+        problems = [
+            f"{title} {', '.join(names[:_MAX_NAMED])}"
+            + (f" and {len(names) - _MAX_NAMED} more" * (len(names) > _MAX_NAMED))
+            for title, names in (("missing:", missing), ("unexpected:", unexpected), ("other shape:", reshaped))
+            if names
+        ]
+        raise ModelError(
+            f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}. Name the model these weights are of, "
+            "or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
+        )
+    model.load_state_dict(weights)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """sha256 over names, dtypes, shapes and bytes of a model's state, independent of how it was stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such weights file; --teacher-weights takes a local file, hub or random")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in many ways, and unpickling is refused by one more
+        raise ModelError(
+            f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:200]}); only tensors are loaded: convert "
+            "other checkpoints to .safetensors first"
+        ) from None
+    for wrapper in _WRAPPERS:
+        if isinstance(value, dict) and isinstance(value.get(wrapper), dict):
+            value = value[wrapper]
+            break
+    tensors = {str(key).removeprefix("module."): each for key, each in dict(value).items() if isinstance(each, Tensor)}
+    if not tensors:
+        raise ModelError(f"{path}: holds no tensors; wanted a state dict")
+    return tensors
+
+
+def _filtered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights after the architecture's own renaming, or as they are where that does not apply."""
+    module = __import__(type(model).__module__, fromlist=["checkpoint_filter_fn"])
+    rename = getattr(module, "checkpoint_filter_fn", None)
+    if rename is None:
+        return weights
+    try:
+        return dict(rename(weights, model))
+    except (
+        Exception
+    ):  # a foreign state dict can break the filter anywhere; the comparison that follows names the misfit
+        return weights

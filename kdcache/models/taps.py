@@ -1,0 +1,141 @@
+"""Taps: which block's output, which tokens. Read from any timm model through its `forward_intermediates`."""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import TapError
+
+TapKind = Literal["patch", "prefix", "logits"]
+_BLOCK_TAP = re.compile(r"blocks\.(-?\d+)/(patch|prefix)")
+_LOGITS_TAP = "head/logits"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place to listen to.
+
+    Args:
+        kind: ``patch`` (spatial tokens of a block), ``prefix`` (class, distillation and register tokens of a block) or
+            ``logits``.
+        block: Block number, negative from the end; None for logits. Blocks are those of timm's
+            `forward_intermediates`: CaiT's class-attention blocks are not among them.
+    """
+
+    kind: TapKind
+    block: int | None = None
+
+    def __str__(self) -> str:
+        return _LOGITS_TAP if self.block is None else f"blocks.{self.block}/{self.kind}"
+
+    def resolve(self, num_blocks: int) -> "Tap":
+        """The same tap with its block counted from 0.
+
+        Raises: TapError if there is no such block.
+        """
+        if self.block is None:
+            return self
+        if not -num_blocks <= self.block < num_blocks:
+            raise TapError(
+                f"tap {self}: this model has {num_blocks} blocks; choose blocks.0 to blocks.{num_blocks - 1}, or count "
+                f"from the end with blocks.-1 to blocks.-{num_blocks}"
+            )
+        return Tap(self.kind, self.block % num_blocks)
+
+
+def parse_tap(text: str) -> Tap:
+    """Read ``blocks.-1/patch``, ``blocks.3/prefix`` or ``head/logits``.
+
+    Raises: TapError.
+    """
+    if text == _LOGITS_TAP:
+        return Tap("logits")
+    match = _BLOCK_TAP.fullmatch(text)
+    if match is None:
+        raise TapError(f"{text!r} is not a tap; taps look like blocks.-1/patch, blocks.0/prefix or {_LOGITS_TAP}")
+    return Tap("patch" if match[2] == "patch" else "prefix", int(match[1]))
+
+
+class TapReader:
+    """Runs a timm model and returns what it says at the taps; one forward for all of them.
+
+    Args:
+        model: Any timm model with `forward_intermediates`.
+        taps: Taps to read; block numbers may be negative.
+
+    Raises: TapError for a model without intermediates, a block it does not have, or prefix tokens it does not give.
+
+    Attributes:
+        taps: Resolved, in the order given.
+    """
+
+    def __init__(self, model: nn.Module, taps: Sequence[Tap]) -> None:
+        forward = getattr(model, "forward_intermediates", None)
+        if forward is None:
+            raise TapError(f"{type(model).__name__} has no forward_intermediates; choose another timm model")
+        self.taps = [tap.resolve(num_blocks(model)) for tap in taps]
+        self._blocks = sorted({tap.block for tap in self.taps if tap.block is not None})
+        parameters = inspect.signature(forward).parameters
+        self._prefix = any(tap.kind == "prefix" for tap in self.taps)
+        if self._prefix and ("return_prefix_tokens" not in parameters or not getattr(model, "num_prefix_tokens", 0)):
+            raise TapError(f"{type(model).__name__} has no prefix tokens in its blocks; use the patch tap")
+        self._logits = any(tap.kind == "logits" for tap in self.taps)
+        # Convolutional and hierarchical models know maps only, which are tokens in row order.
+        self._tokens = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
+
+    def __call__(self, model: nn.Module, images: Tensor) -> dict[Tap, Tensor]:
+        """Run the model once.
+
+        Args:
+            model: The model given at construction, or a copy of it.
+            images: (B, 3, S, S), normalised.
+
+        Returns: {tap: (B, N, C) raw block output before the final norm, or (B, K) logits}.
+        """
+        arguments: dict[str, Any] = {
+            "indices": self._blocks or [-1],
+            "norm": False,
+            "output_fmt": "NLC" if self._tokens else "NCHW",
+            "intermediates_only": not self._logits,
+            "stop_early": not self._logits,
+        }
+        if self._prefix:
+            arguments["return_prefix_tokens"] = True
+        result = model.forward_intermediates(images, **arguments)  # pyright: ignore[reportCallIssue]
+        final, outputs = result if self._logits else (None, result)
+        by_block: Mapping[int, Any] = dict(zip(self._blocks, outputs, strict=False))
+        return {tap: self._pick(model, tap, by_block, final) for tap in self.taps}
+
+    def _pick(self, model: nn.Module, tap: Tap, by_block: Mapping[int, Any], final: Tensor | None) -> Tensor:
+        if tap.block is None:
+            return model.forward_head(final)  # pyright: ignore[reportCallIssue]
+        output = by_block[tap.block]
+        if self._prefix:
+            patch, prefix = output
+            return prefix if tap.kind == "prefix" else patch
+        return output if self._tokens else output.flatten(2).transpose(1, 2)
+
+
+def num_blocks(model: nn.Module) -> int:
+    """How many outputs `forward_intermediates` of a timm model offers."""
+    return len(model.feature_info)  # pyright: ignore[reportArgumentType]
+
+
+def token_grid(model: nn.Module, block: int, image_size: int) -> tuple[int, int]:
+    """Rows and columns of the patch tokens of a block, from a forward of one black image."""
+    device = next(model.parameters()).device
+    black = torch.zeros(1, 3, image_size, image_size, device=device)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        maps = model.forward_intermediates(  # pyright: ignore[reportCallIssue]
+            black, indices=[block], intermediates_only=True
+        )
+    model.train(was_training)
+    rows, columns = maps[0].shape[-2:]
+    return int(rows), int(columns)

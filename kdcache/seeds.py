@@ -1,0 +1,22 @@
+"""Randomness as a pure function of what it is for: no generator state anywhere, so none to save."""
+
+import hashlib
+
+import numpy as np
+
+
+def derived_key(*parts: object) -> bytes:
+    """32 bytes that depend on the parts and on nothing else; strings may hold surrogate escapes."""
+    text = "\0".join(str(part) for part in parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def derived_seed(*parts: object) -> int:
+    """A 63-bit seed for torch, different for every purpose: two things built with one user seed must not be alike."""
+    return int.from_bytes(derived_key(*parts)[:8], "little") >> 1
+
+
+def derived_bits(count: int, *parts: object) -> np.ndarray:
+    """Random uint64 numbers. Philox bits are fixed across numpy versions, Generator methods are not (NEP 19)."""
+    key = int.from_bytes(derived_key(*parts)[:16], "little")
+    return np.random.Philox(key=key).random_raw(count)

@@ -1,0 +1,154 @@
+"""The cache as torch datasets, for trainers that bring their own DataLoader."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from kdcache.cache.cache import Cache
+from kdcache.cache.manifest import ColumnFacts
+from kdcache.errors import UsageError
+from kdcache.images import Source
+from kdcache.stream.batch import Batch
+from kdcache.stream.images import ViewReplayer
+from kdcache.stream.loader import CacheLoader, StreamConfig
+from kdcache.stream.reader import CheckPolicy, ShardReader
+
+
+class CacheDataset(Dataset[dict[str, Any]]):
+    """One record at a time, by number: record r is view ``r % K`` of sample ``r // K``.
+
+    Items are dictionaries of ``pixels`` (S, S, 3) uint8, ``label``, ``key``, ``view``, and each column by name: its
+    decoded values as float32. They can be collated by torch's default.
+
+    Args:
+        cache: The cache.
+        columns: Columns to deliver; None for all.
+        source: The images, for a cache that only refers to them.
+        check: As in StreamConfig.
+        check_pixels: As in StreamConfig.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        columns: Sequence[ColumnFacts] | None = None,
+        *,
+        source: Source | None = None,
+        check: CheckPolicy = "full",
+        check_pixels: float = 1 / 64,
+    ) -> None:
+        self.cache = cache
+        self.columns = list(cache.manifest.fingerprint.columns if columns is None else columns)
+        self._source, self._check_pixels = source, check_pixels
+        self._check: CheckPolicy = check
+        self._readers: tuple[ShardReader, ViewReplayer] | None = None
+
+    def __len__(self) -> int:
+        return self.cache.manifest.num_records
+
+    def __getitem__(self, record: int) -> dict[str, Any]:
+        if not -len(self) <= record < len(self):
+            raise IndexError(f"record {record} of {len(self)}")
+        sample, view = divmod(record % len(self), self.cache.manifest.fingerprint.views.num_views)
+        reader, replayer = self._open()
+        shard, row = reader.locate(sample)
+        pixels = next(replayer.pixels(shard, row, sample, [view]))
+        item: dict[str, Any] = {
+            "pixels": torch.from_numpy(np.ascontiguousarray(pixels)),
+            "label": int(shard.index.labels[row]),
+            "key": shard.index.key(row),
+            "view": view,
+        }
+        for column in self.columns:
+            layout = column.layout()
+            fields = {each.name: np.empty((1, *each.shape), each.dtype) for each in layout.fields}
+            into = [values.reshape(-1).view(np.uint8).data for values in fields.values()]
+            reader.read_record(shard, row, view, column, into)
+            decoded = column.make_codec().decode(fields, tuple(column.shape))
+            item[column.name] = torch.from_numpy(decoded[0].copy())
+        return item
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": None}
+
+    def _open(self) -> tuple[ShardReader, ViewReplayer]:
+        # Opened in the process that reads: files and locks do not travel to DataLoader workers.
+        if self._readers is None:
+            reader = ShardReader(self.cache, self.columns, check=self._check)
+            self._readers = reader, ViewReplayer(self.cache, reader, self._source, check_share=self._check_pixels)
+        return self._readers
+
+
+class CacheIterable(IterableDataset[Batch]):
+    """Whole batches in the cache's own order, for ``DataLoader(dataset, batch_size=None)``.
+
+    With workers, each makes every n-th batch and DataLoader puts them back in order: the batches are the same for any
+    number of workers. Batches own their memory here. Without workers the state can be saved and loaded as in
+    CacheLoader.
+
+    Args:
+        cache, columns, config, source, rank, world_size: As in CacheLoader.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        columns: Sequence[ColumnFacts],
+        config: StreamConfig,
+        *,
+        source: Source | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._arguments = (cache, list(columns), config)
+        self._keywords: dict[str, Any] = {"source": source, "rank": rank, "world_size": world_size}
+        self._epoch = 0
+        self._loader: CacheLoader | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass, from 0; needed with DataLoader workers, which start anew every epoch."""
+        self._epoch = epoch
+        if self._loader is not None:
+            state = self._loader.state_dict()
+            self._loader.load_state_dict({**state, "epoch": epoch, "position": 0})
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        if worker is None:
+            for batch in self._own_loader():
+                yield batch.clone()
+            return
+        loader = CacheLoader(*self._arguments, **self._keywords)
+        loader.load_state_dict({**loader.state_dict(), "epoch": self._epoch})
+        yield from loader.every(worker.num_workers, worker.id)
+
+    def __len__(self) -> int:
+        return len(self._own_loader())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands. Raises: UsageError inside a DataLoader worker."""
+        self._refuse_workers()
+        return self._own_loader().state_dict()
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises: UsageError inside a DataLoader worker, CacheMismatchError."""
+        self._refuse_workers()
+        self._own_loader().load_state_dict(values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loader": None}
+
+    def _own_loader(self) -> CacheLoader:
+        if self._loader is None:
+            self._loader = CacheLoader(*self._arguments, **self._keywords)
+            self._loader.load_state_dict({**self._loader.state_dict(), "epoch": self._epoch})
+        return self._loader
+
+    def _refuse_workers(self) -> None:
+        if get_worker_info() is not None:
+            raise UsageError(
+                "a worker knows a part of the stream only; use DataLoader(num_workers=0) to save and resume"
+            )

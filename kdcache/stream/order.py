@@ -1,0 +1,124 @@
+"""The order of training: a pure function of (seed, epoch, position) for any number of ranks, workers or threads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kdcache.seeds import derived_bits
+
+Tail = Literal["drop", "pad"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOrder:
+    """Which views of which samples make up every global batch of every epoch.
+
+    Shards are permuted, taken in windows, and the samples of a window permuted together. In epoch e a sample shows
+    ``views_per_sample`` of its K views, going round: over K / views_per_sample epochs each view is seen once.
+
+    Args:
+        shard_sizes: Samples in each shard, in the order of the manifest.
+        num_views: K, views stored of each sample.
+        batch_size: Views in a global batch, over all ranks together.
+        seed: Any integer.
+        shuffle: False reads in the order of the cache.
+        window: Shards that are mixed with each other; at least 1.
+        views_per_sample: Views of a sample that share a batch (and one decode); must divide batch_size.
+        tail: ``drop`` the samples that do not fill a batch, or ``pad`` the last batch from the epoch's beginning. Every
+            epoch has the same number of batches on every rank either way.
+    """
+
+    shard_sizes: tuple[int, ...]
+    num_views: int
+    batch_size: int
+    seed: int
+    shuffle: bool = True
+    window: int = 16
+    views_per_sample: int = 1
+    tail: Tail = "drop"
+
+    def __post_init__(self) -> None:
+        if self.tail not in ("drop", "pad"):
+            raise ValueError(f"tail must be drop or pad, got {self.tail!r}")
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1 shard, got {self.window}")
+        if not 1 <= self.views_per_sample <= self.num_views:
+            raise ValueError(
+                f"views_per_sample must be 1 to the {self.num_views} views in the cache, got {self.views_per_sample}"
+            )
+        if self.batch_size < 1 or self.batch_size % self.views_per_sample:
+            raise ValueError(
+                f"batch_size must be a positive multiple of views_per_sample = {self.views_per_sample}, got "
+                f"{self.batch_size}"
+            )
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"an epoch of {self.num_samples} samples does not fill one batch of {self.samples_per_batch} samples; "
+                f"use a batch size of at most {self.num_samples * self.views_per_sample}, or tail='pad'"
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in an epoch before the tail is dropped or padded."""
+        return sum(self.shard_sizes)
+
+    @property
+    def samples_per_batch(self) -> int:
+        """Samples in a global batch."""
+        return self.batch_size // self.views_per_sample
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        if self.tail == "drop":
+            return self.num_samples // self.samples_per_batch
+        return -(-self.num_samples // self.samples_per_batch)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """Numbers of all samples in the order of an epoch, (num_samples,) int64; numbers count through the shards."""
+        return epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)
+
+    def batch(self, order: np.ndarray, *, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """One rank's part of a global batch.
+
+        Args:
+            order: What `epoch` gave for this epoch.
+            epoch, step: Which global batch, both from 0.
+            rank, world_size: Which slice of it; the batch must divide evenly.
+
+        Returns: (batch_size / world_size, 2) int64: sample number and view number of each row. Views of one sample are
+            adjacent.
+        Raises: ValueError when the batch does not divide among the ranks.
+        """
+        if self.samples_per_batch % world_size:
+            raise ValueError(
+                f"a global batch of {self.samples_per_batch} samples does not divide among {world_size} ranks; choose "
+                "a batch size that does"
+            )
+        share = self.samples_per_batch // world_size
+        first = step * self.samples_per_batch + rank * share
+        samples = order[np.arange(first, first + share) % len(order)]
+        rounds = epoch * self.views_per_sample + np.arange(self.views_per_sample)
+        views = (rounds[None, :] + samples[:, None]) % self.num_views
+        return np.stack([np.repeat(samples, self.views_per_sample), views.reshape(-1)], axis=1)
+
+
+def epoch_order(shard_sizes: Sequence[int], *, seed: int, epoch: int, window: int, shuffle: bool = True) -> np.ndarray:
+    """Sample numbers in the order of one epoch; arguments as in StreamOrder."""
+    sizes = np.asarray(shard_sizes, np.int64)
+    total = int(sizes.sum())
+    if not shuffle:
+        return np.arange(total)
+    ranges = [np.arange(end - size, end) for size, end in zip(shard_sizes, np.cumsum(sizes).tolist(), strict=True)]
+    shards = np.argsort(derived_bits(len(sizes), "shards", seed, epoch), kind="stable")
+    bits = derived_bits(total, "samples", seed, epoch)
+    order = np.empty(total, np.int64)
+    position = 0
+    for first in range(0, len(shards), window):
+        samples = np.concatenate([ranges[shard] for shard in shards[first : first + window]])
+        ranking = np.argsort(bits[position : position + len(samples)], kind="stable")
+        order[position : position + len(samples)] = samples[ranking]
+        position += len(samples)
+    return order

@@ -1,0 +1,94 @@
+"""What a teacher pass is asked to do."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from kdcache.views import RECIPES
+
+Order = Literal["shuffle", "source"]
+Images = Literal["embed", "reference"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Statistics = Literal["full", "light"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """A teacher pass.
+
+    Args:
+        data: Folder of class folders, tars or digits; see images.open_source.
+        out: The cache folder.
+        teacher: timm model name.
+        teacher_weights: ``hub``, ``random`` or a local .safetensors/.pth file.
+        teacher_kwargs: Further arguments of the model.
+        taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``.
+        codec: For token taps that name none. Logits without a codec are stored as fp16.
+        views: K, views of each image.
+        view_recipe: ``eval`` or ``rrc-flip``.
+        view_params: Overrides of the recipe: crop_pct, squash, scale, ratio, flip.
+        image_size: S; None takes the teacher's own.
+        interpolation: None takes the teacher's own.
+        seed: Of the views, the order, and random teacher weights.
+        limit: Images to take; None for all.
+        order: ``shuffle`` stores the images in a seeded random order, ``source`` in the source's.
+        images: ``embed`` copies each image's bytes into the cache, ``reference`` keeps only their hash.
+        split: Word in front of shard names.
+        shard_samples: Images in a shard: the unit of work that a crash can lose.
+        batch_size: Views in one forward; part of the plan, because it can change the last bits on an accelerator.
+        statistics: ``full`` keeps second moments and singular values, ``light`` does not.
+        precision: Autocast type; ``auto`` is bf16 on an accelerator and fp32 on a CPU.
+        device: auto, cpu, cuda, cuda:1.
+        threads: Threads that read, decode and cut views; None takes the cores of this process.
+        max_bad: Share of the images that may be unusable before the run fails.
+        max_error: Largest relative error a codec may have on this data; None for any.
+        image_timeout_s: Seconds one image may take before it counts as hanging.
+        check_space: Refuse to start when the disk is too small for what is still to be written.
+    """
+
+    data: str
+    out: Path
+    teacher: str
+    teacher_weights: str = "hub"
+    teacher_kwargs: dict[str, Any] = field(default_factory=dict)
+    taps: tuple[str, ...] = ("blocks.-1/patch", "head/logits")
+    codec: str = "fp16"
+    views: int = 1
+    view_recipe: str = "eval"
+    view_params: dict[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    interpolation: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    order: Order = "shuffle"
+    images: Images = "embed"
+    split: str = "train"
+    shard_samples: int = 512
+    batch_size: int = 32
+    statistics: Statistics = "full"
+    precision: Precision = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    max_bad: float = 0.01
+    max_error: float | None = None
+    image_timeout_s: float = 120.0
+    check_space: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("views", "shard_samples", "batch_size", "limit", "threads", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, kind in (("order", Order), ("images", Images), ("precision", Precision), ("statistics", Statistics)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        if self.view_recipe not in RECIPES:
+            raise ValueError(f"view recipe must be one of {', '.join(RECIPES)}, got {self.view_recipe!r}")
+        if self.view_recipe == "eval" and self.views != 1:
+            raise ValueError(f"the recipe eval draws nothing, so {self.views} views would be equal; use --views 1")
+        if self.views > 100:
+            raise ValueError(f"views must be at most 100, got {self.views}")
+        if not self.taps:
+            raise ValueError("at least one tap is needed, for example blocks.-1/patch")
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad is a share between 0 and 1, got {self.max_bad}")

@@ -1,0 +1,152 @@
+"""The frozen teacher: built once, asked for its taps, never trained."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm.data
+import torch
+from torch import nn
+
+from kdcache.cache.manifest import TeacherFacts
+from kdcache.errors import KdcacheError, ModelError, UsageError
+from kdcache.models import Tap, TapReader, create_timm_model, load_weights, weights_sha256
+from kdcache.models.build import size_arguments
+from kdcache.models.taps import token_grid
+from kdcache.pixels import normalize_pixels
+from kdcache.seeds import derived_seed
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_KEPT_CONFIG = [
+    "architecture",
+    "tag",
+    "hf_hub_id",
+    "input_size",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "mean",
+    "std",
+    "num_classes",
+]
+
+
+@dataclass(frozen=True)
+class TapFacts:
+    """What a tap gives: the shape of one record, and the grid of its patch tokens (empty otherwise)."""
+
+    tap: Tap
+    shape: tuple[int, ...]
+    grid: tuple[int, ...]
+
+
+class Teacher:
+    """A timm model in evaluation mode on its device.
+
+    Args:
+        name, kwargs: timm model.
+        weights: ``hub``, ``random`` or a file.
+        image_size: S, or None for the model's own.
+        seed: Of random weights.
+        device: Where it runs.
+        precision: auto, fp32, bf16 or fp16.
+
+    Raises: ModelError.
+
+    Attributes:
+        image_size: S.
+        data_config: timm's: interpolation, mean, std, crop_pct, crop_mode.
+        facts: For the fingerprint.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kwargs: dict[str, Any],
+        weights: str,
+        *,
+        image_size: int | None,
+        seed: int,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        if image_size is not None and image_size != kwargs.get("img_size", image_size):
+            raise UsageError(f"--image-size {image_size} contradicts --teacher-kwargs img_size={kwargs['img_size']}")
+        size = kwargs.get("img_size", image_size)
+        # Global state: a random teacher must be the same teacher on every worker and in every rerun.
+        torch.manual_seed(derived_seed("teacher", seed))
+        arguments = {**(size_arguments(name, size) if size else {}), **kwargs}
+        self.model: nn.Module = create_timm_model(name, pretrained=weights == "hub", kwargs=arguments)
+        if weights not in ("hub", "random"):
+            load_weights(self.model, Path(weights))
+        self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(self.model)
+        channels, *sides = self.data_config["input_size"]
+        if channels != 3 or (size is None and sides[0] != sides[1]):
+            raise ModelError(f"{name} takes input {self.data_config['input_size']}; wanted 3 channels and a square")
+        self.image_size = int(size or sides[0])
+        self.device = device
+        self.precision = ("fp32" if device.type == "cpu" else "bf16") if precision == "auto" else precision
+        config: Any = self.model.pretrained_cfg
+        self.facts = TeacherFacts(
+            name=name,
+            kwargs=kwargs,
+            pretrained_cfg={key: _plain(config[key]) for key in _KEPT_CONFIG if config.get(key) is not None},
+            weights=weights if weights in ("hub", "random") else "file",
+            weights_sha256=weights_sha256(self.model),
+            precision=self.precision,
+            device=device.type,
+        )
+        self.model.to(device).eval().requires_grad_(False)
+        self._reader: TapReader | None = None
+
+    def listen(self, taps: Sequence[Tap]) -> list[TapFacts]:
+        """Choose what `run` returns, and find the shapes with one black image.
+
+        Returns: for each tap, in order, what it gives.
+        Raises: TapError.
+        """
+        self._reader = TapReader(self.model, taps)
+        black = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
+        said = self.run(black, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        facts: list[TapFacts] = []
+        for tap in self._reader.taps:
+            grid = (
+                () if tap.block is None or tap.kind != "patch" else token_grid(self.model, tap.block, self.image_size)
+            )
+            facts.append(TapFacts(tap, said[str(tap)].shape[1:], grid))
+        return facts
+
+    def run(self, pixels: np.ndarray, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, np.ndarray]:
+        """One forward.
+
+        Args:
+            pixels: (B, S, S, 3) uint8.
+            mean, std: Of the normalisation.
+
+        Returns: {resolved tap: float32 (B, N, C) or (B, K)}.
+        Raises: KdcacheError when the accelerator runs out of memory.
+        """
+        assert self._reader is not None, "listen() first"
+        try:
+            with torch.inference_mode(), self._autocast():
+                images = normalize_pixels(torch.from_numpy(pixels).to(self.device), mean=mean, std=std)
+                said = self._reader(self.model, images)
+                return {str(tap): values.float().cpu().numpy() for tap, values in said.items()}
+        except torch.OutOfMemoryError:
+            raise KdcacheError(
+                f"the accelerator has too little memory for {len(pixels)} views at once; run again with a smaller "
+                "--batch-size. Finished shards are safe, but belong to the plan with this batch size: use another "
+                "--out if there are any"
+            ) from None
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

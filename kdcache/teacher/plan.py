@@ -1,0 +1,175 @@
+"""From what was asked to one fingerprint: which images in which order, which views, which columns."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import PIL
+import timm
+import torch
+
+import kdcache
+from kdcache.cache.codecs import Codec, parse_codec
+from kdcache.cache.keys import keys_digest, safe_keys
+from kdcache.cache.manifest import FORMAT_VERSION, ColumnFacts, Fingerprint, SourceFacts, ViewFacts
+from kdcache.cache.paths import RESERVED_NAMES, is_safe_name
+from kdcache.errors import ModelError, UsageError
+from kdcache.images import Source
+from kdcache.models import Tap, parse_tap
+from kdcache.seeds import derived_key
+from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.model import TapFacts, Teacher
+from kdcache.views import INTERPOLATIONS, VIEW_FIELDS, ViewRecipe
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """The images of a cache, in its order.
+
+    Args:
+        source: Where they are.
+        positions: For each image its position in the source.
+        keys: Their safe keys.
+    """
+
+    source: Source
+    positions: list[int]
+    keys: list[str]
+
+    def facts(self) -> SourceFacts:
+        """For the fingerprint."""
+        images = self.source.images
+        return SourceFacts(
+            kind=self.source.kind,
+            num_samples=len(self.positions),
+            keys_sha256=keys_digest(images[position].key for position in self.positions),
+            num_classes=self.source.num_classes,
+            class_names=list(self.source.class_names),
+        )
+
+
+def plan_source(source: Source, config: ExtractConfig) -> SourcePlan:
+    """Put the images in order and give them keys; a limit takes the first ones of that order."""
+    images = source.images
+    positions = list(range(len(images)))
+    if config.order == "shuffle":
+        # Ranked by a hash of seed and key: independent of numpy, and of how many images there are beside it.
+        positions.sort(key=lambda position: derived_key("order", config.seed, images[position].key))
+    keys = safe_keys([image.key for image in images], [image.readable_key for image in images])
+    positions = positions[: config.limit]
+    return SourcePlan(source, positions, [keys[position] for position in positions])
+
+
+def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:
+    """The view recipe with the teacher's evaluation settings and the user's overrides.
+
+    Raises: ModelError for an evaluation transform that is not replayed here, UsageError for unknown parameters.
+    """
+    settings = teacher.data_config
+    mode = settings.get("crop_mode") or "center"
+    if config.view_recipe == "eval" and mode not in ("center", "squash"):
+        raise ModelError(
+            f"{config.teacher} is evaluated with crop mode {mode!r}, which the recipe eval does not replay"
+        )
+    values: dict[str, Any] = {"name": config.view_recipe, "size": teacher.image_size}
+    if config.view_recipe == "eval":
+        values |= {"crop_pct": settings["crop_pct"], "squash": mode == "squash"}
+    try:
+        return msgspec.convert({**values, **config.view_params}, ViewRecipe, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise UsageError(f"view parameters {config.view_params}: {error}") from None
+
+
+def plan_columns(config: ExtractConfig, teacher: Teacher) -> list[ColumnFacts]:
+    """The columns asked for, with the shapes this teacher gives.
+
+    Raises: TapError, UsageError for a codec that does not exist or does not fit the tap.
+    """
+    asked = [_parse_column(text, config.codec) for text in config.taps]
+    columns: list[ColumnFacts] = []
+    for (tap, codec), fact in zip(asked, teacher.listen([tap for tap, _ in asked]), strict=True):
+        try:
+            stride = codec.layout(fact.shape).stride_bytes
+        except ValueError as error:
+            raise UsageError(f"--tap {tap}: {error}") from None
+        columns.append(_column(fact, codec, stride))
+    names = [column.name for column in columns]
+    if len(set(names)) != len(names):
+        raise UsageError(f"a tap is asked for twice with the same codec: {', '.join(names)}")
+    return columns
+
+
+def make_fingerprint(
+    config: ExtractConfig, teacher: Teacher, source: SourcePlan, recipe: ViewRecipe, columns: list[ColumnFacts]
+) -> Fingerprint:
+    """Everything that decides the bytes of the cache.
+
+    Raises: UsageError for a split or interpolation that cannot be used.
+    """
+    if not is_safe_name(config.split) or config.split in RESERVED_NAMES:
+        raise UsageError(f"--split {config.split!r}: use lower-case letters, digits and '-'")
+    interpolation = config.interpolation or teacher.data_config["interpolation"]
+    if interpolation not in INTERPOLATIONS:
+        raise UsageError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    params = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+    views = ViewFacts(
+        recipe=recipe.name,
+        seed=config.seed,
+        num_views=config.views,
+        size=recipe.size,
+        interpolation=interpolation,
+        fields=list(VIEW_FIELDS),
+        params={name: value for name, value in params.items() if name not in ("name", "size")},
+        mean=[float(each) for each in teacher.data_config["mean"]],
+        std=[float(each) for each in teacher.data_config["std"]],
+    )
+    return Fingerprint(
+        format_version=FORMAT_VERSION,
+        split=config.split,
+        order=config.order,
+        images=config.images,
+        shard_samples=config.shard_samples,
+        batch_size=config.batch_size,
+        statistics=config.statistics,
+        source=source.facts(),
+        views=views,
+        teacher=teacher.facts,
+        columns=columns,
+        versions={
+            "kdcache": kdcache.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+            "timm": timm.__version__,
+            "torch": str(torch.__version__),
+        },
+    )
+
+
+def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec]:
+    name, colon, codec = text.partition(":")
+    tap = parse_tap(name)
+    if not colon:
+        codec = "fp16" if tap.kind == "logits" else default_codec
+    try:
+        made = parse_codec(codec)
+    except ValueError as error:
+        raise UsageError(f"--tap {text}: {error}") from None
+    if made.for_logits is not None and made.for_logits != (tap.kind == "logits"):
+        raise UsageError(f"--tap {text}: codec {made.name} stores {'logits' if made.for_logits else 'tokens'} only")
+    return tap, made
+
+
+def _column(fact: TapFacts, codec: Codec, stride: int) -> ColumnFacts:
+    suffix = "".join(str(value) for value in codec.params.values())
+    name = f"{fact.tap}-{codec.name}{suffix}".replace("/", "-").replace(".", "-")
+    return ColumnFacts(
+        name=name,
+        tap=str(fact.tap),
+        kind=fact.tap.kind,
+        codec=codec.name,
+        params=codec.params,
+        shape=list(fact.shape),
+        grid=list(fact.grid),
+        stride_bytes=stride,
+    )

@@ -1,0 +1,64 @@
+"""Finding the image that kills or hangs the pass: each is tried alone, in a process that may die."""
+
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+
+MAX_ATTEMPTS = 3
+# Past this many attempts the images are not to blame, or the probe would have found one.
+GIVE_UP_ATTEMPTS = 8
+
+
+def find_poison(read: Callable[[int], object], numbers: Sequence[int], *, timeout_s: float) -> dict[int, str]:
+    """Try images one after the other in a child process and name those that take it down.
+
+    Args:
+        read: Reads one image; must be picklable. Its exceptions are harmless here: the pass handles them itself.
+        numbers: Images to try.
+        timeout_s: Seconds one image may take.
+
+    Returns: {number: reason} of the images that killed the child or did not come back.
+    """
+    poison: dict[int, str] = {}
+    remaining = list(numbers)
+    context = multiprocessing.get_context("spawn")
+    while remaining:
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_try_each, args=(read, remaining, sender), daemon=True)
+        child.start()
+        sender.close()
+        done, reason = _listen(receiver, len(remaining), timeout_s)
+        child.kill()
+        child.join()
+        if reason == "died":
+            reason = f"killed the process that read it (exit code {child.exitcode})"
+        if done < len(remaining) and reason:
+            poison[remaining[done]] = reason
+            done += 1
+        remaining = remaining[done:]
+    return poison
+
+
+def _listen(receiver: Connection, count: int, timeout_s: float) -> tuple[int, str]:
+    """How many images came back, and what stopped the child before the next one."""
+    done = -1  # the child's first message says that it has started
+    while done < count:
+        # Starting a process imports the whole program; that must not count against an image.
+        if not receiver.poll(timeout_s if done >= 0 else timeout_s + 120):
+            return max(done, 0), f"did not finish within {timeout_s:g} s"
+        try:
+            receiver.recv()
+        except EOFError:
+            return max(done, 0), "died"
+        done += 1
+    return count, ""
+
+
+def _try_each(read: Callable[[int], object], numbers: Sequence[int], sender: Connection) -> None:
+    sender.send(None)
+    for number in numbers:
+        # An image that can be refused is no poison.
+        with contextlib.suppress(Exception):
+            read(number)
+        sender.send(number)

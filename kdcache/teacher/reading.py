@@ -1,0 +1,139 @@
+"""The reading stage: image bytes to samples with their views cut, in the order of the plan, several at a time."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcache.cache.job import PlannedShard
+from kdcache.cache.manifest import ViewFacts
+from kdcache.cache.sample import Sample
+from kdcache.cache.writer import BadSample
+from kdcache.errors import BadImageError, KdcacheError
+from kdcache.images import decode_image
+from kdcache.teacher.plan import SourcePlan
+from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_view
+
+
+class HungImageError(KdcacheError):
+    """An image took longer than allowed; its thread cannot be stopped, so the process must end."""
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """One usable image.
+
+    Args:
+        sample: Its record.
+        data: The source's bytes.
+        extension: Of the file.
+        pixels: (K, S, S, 3) uint8, its views.
+    """
+
+    sample: Sample
+    data: bytes
+    extension: str
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads the images of a plan.
+
+    Args:
+        plan: Which images.
+        recipe: How views are drawn.
+        views: How many, with which seed and interpolation.
+    """
+
+    plan: SourcePlan
+    recipe: ViewRecipe
+    views: ViewFacts
+
+    def read(self, number: int) -> ReadImage:
+        """Read image `number` of the plan.
+
+        Raises: BadImageError with the reason it cannot be used.
+        """
+        position, key = self.plan.positions[number], self.plan.keys[number]
+        image = self.plan.source.images[position]
+        data = self.plan.source.read(position)
+        decoded = decode_image(data)
+        width, height = decoded.rgb.size
+        drawn = [
+            draw_view(self.recipe, seed=self.views.seed, key=key, view=view, width=width, height=height)
+            for view in range(self.views.num_views)
+        ]
+        size, interpolation = self.views.size, self.views.interpolation
+        pixels = np.stack([replay_view(decoded.rgb, each, size=size, interpolation=interpolation) for each in drawn])
+        sample = Sample(
+            key=key,
+            source_key=image.key,
+            label=image.label,
+            source_sha256=hashlib.sha256(data).hexdigest(),
+            size=(width, height),
+            mode=decoded.mode,
+            orientation=decoded.orientation,
+            views=tuple(each.as_integers() for each in drawn),
+            pixel_hashes=tuple(pixel_hash(each) for each in pixels),
+        )
+        return ReadImage(sample, data, image.extension, pixels)
+
+    def bad(self, shard: PlannedShard, number: int, reason: str) -> BadSample:
+        """The ledger's entry for image `number`, which belongs to this shard."""
+        source_key = self.plan.source.images[self.plan.positions[number]].key
+        return BadSample(number - shard.first, self.plan.keys[number], source_key, reason)
+
+
+def read_shard(
+    reader: ImageReader,
+    shard: PlannedShard,
+    quarantined: Mapping[int, str],
+    pool: ThreadPoolExecutor,
+    *,
+    ahead: int,
+    timeout_s: float,
+) -> Iterator[ReadImage | BadSample]:
+    """The images of one shard in order.
+
+    Args:
+        reader: Reads one image.
+        shard: Which images.
+        quarantined: Images not to touch, by number, with the reason.
+        pool: Threads to read with.
+        ahead: Images in flight.
+        timeout_s: Seconds one image may take.
+
+    Raises: HungImageError, SourceError.
+    """
+    in_flight: deque[tuple[int, Future[ReadImage] | None]] = deque()
+    numbers = iter(range(shard.first, shard.first + shard.num_samples))
+    exhausted = False
+    while in_flight or not exhausted:
+        while len(in_flight) < ahead and not exhausted:
+            number = next(numbers, None)
+            if number is None:
+                exhausted = True
+            else:
+                in_flight.append((number, None if number in quarantined else pool.submit(reader.read, number)))
+        if not in_flight:
+            return
+        number, future = in_flight.popleft()
+        if future is None:
+            yield reader.bad(shard, number, f"quarantined: {quarantined[number]}")
+            continue
+        try:
+            yield future.result(timeout=timeout_s)
+        except BadImageError as error:
+            yield reader.bad(shard, number, str(error))
+        except FutureTimeoutError:
+            key = reader.plan.keys[number]
+            raise HungImageError(
+                f"shard {shard.name}: image {key!r} took longer than {timeout_s:g} s; this counts as one attempt. Run "
+                "the same command again: at the third attempt the image is tried alone and quarantined if it still "
+                "hangs"
+            ) from None

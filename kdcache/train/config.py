@@ -1,0 +1,131 @@
+"""One training run, completely: what a recipe returns and what a run folder records."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from kdcache.methods import METHODS, LossConfig
+from kdcache.stream.order import Tail
+from kdcache.stream.reader import CheckPolicy
+from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How the cache is streamed.
+
+    Args:
+        source: Where the images are, for a cache that only refers to them.
+        codec: Which patch column, when the cache holds the tap under several codecs.
+        logits_codec: Which logits column, likewise.
+        window, views_per_sample, tail, num_threads, check, check_pixels: As in stream.StreamConfig.
+    """
+
+    source: str | None = None
+    codec: str | None = None
+    logits_codec: str | None = None
+    window: int = 16
+    views_per_sample: int = 1
+    tail: Tail = "drop"
+    num_threads: int | None = None
+    check: CheckPolicy = "full"
+    check_pixels: float = 1 / 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Accuracy on labelled images during training.
+
+    Args:
+        data: As behind ``--data``; None for no evaluation.
+        every_epochs: Evaluate after every so many epochs, and after the last.
+        crop_pct: Share of the resized image that is seen; None takes the student's timm default.
+        batch_size: Images in one forward.
+    """
+
+    data: str | None = None
+    every_epochs: int = 1
+    crop_pct: float | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"every_epochs and batch_size must be at least 1, got {self.every_epochs}, {self.batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run is saved.
+
+    Args:
+        every_steps: Save after every so many optimizer steps, besides every epoch's end; None for epochs only.
+        keep: Checkpoints to keep.
+    """
+
+    every_steps: int | None = None
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        if self.keep < 1 or (self.every_steps is not None and self.every_steps < 1):
+            raise ValueError(f"keep and every_steps must be at least 1, got {self.keep}, {self.every_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A training run; a recipe is a function that returns one.
+
+    Args:
+        student: timm model name.
+        student_kwargs: Further arguments of the student.
+        method: The method's configuration, which names it.
+        epochs: Passes over the cache's images.
+        batch_size: Views in a global batch, over all ranks together.
+        accumulate: Pieces a rank cuts its part of the batch into, to save memory; the gradient stays that of the batch.
+        seed: Of initial weights, order and dropout.
+        precision: Autocast type; auto is bf16 on an accelerator and fp32 on a CPU. fp16 scales its loss.
+        device: auto, cpu, cuda, cuda:1.
+        grad_checkpointing: Recompute block activations in the backward pass.
+        compile: Run the training step through torch.compile.
+        ema_decay: Of the averaged weights; None for no average.
+        num_classes: None takes the teacher's where its logits are used, else the data's.
+        teacher: The teacher the cache must hold; None accepts any.
+        log_every: Optimizer steps between two lines of metrics.
+        tensorboard: Whether to write TensorBoard events as well (needs the extra ``tensorboard``).
+        optimizer, scheduler, data, eval, checkpoint: Groups.
+    """
+
+    student: str
+    method: LossConfig
+    student_kwargs: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 1
+    batch_size: int = 64
+    accumulate: int = 1
+    seed: int = 0
+    precision: Precision = "auto"
+    device: str = "auto"
+    grad_checkpointing: bool = False
+    compile: bool = False
+    ema_decay: float | None = None
+    num_classes: int | None = None
+    teacher: str | None = None
+    log_every: int = 10
+    tensorboard: bool = False
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        if self.method.name not in METHODS:
+            raise ValueError(f"unknown method {self.method.name!r}; choose from {', '.join(METHODS)}")
+        for name in ("epochs", "batch_size", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}")

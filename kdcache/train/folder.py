@@ -1,0 +1,134 @@
+"""A run folder: what was asked, by which versions, of which cache; and the finished student."""
+
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+import kdcache
+from kdcache.config import as_plain
+from kdcache.durable import make_folder, write_file
+from kdcache.errors import CorruptCacheError, RunMismatchError
+from kdcache.models import Student, StudentSpec, build_student
+from kdcache.strict_json import dump_json, load_json
+from kdcache.train.config import RunConfig
+from kdcache.train.evaluate import EvalView
+
+_CONFIG = "config.json"
+_STUDENT = "student.json"
+WEIGHTS = "student.safetensors"
+SUMMARY = "summary.json"
+
+
+def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size: int) -> None:
+    """Record a run before its first step, or make sure that it is the one recorded there.
+
+    Raises: RunMismatchError naming each setting that differs and both values; NotWritableError.
+    """
+    make_folder(folder)
+    wanted = {"config": as_plain(config), "cache": cache_digest}
+    path = folder / _CONFIG
+    if path.is_file():
+        found = load_json(path.read_bytes(), where=str(path))
+        differing = _differences(found["config"], wanted["config"])
+        if found["cache"] != cache_digest:
+            differing.append(f"cache: the run has {found['cache'][:12]}…, this command {cache_digest[:12]}…")
+        if differing:
+            raise RunMismatchError(
+                f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nNothing was changed. Give the same "
+                "settings to go on, or another --out folder"
+            )
+        return
+    versions = {
+        "kdcache": kdcache.__version__,
+        "numpy": np.__version__,
+        "timm": timm.__version__,
+        "torch": str(torch.__version__),
+    }
+    record = {**wanted, "versions": versions, "git_commit": _git_commit(), "world_size": world_size}
+    write_file(path, dump_json(record))
+
+
+def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_names: list[str]) -> None:
+    """Write what `load_student` needs beside the weights."""
+    facts = {"student": asdict(spec), "eval_view": asdict(view), "class_names": class_names}
+    write_file(folder / _STUDENT, dump_json(facts))
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state as safetensors, durably."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_file(path, safetensors.torch.save(tensors))
+
+
+def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, StudentSpec, EvalView, list[str]]:
+    """Build a finished run's student with its weights.
+
+    Returns: student in evaluation mode, its spec, its evaluation view, and the class names of its data (may be empty).
+    Raises: RunMismatchError when the folder holds no finished run, or its files do not belong together.
+    """
+    facts_path, weights_path = folder / _STUDENT, folder / weights
+    for path in (facts_path, weights_path):
+        if not path.is_file():
+            raise RunMismatchError(
+                f"{path}: no such file; {folder} is not the folder of a finished run. Finish it with `kdcache train`, "
+                "or give another folder"
+            )
+    try:
+        facts: Any = load_json(facts_path.read_bytes(), where=str(facts_path))
+        spec = msgspec.convert(facts["student"], StudentSpec)
+        view = msgspec.convert(facts["eval_view"], EvalView)
+        class_names = msgspec.convert(facts["class_names"], list[str])
+    except (KeyError, TypeError, msgspec.ValidationError, CorruptCacheError) as error:
+        raise RunMismatchError(f"{facts_path}: not the facts of a student ({error}); restore it") from None
+    student = build_student(spec)
+    try:
+        student.model.load_state_dict(safetensors.torch.load_file(weights_path))
+    except Exception as error:  # safetensors and torch report damage and misfit in their own ways
+        raise RunMismatchError(f"{weights_path}: does not fit the student beside it ({str(error)[:300]})") from None
+    return student.eval(), spec, view, class_names
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the figures of a finished run."""
+    write_file(folder / SUMMARY, dump_json(summary))
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The figures of a finished run, None for one that is not finished."""
+    path = folder / SUMMARY
+    return load_json(path.read_bytes(), where=str(path)) if path.is_file() else None
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    differing: list[str] = []
+    for name in dict.fromkeys([*found, *wanted]):
+        old, new = found.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            differing += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            differing.append(f"{prefix}{name}: the run has {old!r}, this command {new!r}")
+    return differing
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, if it runs from a checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

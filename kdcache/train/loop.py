@@ -1,0 +1,255 @@
+"""The training loop: batches from the cache, steps, metrics, checkpoints. No teacher is near it."""
+
+import math
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcache.cache.cache import open_cache
+from kdcache.distributed.env import WorkerEnv, worker_env
+from kdcache.distributed.process_group import any_rank, choose_device, process_group, sum_over_ranks
+from kdcache.errors import InterruptedRunError, KdcacheError, SourceError, UsageError
+from kdcache.images import Source, open_source
+from kdcache.interrupt import StopRequest, graceful_stop
+from kdcache.models import count_parameters
+from kdcache.stream import Batch, CacheLoader
+from kdcache.train.checkpoint import Checkpoints
+from kdcache.train.config import RunConfig
+from kdcache.train.evaluate import Accuracy, evaluate
+from kdcache.train.folder import WEIGHTS, begin_run, read_summary, save_student_facts, save_weights, write_summary
+from kdcache.train.metrics import MetricsLog
+from kdcache.train.setup import Setup, make_loader, prepare
+from kdcache.train.trainer import Trainer
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint keeps beside weights: all of it plain numbers."""
+
+    steps: int = 0
+    images: int = 0
+    train_s: float = 0.0
+    wait_s: float = 0.0
+    best_top1: float = 0.0
+    accuracy: dict[str, Any] = field(default_factory=dict)
+
+
+class _Run:
+    """One run on one rank, between its first step and its summary."""
+
+    def __init__(
+        self, config: RunConfig, folder: Path, setup: Setup, loader: CacheLoader, env: WorkerEnv, device: torch.device
+    ) -> None:
+        self.config, self.folder, self.setup, self.loader = config, folder, setup, loader
+        self.env, self.device = env, device
+        self.trainer = Trainer(config, setup, env, device, steps_per_epoch=len(loader))
+        self.checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
+        self.progress = _Progress()
+        self.eval_source: Source | None = open_source(config.eval.data) if config.eval.data is not None else None
+
+    def restore(self, on_event: OnEvent) -> int:
+        """Load the newest checkpoint, if any. Returns: how many bytes of the metrics belong to it."""
+        state = self.checkpoints.load_latest(lambda text: on_event("warning", {"text": text}))
+        if state is None:
+            return 0
+        self.trainer.load_state_dict(state["trainer"])
+        self.loader.load_state_dict(state["stream"])
+        self.progress = _Progress(**state["progress"])
+        on_event("resume", {"step": self.progress.steps})
+        return state["metrics_bytes"]
+
+    def save(self, log: MetricsLog | None) -> None:
+        """Write a checkpoint; only the main rank does."""
+        if log is not None:
+            self.checkpoints.save(
+                self.progress.steps,
+                {
+                    "trainer": self.trainer.state_dict(),
+                    "stream": self.loader.state_dict(),
+                    "progress": asdict(self.progress),
+                    "metrics_bytes": log.sync(),
+                },
+            )
+
+    def train_epoch(self, log: MetricsLog | None, stop: StopRequest, on_event: OnEvent) -> None:
+        """Train to the end of the current epoch.
+
+        Raises: InterruptedRunError after saving, KdcacheError when the loss is not finite.
+        """
+        every = self.config.checkpoint.every_steps
+        began, waited = time.perf_counter(), self.loader.wait_s
+        for batch in self.loader:
+            self._check_labels(batch)
+            terms, rate = self.trainer.step(batch, self.progress.steps)
+            self.progress.steps += 1
+            self.progress.images += self.config.batch_size
+            now = time.perf_counter()
+            self.progress.train_s += now - began
+            self.progress.wait_s += self.loader.wait_s - waited
+            began, waited = now, self.loader.wait_s
+            logs = self.progress.steps % self.config.log_every == 0
+            if logs:
+                self._log_step(terms, rate, log, on_event)
+            if (logs or self.env.world_size == 1) and any_rank(bool(stop), self.env, self.device):
+                self.save(log)
+                raise InterruptedRunError(
+                    f"stopped after step {self.progress.steps}, which is saved in {self.checkpoints.folder}; run the "
+                    "same "
+                    "command again to go on",
+                    stop.signal_number or 15,
+                )
+            if every is not None and self.progress.steps % every == 0 and self.progress.steps % len(self.loader):
+                self.save(log)
+                began = time.perf_counter()
+
+    def _log_step(self, terms: dict[str, torch.Tensor], rate: float, log: MetricsLog | None, on_event: OnEvent) -> None:
+        names = list(terms)
+        values = torch.stack([terms[name].float() for name in names])
+        means = (sum_over_ranks(values, self.env) / self.env.world_size).tolist()
+        progress = self.progress
+        if not all(math.isfinite(value) for value in means):
+            raise KdcacheError(
+                f"the loss of step {progress.steps} is {dict(zip(names, means, strict=True))}; the last good "
+                f"checkpoint is in {self.checkpoints.folder}. Lower the learning rate (--set "
+                "optimizer.lr_per_512=...), clip gradients (--set optimizer.clip_grad=1) or train in fp32 (--set "
+                "precision=fp32)"
+            )
+        entry: dict[str, Any] = {
+            "epoch": (progress.steps - 1) // len(self.loader),
+            "lr": rate,
+            **dict(zip(names, means, strict=True)),
+            "images_per_s": progress.images / progress.train_s,
+            "stall_share": progress.wait_s / progress.train_s,
+        }
+        if log is not None:
+            log.write("step", progress.steps, entry)
+            on_event("step", {"step": progress.steps, "num_steps": len(self.loader) * self.config.epochs, **entry})
+
+    def evaluate(self, epoch: int, log: MetricsLog | None, on_event: OnEvent) -> None:
+        """Judge the student (raw weights) if it is due after this epoch."""
+        due = (epoch + 1) % self.config.eval.every_epochs == 0 or epoch + 1 == self.config.epochs
+        if self.eval_source is None or not due:
+            return
+        accuracy: Accuracy = evaluate(
+            self.trainer.student,
+            self.eval_source,
+            self.setup.view,
+            num_classes=self.setup.spec.num_classes,
+            batch_size=self.config.eval.batch_size,
+            device=self.device,
+            env=self.env,
+        )
+        self.progress.accuracy = asdict(accuracy)
+        self.progress.best_top1 = max(self.progress.best_top1, accuracy.top1)
+        entry = {"epoch": epoch, **asdict(accuracy)}
+        if log is not None:
+            log.write("eval", self.progress.steps, entry)
+            on_event("eval", entry)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the finished run."""
+        progress, config = self.progress, self.config
+        return {
+            **progress.accuracy,
+            **({"best_top1": progress.best_top1} if progress.accuracy else {}),
+            "method": config.method.name,
+            "student": config.student,
+            "num_parameters": count_parameters(self.trainer.student),
+            "epochs": config.epochs,
+            "steps": progress.steps,
+            "images_per_s": progress.images / progress.train_s,
+            "stall_share": progress.wait_s / progress.train_s,
+            "target_bytes_per_view": sum(column.stride_bytes for column in self.setup.columns),
+            "peak_memory_bytes": _peak_memory_bytes(self.device),
+            "precision": self.trainer.precision,
+            "device": str(self.device),
+        }
+
+    def _check_labels(self, batch: Batch) -> None:
+        if self.setup.method.needs_labels and int(batch.labels.min()) < 0:
+            sample = int(batch.samples[batch.labels.argmin()])
+            raise UsageError(
+                f"sample {sample} of the cache has no label, and this method needs labels; train on the teacher alone "
+                "with `--method logit --set method.logit_weight=1`"
+            )
+
+
+def train(
+    cache_folder: Path,
+    folder: Path,
+    config: RunConfig,
+    *,
+    env: WorkerEnv | None = None,
+    on_event: OnEvent = lambda kind, values: None,
+) -> dict[str, Any]:
+    """Train a student from a cache, or go on with a run that was interrupted.
+
+    Args:
+        cache_folder: A finished cache.
+        folder: The run folder; holds config, metrics, checkpoints, weights and summary.
+        config: The run.
+        env: This rank; None reads the environment.
+        on_event: Called on the main rank with ``step``, ``eval``, ``resume``, ``warning`` and their values.
+
+    Returns: the summary, also in ``summary.json``.
+    Raises: any KdcacheError; checkpoints are safe after each of them.
+    """
+    env = env or worker_env()
+    device = choose_device(config.device, env)
+    cache = open_cache(cache_folder)
+    setup = prepare(config, cache)
+    with process_group(env, device), graceful_stop() as stop:
+        loader = make_loader(config, cache, setup, env, device)
+        if env.is_main:
+            begin_run(folder, config, cache_digest=cache.digest, world_size=env.world_size)
+        # Nobody looks into the folder before the main rank has prepared it.
+        sum_over_ranks(torch.zeros(1, device=device), env)
+        if (finished := read_summary(folder)) is not None:
+            return finished
+        run = _Run(config, folder, setup, loader, env, device)
+        _check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
+        size_bytes = run.restore(on_event)
+        log = MetricsLog(folder, tensorboard=config.tensorboard, size_bytes=size_bytes) if env.is_main else None
+        try:
+            while run.progress.steps < config.epochs * len(loader):
+                run.train_epoch(log, stop, on_event)
+                run.evaluate(run.progress.steps // len(loader) - 1, log, on_event)
+                run.save(log)
+        finally:
+            if log is not None:
+                log.close()
+        summary = run.summary()
+        if env.is_main:
+            _finish(folder, run, summary, list(cache.manifest.fingerprint.source.class_names))
+        return summary
+
+
+def _finish(folder: Path, run: _Run, summary: dict[str, Any], class_names: list[str]) -> None:
+    save_student_facts(folder, run.setup.spec, run.setup.view, class_names)
+    save_weights(folder / WEIGHTS, run.trainer.student.model)  # pyright: ignore[reportArgumentType]
+    averaged = run.trainer.averaged_student
+    if averaged is not None:
+        save_weights(folder / "student-ema.safetensors", averaged.model)  # pyright: ignore[reportArgumentType]
+    write_summary(folder, summary)
+
+
+def _check_classes(source: Source | None, class_names: list[str]) -> None:
+    if source is not None and source.class_names and class_names and list(source.class_names) != class_names:
+        raise SourceError(
+            f"the evaluation images have classes {list(source.class_names)[:4]}…, the cache has {class_names[:4]}…; "
+            "class folders must have the same names, or labels would not mean the same"
+        )
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Most memory in use so far: of the accelerator where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,181 @@
+"""From a configuration and a cache to all that a training loop needs; every misfit is found before the first step."""
+
+from dataclasses import dataclass
+
+import timm
+import torch
+
+from kdcache.cache.cache import Cache
+from kdcache.cache.manifest import ColumnFacts
+from kdcache.distributed.env import WorkerEnv
+from kdcache.errors import CacheMismatchError, GridMismatchError, SourceError, UsageError
+from kdcache.images import open_source
+from kdcache.methods import METHODS, Method
+from kdcache.models import StudentSpec, build_student
+from kdcache.models.student import student_grid
+from kdcache.seeds import derived_seed
+from kdcache.stream import CacheLoader, StreamConfig
+from kdcache.stream.loader import pin_for
+from kdcache.train.config import RunConfig
+from kdcache.train.evaluate import EvalView
+from kdcache.train.step import DistillationStep
+
+_DEFAULT_CROP_PCT = 0.875
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained and on what.
+
+    Args:
+        method: The method.
+        spec: The student as data.
+        step: Student, adapter and loss.
+        logits, features: Columns in use, or None.
+        view: How the student is judged.
+    """
+
+    method: Method
+    spec: StudentSpec
+    step: DistillationStep
+    logits: ColumnFacts | None
+    features: ColumnFacts | None
+    view: EvalView
+
+    @property
+    def columns(self) -> list[ColumnFacts]:
+        """Columns to stream."""
+        return [column for column in (self.logits, self.features) if column is not None]
+
+
+def prepare(config: RunConfig, cache: Cache) -> Setup:
+    """Choose columns, build the student and make sure that everything fits.
+
+    Raises: CacheMismatchError for another teacher, TapError for a missing column, ModelError, GridMismatchError,
+        UsageError for labels or classes that do not fit.
+    """
+    fingerprint = cache.manifest.fingerprint
+    if config.teacher is not None and config.teacher != fingerprint.teacher.name:
+        raise CacheMismatchError(
+            f"{cache.paths.root}: cache holds teacher {fingerprint.teacher.name!r}, this run wants {config.teacher!r}; "
+            "extract again with `kdcache extract`, or change it with `--set teacher=...`"
+        )
+    method = METHODS[config.method.name](config.method)
+    logits = cache.find_column(kind="logits", codec=config.data.logits_codec) if method.logit_weight > 0 else None
+    features = None
+    if method.feature_weight > 0:
+        features = cache.find_column(kind="patch", tap=method.tap, codec=config.data.codec)
+    widths = {column.shape[-1] for column in fingerprint.columns if column.kind == "patch"}
+    teacher_width = features.shape[-1] if features else (widths.pop() if len(widths) == 1 else 0)
+    base = StudentSpec(
+        name=config.student,
+        kwargs=config.student_kwargs,
+        num_classes=_num_classes(config, cache, method, logits),
+        image_size=fingerprint.views.size,
+    )
+    try:
+        if logits is not None:
+            method.check_logits(logits)
+        spec = method.change(base, teacher_width=teacher_width)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    # Global state: every rank must begin with the same weights, and every rerun too.
+    torch.manual_seed(derived_seed("student", config.seed))
+    student = build_student(spec)
+    adapter = None
+    if features is not None:
+        _check_grid(student_grid(student, spec), features, config)
+        adapter = method.adapter(_tap_width(student, spec), features.shape[-1])
+    step = DistillationStep(student, adapter, method)
+    return Setup(method, spec, step, logits, features, _eval_view(config, cache))
+
+
+def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, device: torch.device) -> CacheLoader:
+    """The stream of this rank's batches.
+
+    Raises: UsageError for batch sizes that do not fit the cache or the ranks, SourceError.
+    """
+    data = config.data
+    if config.batch_size % (env.world_size * config.accumulate):
+        raise UsageError(
+            f"batch size {config.batch_size} does not divide among {env.world_size} ranks times {config.accumulate} "
+            "pieces; choose a multiple"
+        )
+    if cache.manifest.fingerprint.images != "embed" and data.source is None:
+        raise SourceError(
+            f"{cache.paths.root} refers to its images and does not hold them; pass the source it was extracted from "
+            "with --data"
+        )
+    source = open_source(data.source) if data.source is not None else None
+    try:
+        stream = StreamConfig(
+            batch_size=config.batch_size,
+            seed=config.seed,
+            window=data.window,
+            views_per_sample=data.views_per_sample,
+            tail=data.tail,
+            num_threads=data.num_threads,
+            check=data.check,
+            check_pixels=data.check_pixels,
+        )
+        return CacheLoader(
+            cache,
+            setup.columns,
+            stream,
+            source=source,
+            rank=env.rank,
+            world_size=env.world_size,
+            pin_memory=pin_for(device),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _num_classes(config: RunConfig, cache: Cache, method: Method, logits: ColumnFacts | None) -> int:
+    known = cache.manifest.fingerprint.source.num_classes
+    if method.needs_labels and known == 0:
+        raise UsageError(
+            f"{cache.paths.root}: the images have no labels, and method {config.method.name} needs them; train on the "
+            "teacher alone with `--method logit --set method.logit_weight=1`"
+        )
+    chosen = config.num_classes or (logits.shape[0] if logits is not None else known)
+    if method.needs_labels and chosen < known:
+        raise UsageError(
+            f"the labels go up to {known - 1}, the student would have {chosen} classes; set num_classes={known}"
+        )
+    if logits is not None and chosen != logits.shape[0]:
+        raise UsageError(
+            f"the teacher has {logits.shape[0]} classes, the student would have {chosen}; leave out num_classes, or "
+            "the logit term with `--set method.logit_weight=0`"
+        )
+    return max(chosen, 1)
+
+
+def _tap_width(student: torch.nn.Module, spec: StudentSpec) -> int:
+    with torch.inference_mode():
+        student.eval()
+        _, tokens = student.forward_features(torch.zeros(1, 3, spec.image_size, spec.image_size))  # pyright: ignore
+        student.train()
+    return int(tokens.shape[-1])
+
+
+def _check_grid(grid: tuple[int, int], features: ColumnFacts, config: RunConfig) -> None:
+    if list(grid) != features.grid:
+        raise GridMismatchError(
+            f"the student {config.student} makes {grid[0]} x {grid[1]} patch tokens of these views, the teacher made "
+            f"{features.grid[0]} x {features.grid[1]} at {features.tap}; tokens are compared one by one. Choose a "
+            "student with the teacher's patch size, or leave out the feature term with `--set method.feature_weight=0`"
+        )
+
+
+def _eval_view(config: RunConfig, cache: Cache) -> EvalView:
+    views = cache.manifest.fingerprint.views
+    known = timm.get_pretrained_cfg(config.student)
+    crop_pct = config.eval.crop_pct or (known.crop_pct if known is not None else None) or _DEFAULT_CROP_PCT
+    return EvalView(
+        size=views.size,
+        crop_pct=crop_pct,
+        interpolation=views.interpolation,
+        mean=tuple(views.mean),
+        std=tuple(views.std),
+    )

@@ -1,0 +1,16 @@
+"""Views: drawn as integers, replayed as pixels."""
+
+from kdcache.views.draw import RECIPES, ViewRecipe, draw_view
+from kdcache.views.params import VIEW_FIELDS, ViewParams
+from kdcache.views.replay import INTERPOLATIONS, pixel_hash, replay_view
+
+__all__ = [
+    "INTERPOLATIONS",
+    "RECIPES",
+    "VIEW_FIELDS",
+    "ViewParams",
+    "ViewRecipe",
+    "draw_view",
+    "pixel_hash",
+    "replay_view",
+]

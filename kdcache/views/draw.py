@@ -1,0 +1,114 @@
+"""Drawing views: a pure function of (seed, key, view number, image size)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcache.errors import BadImageError
+from kdcache.seeds import derived_bits
+from kdcache.views.params import ViewParams
+
+RECIPES = ("eval", "rrc-flip")
+# A very long image resized to a fixed short side would be unbounded.
+MAX_RESIZED_PIXELS = 64_000_000
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRecipe:
+    """How views are drawn.
+
+    Args:
+        name: ``eval``: resize the short side to size / crop_pct and take the centre (timm's evaluation transform).
+            ``rrc-flip``: a box of random area and aspect resized to size x size, mirrored with probability `flip`.
+        size: S, side of the square the model sees, in pixels.
+        crop_pct: Share of the resized image that the eval window covers; 0 < crop_pct <= 1.
+        squash: For eval, resize both sides to size / crop_pct and ignore the aspect (timm's crop mode ``squash``).
+        scale: Range of the box's share of the image area.
+        ratio: Range of the box's width divided by its height, drawn uniformly in its logarithm.
+        flip: Probability of mirroring left and right.
+    """
+
+    name: str
+    size: int
+    crop_pct: float = 1.0
+    squash: bool = False
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.name not in RECIPES:
+            raise ValueError(f"view recipe must be one of {', '.join(RECIPES)}, got {self.name!r}")
+        if self.size < 1:
+            raise ValueError(f"view size must be at least 1 pixel, got {self.size}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must be in (0, 1], got {self.crop_pct}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be an increasing pair in (0, 1], got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must be an increasing pair of positive numbers, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip must be a probability, got {self.flip}")
+
+
+def draw_view(recipe: ViewRecipe, *, seed: int, key: str, view: int, width: int, height: int) -> ViewParams:
+    """Draw one view.
+
+    Args:
+        recipe: What to draw.
+        seed: The cache's seed.
+        key: The image's safe key.
+        view: Number of the view, from 0.
+        width, height: Size of the source image in pixels.
+
+    Raises: BadImageError when the image is so long that its resized copy would be enormous.
+    """
+    if recipe.name == "eval":
+        return _centre(recipe, width, height)
+    return _random_resized_crop(recipe, _uniforms(seed, key, view), width, height)
+
+
+def _uniforms(seed: int, key: str, view: int) -> list[float]:
+    """Numbers in [0, 1) that depend on the arguments alone."""
+    bits = derived_bits(4 * _ATTEMPTS + 1, "view", seed, view, key)
+    return [float(each) for each in (bits >> np.uint64(11)) * 2.0**-53]
+
+
+def _random_resized_crop(recipe: ViewRecipe, uniforms: list[float], width: int, height: int) -> ViewParams:
+    flip = int(uniforms[-1] < recipe.flip)
+    low, high = math.log(recipe.ratio[0]), math.log(recipe.ratio[1])
+    for attempt in range(_ATTEMPTS):
+        area_at, ratio_at, top_at, left_at = uniforms[4 * attempt : 4 * attempt + 4]
+        area = width * height * (recipe.scale[0] + (recipe.scale[1] - recipe.scale[0]) * area_at)
+        ratio = math.exp(low + (high - low) * ratio_at)
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(left_at * (width - box_width + 1))
+            top = int(top_at * (height - box_height + 1))
+            return ViewParams(left, top, box_width, box_height, recipe.size, recipe.size, 0, 0, flip)
+    # The image is longer than any allowed box: the largest allowed one from its centre, as torchvision does.
+    box_width, box_height = width, height
+    if width / height < recipe.ratio[0]:
+        box_height = min(height, max(1, round(width / recipe.ratio[0])))
+    elif width / height > recipe.ratio[1]:
+        box_width = min(width, max(1, round(height * recipe.ratio[1])))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return ViewParams(left, top, box_width, box_height, recipe.size, recipe.size, 0, 0, flip)
+
+
+def _centre(recipe: ViewRecipe, width: int, height: int) -> ViewParams:
+    # floor, as timm computes its resize from size and crop_pct.
+    short = math.floor(recipe.size / recipe.crop_pct)
+    if recipe.squash:
+        resized_width = resized_height = short
+    elif width <= height:
+        resized_width, resized_height = short, int(short * height / width)
+    else:
+        resized_width, resized_height = int(short * width / height), short
+    if resized_width * resized_height > MAX_RESIZED_PIXELS:
+        raise BadImageError(f"{width} x {height} would be resized to {resized_width} x {resized_height}")
+    left = round((resized_width - recipe.size) / 2)
+    top = round((resized_height - recipe.size) / 2)
+    return ViewParams(0, 0, width, height, resized_width, resized_height, left, top, 0)

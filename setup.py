@@ -1,0 +1,60 @@
+"""Packaging: the one place that says what kdcache is and needs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "kdcache/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+assert VERSION is not None
+
+EXTRAS = {
+    "tensorboard": ["tensorboard>=2.16"],
+    "test": [
+        "hypothesis>=6.100",
+        "pyright==1.1.414",
+        "pytest>=8.0",
+        "ruff==0.17.6",
+        "tensorboard>=2.16",
+    ],
+}
+
+setup(
+    name="kdcache",
+    version=VERSION[1],
+    description="Run a frozen vision teacher once, keep what it said, train any number of students from the record",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["kdcache", "kdcache.*"]), *find_packages("kernels")],
+    # The folder is not a package itself: `kernels` would shadow a package of that name that Hugging Face publishes.
+    package_dir={"kdcache_kernels": "kernels/kdcache_kernels"},
+    package_data={"kdcache": ["py.typed", "cache/FORMAT.md"], "kdcache_kernels": ["py.typed"]},
+    install_requires=[
+        "braceexpand>=0.1.7",
+        "h5py>=3.10",
+        "matplotlib>=3.8",
+        "msgspec>=0.18",
+        "numpy>=1.26",
+        "pillow>=10.3",
+        "rich>=13.7",
+        "safetensors>=0.4",
+        "scikit-learn>=1.4",
+        "threadpoolctl>=3.2",
+        "timm>=1.0.12",
+        "torch>=2.6",
+        "triton>=3.2; platform_system == 'Linux'",
+        "webdataset>=0.2.86",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["kdcache = kdcache.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
