@@ -63,12 +63,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
             "view": view,
         }
         for column in self.columns:
-            layout = column.layout()
-            fields = {each.name: np.empty((1, *each.shape), each.dtype) for each in layout.fields}
-            into = [values.reshape(-1).view(np.uint8).data for values in fields.values()]
-            reader.read_record(shard, row, view, column, into)
-            decoded = column.make_codec().decode(fields, tuple(column.shape))
-            item[column.name] = torch.from_numpy(decoded[0].copy())
+            item[column.name] = torch.from_numpy(reader.decode_record(shard, row, view, column))
         return item
 
     def __getstate__(self) -> dict[str, Any]:

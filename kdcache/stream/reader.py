@@ -98,6 +98,13 @@ class ShardReader:
         record = row * self._num_views + view
         shard.read_exactly(column.name, into, record * layout.stride_bytes + layout.payload_offset)
 
+    def decode_record(self, shard: OpenShard, row: int, view: int, column: ColumnFacts) -> np.ndarray:
+        """One record's decoded values, float32, in memory of their own; arguments as in `read_record`."""
+        fields = {each.name: np.empty((1, *each.shape), each.dtype) for each in self._layouts[column.name].fields}
+        into = [values.reshape(-1).view(np.uint8).data for values in fields.values()]
+        self.read_record(shard, row, view, column, into)
+        return column.make_codec().decode(fields, tuple(column.shape))[0]
+
     def read_image(self, shard: OpenShard, row: int) -> bytes:
         """The embedded source image of a sample."""
         data = bytearray(int(shard.index.image_sizes[row]))

@@ -90,6 +90,18 @@ def evaluate(
     return Accuracy(100 * top1 / num_images, 100 * top5 / num_images, int(num_images), int(num_bad))
 
 
+def check_classes(source: Source | None, class_names: Sequence[str]) -> None:
+    """Refuse images whose class folders are not those of the training data.
+
+    Raises: SourceError.
+    """
+    if source is not None and source.class_names and class_names and list(source.class_names) != list(class_names):
+        raise SourceError(
+            f"the evaluation images have classes {list(source.class_names)[:4]}…, the cache has "
+            f"{list(class_names)[:4]}…; class folders must have the same names, or labels would not mean the same"
+        )
+
+
 def _check_labels(source: Source, num_classes: int) -> None:
     labels = [image.label for image in source.images]
     if min(labels) < 0:

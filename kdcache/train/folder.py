@@ -24,6 +24,7 @@ from kdcache.train.evaluate import EvalView
 _CONFIG = "config.json"
 _STUDENT = "student.json"
 WEIGHTS = "student.safetensors"
+AVERAGED_WEIGHTS = "student-ema.safetensors"
 SUMMARY = "summary.json"
 
 

@@ -13,15 +13,23 @@ import torch
 from kdcache.cache.cache import open_cache
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import any_rank, choose_device, process_group, sum_over_ranks
-from kdcache.errors import InterruptedRunError, KdcacheError, SourceError, UsageError
+from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
 from kdcache.images import Source, open_source
 from kdcache.interrupt import StopRequest, graceful_stop
 from kdcache.models import count_parameters
 from kdcache.stream import Batch, CacheLoader
 from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import Accuracy, evaluate
-from kdcache.train.folder import WEIGHTS, begin_run, read_summary, save_student_facts, save_weights, write_summary
+from kdcache.train.evaluate import Accuracy, check_classes, evaluate
+from kdcache.train.folder import (
+    AVERAGED_WEIGHTS,
+    WEIGHTS,
+    begin_run,
+    read_summary,
+    save_student_facts,
+    save_weights,
+    write_summary,
+)
 from kdcache.train.metrics import MetricsLog
 from kdcache.train.setup import Setup, make_loader, prepare
 from kdcache.train.trainer import Trainer
@@ -214,7 +222,7 @@ def train(
         if (finished := read_summary(folder)) is not None:
             return finished
         run = _Run(config, folder, setup, loader, env, device)
-        _check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
+        check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
         size_bytes = run.restore(on_event)
         log = MetricsLog(folder, tensorboard=config.tensorboard, size_bytes=size_bytes) if env.is_main else None
         try:
@@ -236,20 +244,17 @@ def _finish(folder: Path, run: _Run, summary: dict[str, Any], class_names: list[
     save_weights(folder / WEIGHTS, run.trainer.student.model)  # pyright: ignore[reportArgumentType]
     averaged = run.trainer.averaged_student
     if averaged is not None:
-        save_weights(folder / "student-ema.safetensors", averaged.model)  # pyright: ignore[reportArgumentType]
+        save_weights(folder / AVERAGED_WEIGHTS, averaged.model)  # pyright: ignore[reportArgumentType]
     write_summary(folder, summary)
-
-
-def _check_classes(source: Source | None, class_names: list[str]) -> None:
-    if source is not None and source.class_names and class_names and list(source.class_names) != class_names:
-        raise SourceError(
-            f"the evaluation images have classes {list(source.class_names)[:4]}…, the cache has {class_names[:4]}…; "
-            "class folders must have the same names, or labels would not mean the same"
-        )
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
     """Most memory in use so far: of the accelerator where there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: its maximum survives exec, so it may be that of the process that started this one.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

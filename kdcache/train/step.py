@@ -21,8 +21,8 @@ class DistillationStep(nn.Module):
         self.adapter = adapter
         self._method = method
 
-    def forward(self, images: Tensor, labels: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """Loss terms of a batch; ``loss`` is the one to minimise.
+    def forward(self, images: Tensor, labels: Tensor, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
+        """Loss terms of a batch, of which ``loss`` is the one to minimise, and the logits (B, K).
 
         Args:
             images: (B, 3, S, S), normalised.
@@ -30,7 +30,7 @@ class DistillationStep(nn.Module):
             targets: Of the same views.
         """
         logits, tokens = self.student.forward_features(images)
-        return self._method.loss(logits, tokens, labels, targets, self.adapter)
+        return self._method.loss(logits, tokens, labels, targets, self.adapter), logits
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory must not decay."""

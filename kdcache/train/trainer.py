@@ -127,7 +127,7 @@ class Trainer:
         targets = Targets(logits=part(self._setup.logits), features=part(self._setup.features))
         images = normalize_pixels(batch.pixels[rows], mean=batch.facts.mean, std=batch.facts.std)
         with self._autocast():
-            return self._forward(images, batch.labels[rows], targets)
+            return self._forward(images, batch.labels[rows], targets)[0]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":

@@ -1,0 +1,84 @@
+"""The command ``kdcache``: finds the verb, loads only what that verb needs, turns errors into one clear message."""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from kdcache import __version__
+from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
+
+# Verb: what it does. The module is kdcache.cli.<verb>.
+VERBS = {
+    "demo": "everything below in minutes, on handwritten digits",
+    "extract": "run the teacher over images and write a cache; run again to go on",
+    "verify": "check a whole cache; --repair and --rebuild mend it",
+    "show": "what a cache holds; one record as a picture",
+    "train": "train a student from a cache, without the teacher; run again to go on",
+    "eval": "accuracy of a trained student",
+}
+_USAGE_EXIT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Words behind ``kdcache``; None takes the process's.
+
+    Returns: the exit code: 0, 1 for an error or faults found, 2 for wrong usage, 128 + n after signal n.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in VERBS:
+        return _top_level(words)
+    module = importlib.import_module(f"kdcache.cli.{words[0]}")
+    parser = argparse.ArgumentParser(
+        prog=f"kdcache {words[0]}",
+        usage=f"kdcache {words[0]} {module.USAGE}",
+        description=module.__doc__.strip() if module.__doc__ else None,
+        epilog=module.EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    try:
+        return module.run(parser.parse_args(words[1:]))
+    except KdcacheError as error:
+        print(f"kdcache {words[0]}: error: {error}", file=sys.stderr)
+        if isinstance(error, InterruptedRunError):
+            return 128 + error.signal_number
+        return _USAGE_EXIT if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print(f"kdcache {words[0]}: interrupted; whatever was finished is safe", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _top_level(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="kdcache",
+        usage="kdcache VERB [options]",
+        description="Run a frozen vision teacher once, keep what it said, train any number of students from that.",
+        epilog="verbs:\n"
+        + "\n".join(f"  {verb:<9}{summary}" for verb, summary in VERBS.items())
+        + "\n\n`kdcache VERB --help` explains a verb and gives an example. Begin with `kdcache demo`.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this and leave")
+    parser.add_argument(
+        "--version", action="version", version=f"kdcache {__version__}", help="show the version and leave"
+    )
+    if not words:
+        parser.print_help()
+        return _USAGE_EXIT
+    if not words[0].startswith("-"):
+        close = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(VERBS)}"
+        parser.exit(_USAGE_EXIT, f"kdcache: error: there is no verb {words[0]!r}; {hint}\n")
+    parser.parse_args(words)
+    return 0

@@ -1,0 +1,160 @@
+"""What a cache holds: teacher, views, columns with their size and fidelity, bad images; one record as a picture."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdcache.cli.text import print_json, size_text
+from kdcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdcache.cache.cache import Cache
+
+USAGE = "CACHE [options]"
+EXAMPLE = """examples:
+  kdcache show caches/inet
+  kdcache show caches/inet --picture record.png    the first image: its view beside the teacher's tokens"""
+
+_BAD_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    picture = parser.add_argument_group("picture")
+    picture.add_argument("--picture", type=Path, metavar="FILE.png", help="draw one record")
+    picture.add_argument("--key", help="which image (default: the first)")
+    picture.add_argument("--view", type=int, default=0, help="which view (0)")
+    picture.add_argument("--column", help="which column (default: the first patch column)")
+    picture.add_argument("--data", help="the source, for a cache that refers to its images")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show."""
+    from kdcache.cache.cache import open_cache
+
+    cache = open_cache(arguments.cache)
+    facts = _facts(cache)
+    if arguments.json:
+        print_json(facts)
+    else:
+        _print_facts(facts)
+    if arguments.picture is not None:
+        _draw(cache, arguments)
+    return 0
+
+
+def _facts(cache: "Cache") -> dict[str, Any]:
+    import msgspec
+
+    from kdcache.cache.job import read_ledger
+
+    manifest, fingerprint = cache.manifest, cache.manifest.fingerprint
+    bad = [
+        {"shard": shard.name, "key": each.key, "source_key": each.source_key, "reason": each.reason}
+        for shard in manifest.shards
+        if shard.num_bad
+        for each in read_ledger(cache.paths, shard.name)[0]
+    ]
+    columns = [
+        {
+            **msgspec.to_builtins(column),
+            **msgspec.to_builtins(manifest.columns[column.name]),
+            "bytes": manifest.part_bytes(column.name),
+        }
+        for column in fingerprint.columns
+    ]
+    built: dict[str, Any] = msgspec.to_builtins(fingerprint)
+    return {
+        "cache": str(cache.paths.root),
+        "sha256": cache.digest,
+        **{name: built[name] for name in ("format_version", "split", "order", "images", "versions")},
+        "teacher": built["teacher"],
+        "source": built["source"],
+        "views": built["views"],
+        "columns": columns,
+        "shards": len(manifest.shards),
+        "samples": manifest.num_samples,
+        "records": manifest.num_records,
+        "samples_bytes": manifest.part_bytes("samples"),
+        "index_bytes": manifest.part_bytes("index"),
+        "image_modes": manifest.image_modes,
+        "exif_rotated": manifest.num_rotated,
+        "bad": bad,
+    }
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    teacher, views, source = facts["teacher"], facts["views"], facts["source"]
+    print(
+        f"{facts['cache']}: format {facts['format_version']}, {facts['shards']} shards, sha256 {facts['sha256'][:12]}…"
+    )
+    weights = f"{teacher['weights']} weights {teacher['weights_sha256'][:12]}…"
+    print(f"teacher   {teacher['name']}, {weights}, {teacher['precision']} on {teacher['device']}")
+    modes = ", ".join(f"{count} {mode}" for mode, count in facts["image_modes"].items())
+    print(
+        f"images    {facts['samples']} of {source['num_samples']} from {source['kind']}, {source['num_classes']} "
+        "classes"
+    )
+    print(f"          {modes}; {facts['exif_rotated']} with an EXIF rotation (not applied)")
+    size = f"{views['size']} x {views['size']}"
+    print(f"views     {views['num_views']} x {views['recipe']}, {size}, {views['interpolation']}, seed {views['seed']}")
+    for column in facts["columns"]:
+        shape = " x ".join(str(side) for side in column["shape"])
+        print(f"column    {column['name']}: {column['tap']}, {shape}")
+        fidelity = column["fidelity"]
+        cost = "fidelity unknown (rebuilt)"
+        if fidelity:
+            cost = f"relative error {fidelity['relative_error']:.2g}, cosine {fidelity['cosine']:.6f}"
+        print(f"          {size_text(column['bytes'])}, {size_text(column['stride_bytes'])} a record; {cost}")
+        print(f"          values {column['minimum']:.4g} to {column['maximum']:.4g}, rms {column['rms']:.4g}")
+    where = "embedded" if facts["images"] == "embed" else "referred to"
+    print(
+        f"other     samples {size_text(facts['samples_bytes'])} (images {where}), index "
+        f"{size_text(facts['index_bytes'])}"
+    )
+    print("versions  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    print(f"bad       {len(facts['bad'])} images")
+    for each in facts["bad"][:_BAD_SHOWN]:
+        print(f"          {each['shard']} {each['source_key']!r}: {each['reason']}")
+    if len(facts["bad"]) > _BAD_SHOWN:
+        print(f"          and {len(facts['bad']) - _BAD_SHOWN} more (--json lists all)")
+
+
+def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
+    from kdcache.images import open_source
+    from kdcache.reports.token_map import draw_token_map
+    from kdcache.stream.images import ViewReplayer
+    from kdcache.stream.reader import ShardReader
+
+    columns = [column for column in cache.manifest.fingerprint.columns if column.kind == "patch"]
+    chosen = [column for column in columns if arguments.column in (None, column.name)]
+    if not chosen:
+        names = ", ".join(column.name for column in columns) or "none"
+        raise UsageError(f"--column {arguments.column}: a picture needs a patch column; this cache has {names}")
+    num_views = cache.manifest.fingerprint.views.num_views
+    if not 0 <= arguments.view < num_views:
+        raise UsageError(f"--view {arguments.view}: the cache has views 0 to {num_views - 1}")
+    reader = ShardReader(cache, [chosen[0]], check="size")
+    source = open_source(arguments.data) if arguments.data else None
+    replayer = ViewReplayer(cache, reader, source, check_share=1.0)
+    sample = _find(cache, arguments.key)
+    shard, row = reader.locate(sample)
+    pixels = next(replayer.pixels(shard, row, sample, [arguments.view]))
+    features = reader.decode_record(shard, row, arguments.view, chosen[0])
+    rows, columns_ = chosen[0].grid
+    title = f"{shard.index.key(row)}, view {arguments.view}, {chosen[0].tap} ({chosen[0].codec})"
+    draw_token_map(arguments.picture, pixels, features.reshape(rows, columns_, -1), title)
+    print(f"picture   {arguments.picture}: {title}")
+
+
+def _find(cache: "Cache", key: str | None) -> int:
+    first = 0
+    for shard in cache.manifest.shards:
+        index = cache.index(shard)
+        for row in range(len(index)):
+            if key in (None, index.key(row), index.sample(row).source_key):
+                return first + row
+        first += len(index)
+    raise UsageError(f"--key {key}: the cache holds no such image")
