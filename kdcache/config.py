@@ -49,8 +49,8 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
 
 
 def as_plain(config: Any) -> Any:
-    """A configuration as plain JSON values."""
-    return msgspec.to_builtins(config, enc_hook=str)
+    """A configuration as the values that reading its JSON would give."""
+    return msgspec.json.decode(msgspec.json.encode(config, enc_hook=str))
 
 
 def _replace(config: Config, names: list[str], text: str, setting: str) -> Config:

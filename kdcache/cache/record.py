@@ -116,7 +116,7 @@ class RecordLayout:
                     f"field {field.name}: expected {field.dtype.str} of shape (B, {field.shape}), "
                     f"got {values.dtype.str} of shape {values.shape}"
                 )
-            flat = np.ascontiguousarray(values).reshape(len(values), -1)
+            flat = np.ascontiguousarray(values).reshape(len(values), field.size_bytes // field.dtype.itemsize)
             parts.append(flat.view(np.uint8))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 

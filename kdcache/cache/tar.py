@@ -25,8 +25,6 @@ _FIXED_FIELDS = (
     (136, b"00000000000\0"),  # mtime
     (156, b"0"),  # typeflag: ordinary file
     (257, b"ustar\x0000"),
-    (329, b"0000000\0"),  # device numbers
-    (337, b"0000000\0"),
 )
 
 

@@ -12,6 +12,8 @@ from kdcache.errors import BadImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 MAX_PIXELS = 64_000_000
+# One spelling of each, the one that other readers of WebDataset tars look for.
+_SPELLINGS = {"jpeg": "jpg", "tiff": "tif"}
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -28,6 +30,12 @@ class DecodedImage:
     rgb: Image.Image
     mode: str
     orientation: int
+
+
+def image_extension(name: str) -> str | None:
+    """The extension under which an image is kept, or None for a name that is no image's."""
+    extension = name.rpartition(".")[2].lower()
+    return _SPELLINGS.get(extension, extension) if extension in EXTENSIONS else None
 
 
 def decode_image(data: bytes) -> DecodedImage:
@@ -52,7 +60,7 @@ def decode_image(data: bytes) -> DecodedImage:
     except Image.DecompressionBombError:
         raise BadImageError(f"more than {MAX_PIXELS} pixels") from None
     except Exception as error:  # Pillow's parsers raise whatever the damage made them trip over
-        raise BadImageError(f"not an image of a known format ({_first_line(error)})") from None
+        raise BadImageError(f"cannot be opened as an image of a known format ({_first_line(error)})") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImageError(f"{width} x {height} pixels, more than {MAX_PIXELS}")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from kdcache.errors import SourceError
-from kdcache.images.decode import EXTENSIONS
+from kdcache.images.decode import EXTENSIONS, image_extension
 from kdcache.images.source import Source, SourceImage
 
 
@@ -28,9 +28,8 @@ class FolderSource(Source):
         for label, name in enumerate(classes):
             for path in _image_files(root / name):
                 key = path.relative_to(root).as_posix()
-                extension = path.suffix[1:].lower()
                 readable = key[: -len(path.suffix)]
-                images.append(SourceImage(key, readable, extension, label))
+                images.append(SourceImage(key, readable, image_extension(key) or "", label))
                 self._paths.append(path)
         self.images = images
         if not images:
@@ -54,7 +53,7 @@ def _image_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders.sort()
-        found += [Path(parent, name) for name in files if name.rpartition(".")[2].lower() in EXTENSIONS]
+        found += [Path(parent, name) for name in files if image_extension(name)]
     return sorted(found, key=lambda path: path.as_posix())
 
 

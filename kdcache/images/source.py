@@ -16,7 +16,7 @@ class SourceImage:
     Args:
         key: Unique name within the source; any characters.
         readable_key: The name one would like to see in the cache.
-        extension: Lower-case file extension without the dot.
+        extension: Under which the image is kept: lower case, without the dot, one spelling of each.
         label: Class index, or UNLABELLED.
     """
 

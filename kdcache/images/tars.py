@@ -12,7 +12,7 @@ from pathlib import Path
 from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[reportAttributeAccessIssue]
 
 from kdcache.errors import SourceError
-from kdcache.images.decode import EXTENSIONS
+from kdcache.images.decode import EXTENSIONS, image_extension
 from kdcache.images.source import UNLABELLED, Source, SourceImage, refuse_duplicates
 
 MAX_COMPRESSION_RATIO = 200
@@ -118,7 +118,7 @@ def _read_tar(path: Path, descriptor: int) -> Iterator[tuple[SourceImage, _Place
             key, image, label = member_key, None, UNLABELLED
         if extension == "cls":
             label = _read_label(path, descriptor, member)
-        elif image is None and extension.lower() in EXTENSIONS:
+        elif image is None and image_extension(f".{extension}"):
             image = member
     if image is not None:
         yield _complete(path, descriptor, key, image, label)
@@ -148,8 +148,9 @@ def _require_end(tar: tarfile.TarFile, total: int) -> None:
 
 
 def _complete(path: Path, descriptor: int, key: str, member: tarfile.TarInfo, label: int) -> tuple[SourceImage, _Place]:
-    extension = member.name.rpartition(".")[2].lower()
-    return SourceImage(key, key, extension, label), _Place(path, descriptor, member.offset_data, member.size)
+    return SourceImage(key, key, image_extension(member.name) or "", label), _Place(
+        path, descriptor, member.offset_data, member.size
+    )
 
 
 def _read_label(path: Path, descriptor: int, member: tarfile.TarInfo) -> int:

@@ -194,8 +194,15 @@ class Method(ABC):
             adapter: What `adapter` gave.
 
         Returns: scalars by name: ``loss``, to be minimised, and its unweighted terms ``ce``, ``kl``, ``feature``.
+        Raises: ValueError when the targets are not the ones the terms need.
         """
         share = self.logit_weight
+        if (share > 0) != (targets.logits is not None) or (self.feature_weight > 0) != (targets.features is not None):
+            raise ValueError(
+                f"{self.config.name} with logit_weight {share} and feature_weight {self.feature_weight} got "
+                f"{'' if targets.logits is not None else 'no '}logits and "
+                f"{'' if targets.features is not None else 'no '}features; give exactly the targets its terms need"
+            )
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=logits.device)
         if share < 1:

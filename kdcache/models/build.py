@@ -56,13 +56,14 @@ def size_arguments(name: str, image_size: int) -> dict[str, int]:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a local checkpoint: ``.safetensors``, or anything torch.load reads with weights_only.
 
-    Weights under other names (original releases) go through timm's own filter for this architecture.
+    Weights that do not fit as they are (original releases, position embeddings of another image size) go through timm's
+    own filter for this architecture.
 
     Raises: ModelError naming the tensors that are missing, unexpected or of another shape.
     """
     weights = _read_checkpoint(path)
     wanted = model.state_dict()
-    if weights.keys() != wanted.keys():
+    if {name: each.shape for name, each in weights.items()} != {name: each.shape for name, each in wanted.items()}:
         weights = _filtered(model, weights)
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())

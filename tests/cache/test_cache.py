@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcache.cache import Cache, open_cache
+from kdcache.errors import CorruptCacheError, TapError
+from tests.conftest import flip_bit
+
+
+def test_columns_open_as_strided_arrays(tiny_cache: Cache) -> None:
+    for column in tiny_cache.manifest.fingerprint.columns:
+        for shard in tiny_cache.manifest.shards:
+            fields = tiny_cache.strided(column, shard).fields()
+            decoded = column.make_codec().decode(fields, tuple(column.shape))
+            assert decoded.shape == (shard.num_samples * 2, *column.shape)
+            assert np.isfinite(decoded).all()
+
+
+def test_one_tap_under_several_codecs_says_the_same(tiny_cache: Cache) -> None:
+    shard = tiny_cache.manifest.shards[0]
+    decoded = {
+        codec: column.make_codec().decode(tiny_cache.strided(column, shard).fields(), tuple(column.shape))
+        for codec in ("fp16", "int8", "bf16")
+        for column in [tiny_cache.find_column(kind="patch", tap="blocks.1/patch", codec=codec)]
+    }
+    scale = np.abs(decoded["fp16"]).max()
+    assert np.abs(decoded["int8"] - decoded["fp16"]).max() < scale / 100
+    assert np.abs(decoded["bf16"] - decoded["fp16"]).max() < scale / 100
+
+
+def test_columns_are_found_or_listed(tiny_cache: Cache) -> None:
+    assert tiny_cache.find_column(kind="prefix").name == "blocks-0-prefix-fp32".replace("0", "1")
+    assert tiny_cache.find_column(kind="patch", codec="fp32").tap == "blocks.0/patch"
+    with pytest.raises(TapError, match=r"blocks.1/patch \(int8\).*--set data.codec=.*--set method.tap="):
+        tiny_cache.find_column(kind="patch")
+    with pytest.raises(TapError, match=r"--set data.logits_codec="):
+        tiny_cache.find_column(kind="logits")
+    with pytest.raises(TapError, match=r"no column for blocks.9/patch.*--tap blocks.9/patch.*feature_weight=0"):
+        tiny_cache.find_column(kind="patch", tap="blocks.9/patch")
+
+
+def test_a_good_shard_passes(tiny_cache: Cache) -> None:
+    shard = tiny_cache.manifest.shards[0]
+    tiny_cache.check_shard(shard, tiny_cache.index(shard), tiny_cache.manifest.fingerprint.columns, hashes=True)
+
+
+def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
+    cache = open_cache(cache_copy)
+    shard, columns = cache.manifest.shards[0], cache.manifest.fingerprint.columns
+    index = cache.index(shard)
+    strided = cache.strided(columns[0], shard)
+    flip_bit(strided.path, strided.payload_offset(3) + 5)
+    with pytest.raises(CorruptCacheError, match=r"train-000000.tar: bytes differ"):
+        cache.check_shard(shard, index, columns, hashes=True)
+    cache.check_shard(shard, index, columns, hashes=False)
+
+
+def test_the_index_is_hashed_before_it_is_opened(cache_copy: Path) -> None:
+    cache = open_cache(cache_copy)
+    flip_bit(cache.paths.shard("index", "train-000000"), 3000)
+    with pytest.raises(CorruptCacheError, match="not the index the manifest names"):
+        cache.index(cache.manifest.shards[0])
+
+
+def test_links_truncation_and_absence(cache_copy: Path, tiny_root: Path) -> None:
+    cache = open_cache(cache_copy)
+    paths = [cache.paths.shard("samples", shard.name) for shard in cache.manifest.shards]
+    paths[0].unlink()
+    paths[0].symlink_to(tiny_root / "samples" / "train-000000.tar")
+    paths[1].unlink()
+    paths[2].chmod(0o644)
+    paths[2].write_bytes(paths[2].read_bytes()[:-512])
+    for shard, message in zip(cache.manifest.shards, ["missing", "missing", r"bytes found, \d+ wanted"], strict=True):
+        with pytest.raises(CorruptCacheError, match=message):
+            cache.check_size("samples", shard)
+
+
+def test_swapped_shards_disagree_by_key(cache_copy: Path) -> None:
+    cache = open_cache(cache_copy)
+    first, second = (cache.paths.shard("blocks-1-patch-fp16", name) for name in ("train-000000", "train-000001"))
+    other = first.with_name("other")
+    first.rename(other), second.rename(first), other.rename(second)
+    shard = cache.manifest.shards[0]
+    with pytest.raises(CorruptCacheError, match=r"record 0 is 'digit-\d+.v00.npy', wanted 'digit-\d+.v00.npy'"):
+        cache.check_shard(shard, cache.index(shard), [cache.find_column(kind="patch", codec="fp16")], hashes=False)

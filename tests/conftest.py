@@ -1,0 +1,113 @@
+"""Shared fixtures: a tiny cache of real digits, made once, and what is needed to make others."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdcache.cache import Cache, open_cache
+from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.extract import extract
+
+TEACHER = "vit_tiny_patch16_224"
+TEACHER_KWARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
+STUDENT_KWARGS = {**TEACHER_KWARGS, "embed_dim": 12}
+del STUDENT_KWARGS["img_size"], STUDENT_KWARGS["num_classes"]
+TAPS = (
+    "blocks.-1/patch:fp16",
+    "blocks.-1/patch:int8",
+    "blocks.-1/patch:bf16",
+    "blocks.0/patch:fp32",
+    "blocks.-1/prefix:fp32",
+    "head/logits",
+    "head/logits:topk=3",
+)
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def tiny_extract(out: Path, **changes: Any) -> ExtractConfig:
+    """A teacher pass over twenty digits in three shards that takes well under a second."""
+    config = ExtractConfig(
+        data="digits:train",
+        out=out,
+        teacher=TEACHER,
+        teacher_weights="random",
+        teacher_kwargs=TEACHER_KWARGS,
+        taps=TAPS,
+        views=2,
+        view_recipe="rrc-flip",
+        limit=20,
+        shard_samples=8,
+        batch_size=6,
+        threads=2,
+    )
+    return replace(config, **changes)
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished cache that no test may change."""
+    root = tmp_path_factory.mktemp("caches") / "tiny"
+    extract(tiny_extract(root))
+    return root
+
+
+@pytest.fixture
+def tiny_cache(tiny_root: Path) -> Cache:
+    return open_cache(tiny_root)
+
+
+@pytest.fixture
+def cache_copy(tiny_root: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny cache to damage."""
+    return Path(shutil.copytree(tiny_root, tmp_path / "copy"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of class folders with six small colour images of different shapes and formats."""
+    random = np.random.default_rng(5)
+    root = tmp_path / "photos"
+    for number, extension in enumerate(("jpg", "JPEG", "png", "webp", "jpg", "png")):
+        path = root / ("cat" if number % 2 else "dog") / f"{number}.{extension}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (20 + 3 * number, 30 - 2 * number, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """Real images that lie beside the project on some machines."""
+
+    def find(name: str) -> Path:
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"{path} is not on this machine; it holds real images for this test")
+        return path
+
+    return find
+
+
+def flip_bit(path: Path, position: int) -> None:
+    """Damage one bit of a read-only file."""
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))

@@ -1,0 +1,41 @@
+import pytest
+
+from kdcache.distributed import worker_env
+from kdcache.errors import UsageError
+
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+    "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1",
+}  # fmt: skip
+
+
+def test_a_process_on_its_own() -> None:
+    first, second = worker_env({}), worker_env({})
+    assert (first.rank, first.world_size, first.local_rank, first.is_main) == (0, 1, 0, True)
+    assert first.job_id != second.job_id
+
+
+def test_torchrun() -> None:
+    env = worker_env(TORCHRUN)
+    assert (env.rank, env.world_size, env.local_rank, env.is_main) == (3, 8, 1, False)
+    assert env.job_id == worker_env({**TORCHRUN, "RANK": "0"}).job_id
+    assert env.job_id != worker_env({**TORCHRUN, "MASTER_PORT": "29501"}).job_id
+
+
+def test_slurm() -> None:
+    environ = {
+        "SLURM_PROCID": "2",
+        "SLURM_NTASKS": "4",
+        "SLURM_LOCALID": "0",
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_ID": "0",
+    }
+    env = worker_env(environ)
+    assert (env.rank, env.world_size, env.local_rank) == (2, 4, 0)
+    assert worker_env({**environ, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}).world_size == 1
+
+
+@pytest.mark.parametrize("changes", [{"RANK": "x"}, {"RANK": "9"}, {"WORLD_SIZE": ""}])
+def test_contradictions(changes: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="torchrun"):
+        worker_env({**TORCHRUN, **changes})

@@ -1,0 +1,116 @@
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from kdcache.errors import BadImageError
+from kdcache.images.decode import MAX_PIXELS, decode_image, image_extension
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(mode: str = "RGB") -> Image.Image:
+    ramp = np.linspace(0, 255, 40, dtype=np.uint8)
+    grey = Image.fromarray(np.broadcast_to(ramp, (30, 40)).copy())
+    return grey if mode == "L" else grey.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("PNG", "RGB"), ("PNG", "L"), ("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "P"), ("PNG", "1"), ("JPEG", "RGB"),
+        ("JPEG", "L"), ("JPEG", "CMYK"), ("WEBP", "RGB"), ("BMP", "RGB"), ("GIF", "P"), ("TIFF", "RGB"), ("PPM", "L"),
+    ],
+)  # fmt: skip
+def test_every_mode_becomes_rgb(kind: str, mode: str) -> None:
+    decoded = decode_image(encoded(gradient(mode), kind))
+    assert decoded.rgb.mode == "RGB"
+    assert decoded.rgb.size == (40, 30)
+    assert decoded.mode == mode
+
+
+def test_sixteen_bits_are_scaled_and_never_clipped() -> None:
+    """Pillow's own conversion gives a mean of 255 here."""
+    wide = np.broadcast_to(np.linspace(0, 65535, 40).astype(np.uint16), (30, 40)).copy()
+    for kind in ("PNG", "TIFF"):
+        pixels = np.asarray(decode_image(encoded(Image.fromarray(wide), kind)).rgb)
+        assert abs(pixels.mean() - 127.5) < 1
+        np.testing.assert_array_equal(pixels[..., 0], wide // 257)
+
+
+def test_rotation_is_noted_and_not_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode_image(encoded(gradient(), "JPEG", exif=exif))
+    assert decoded.orientation == 6
+    assert decoded.rgb.size == (40, 30)
+    assert decode_image(encoded(gradient(), "JPEG")).orientation == 1
+
+
+def test_alpha_is_dropped_and_the_first_frame_taken() -> None:
+    image = gradient("RGBA")
+    image.putalpha(0)
+    np.testing.assert_array_equal(np.asarray(decode_image(encoded(image, "PNG")).rgb), np.asarray(gradient()))
+    frames = encoded(gradient("P"), "GIF", save_all=True, append_images=[Image.new("P", (40, 30), 9)])
+    assert decode_image(frames).rgb.size == (40, 30)
+
+
+JPEG = encoded(gradient(), "JPEG")
+NOISE = encoded(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (NOISE[: int(len(NOISE) * 0.6)], "cannot be decoded"),
+        (JPEG[:10], "cannot be opened"),
+        (b"<html>404</html>", "cannot be opened"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "cannot be opened"),
+        (encoded(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"), "mode F"),
+        (encoded(Image.fromarray(np.zeros((3, 3), np.int32)), "TIFF"), "mode I"),
+    ],
+    ids=["empty", "cut", "stub", "html", "eps", "float", "int32"],
+)
+def test_what_cannot_be_used_says_why(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImageError, match=reason):
+        decode_image(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_decompression_bomb_is_refused_from_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = int(MAX_PIXELS**0.5) + 1
+    bomb = encoded(Image.new("1", (side, side)), "PNG")
+    assert len(bomb) < 50_000
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(BadImageError, match=f"{side} x {side} pixels, more than"):
+        decode_image(bomb)
+
+
+def test_an_enormous_bomb_is_refused_by_pillow_itself() -> None:
+    with pytest.raises(BadImageError, match="more than"):
+        decode_image(encoded(Image.new("1", (20_000, 20_000)), "PNG"))
+
+
+def test_filling_truncated_images_with_grey_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ValueError, match="grey in silence"):
+        decode_image(JPEG)
+
+
+def test_a_lying_extension_does_not_matter() -> None:
+    assert decode_image(encoded(gradient(), "WEBP")).rgb.size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "extension"),
+    [("a.jpg", "jpg"), ("a.JPEG", "jpg"), ("a.b.PNG", "png"), ("a.tiff", "tif"), ("a.txt", None), ("jpg", None)],
+)
+def test_one_spelling_of_each_extension(name: str, extension: str | None) -> None:
+    assert image_extension(name if "." in name else f"{name}.") == extension

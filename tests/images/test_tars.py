@@ -1,0 +1,122 @@
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from kdcache.errors import SourceError
+from kdcache.images.tars import MAX_COMPRESSION_RATIO, TarSource
+
+
+def make_tar(path: Path, members: dict[str, bytes], *, kind: int = tarfile.GNU_FORMAT) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w", format=kind) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+MEMBERS = {
+    "a/x.jpg": b"image x", "a/x.cls": b"3\n", "a/x.json": b"{}",
+    "y.cls": b"0", "y.JPEG": b"image y",
+    "z.png": b"image z",
+    "text.txt": b"none",
+    "zero.jpg": b"",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+@pytest.mark.parametrize("name", ["t.tar", "t.tar.gz"])
+def test_samples_are_grouped_by_key(tmp_path: Path, name: str, kind: int) -> None:
+    source = TarSource(str(make_tar(tmp_path / name, MEMBERS, kind=kind)))
+    assert [(image.key, image.extension, image.label) for image in source.images] == [
+        ("a/x", "jpg", 3),
+        ("y", "jpg", 0),
+        ("z", "png", -1),
+        ("zero", "jpg", -1),
+    ]
+    assert [source.read(position) for position in range(4)] == [b"image x", b"image y", b"image z", b""]
+    assert source.size_bytes(0) == 7
+    assert source.num_classes == 4
+
+
+def test_brace_patterns(tmp_path: Path) -> None:
+    for number in range(3):
+        make_tar(tmp_path / f"p-{number:03d}.tar", {f"k{number}.jpg": b"x"})
+    source = TarSource(str(tmp_path / "p-{000..002}.tar"))
+    assert [image.key for image in source.images] == ["k0", "k1", "k2"]
+    with pytest.raises(SourceError, match=r"p-003.tar: no such file \(1 of 4 tars"):
+        TarSource(str(tmp_path / "p-{000..003}.tar"))
+    with pytest.raises(SourceError, match="braces are not balanced"):
+        TarSource(str(tmp_path / "p-{000.tar"))
+
+
+def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", {"k.jpg": b"x"})
+    make_tar(tmp_path / "b.tar", {"k.jpg": b"y"})
+    with pytest.raises(SourceError, match=r"'k' occurs twice: in .*a.tar and in .*b.tar"):
+        TarSource(str(tmp_path / "{a,b}.tar"))
+
+
+def test_the_same_key_twice_in_one_tar(tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", {"k.jpg": b"x", "other.jpg": b"y", "k.png": b"z"})
+    with pytest.raises(SourceError, match="occurs twice"):
+        TarSource(str(tmp_path / "a.tar"))
+
+
+def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+    data = make_tar(tmp_path / "t.tar", {f"k{number}.jpg": b"x" * 600 for number in range(3)}).read_bytes()
+    end = 3 * (512 + 1024)
+    for size in [*range(0, end + 512, 512), 100, 700, 1500]:
+        (tmp_path / "t.tar").write_bytes(data[:size])
+        with pytest.raises(SourceError, match="truncated or damaged"):
+            TarSource(str(tmp_path / "t.tar"))
+
+
+def test_damaged_gzip_is_noticed(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "t.tar.gz", MEMBERS)
+    data = path.read_bytes()
+    for damaged in (data[: len(data) // 2], data[:-4], b"not gzip", data[:50] + b"\0" * 20 + data[70:]):
+        path.write_bytes(damaged)
+        with pytest.raises(SourceError, match="truncated or damaged"):
+            TarSource(str(path))
+
+
+def test_a_gzip_bomb_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(b"\0" * (64 << 20)))
+    with pytest.raises(SourceError, match=f"over {MAX_COMPRESSION_RATIO} times"):
+        TarSource(str(path))
+
+
+def test_links_devices_and_sparse_files_are_no_images(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            info = tarfile.TarInfo(f"k{ord(kind)}.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        info = tarfile.TarInfo("good.jpg")
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"x"))
+    assert [image.key for image in TarSource(str(tmp_path / "t.tar")).images] == ["good"]
+
+
+def test_a_label_that_is_no_number(tmp_path: Path) -> None:
+    make_tar(tmp_path / "t.tar", {"k.jpg": b"x", "k.cls": b"cat"})
+    with pytest.raises(SourceError, match=r"k.cls holds 'cat', wanted a class index"):
+        TarSource(str(tmp_path / "t.tar"))
+
+
+def test_no_images_at_all(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no images"):
+        TarSource(str(make_tar(tmp_path / "t.tar", {"a.txt": b"x"})))
+
+
+def test_a_tar_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    source = TarSource(str(make_tar(tmp_path / "t.tar", {"k.jpg": b"x" * 2000})))
+    with (tmp_path / "t.tar").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(SourceError, match="became shorter"):
+        source.read(0)

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from kdcache.errors import ModelError
+from kdcache.models import create_timm_model, load_weights, weights_sha256
+from kdcache.models.build import size_arguments
+
+KWARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 5}
+
+
+def vit(**changes: object) -> torch.nn.Module:
+    return create_timm_model("vit_tiny_patch16_224", kwargs={**KWARGS, **changes})
+
+
+def test_unknown_names_suggest_known_ones() -> None:
+    with pytest.raises(ModelError, match="did you mean cait_s24_224"):
+        create_timm_model("cait_s24_244")
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ModelError, match="does not take these arguments.*depht"):
+        vit(depht=3)
+    with pytest.raises(ModelError, match="cannot be built"):
+        vit(embed_dim=25)
+
+
+def test_no_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ModelError, match="--teacher-weights FILE"):
+        create_timm_model("vit_tiny_patch16_224", pretrained=True)
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_come_back(tmp_path: Path, suffix: str, wrapper: str | None) -> None:
+    source, target = vit(), vit()
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(source.state_dict(), path)
+    else:
+        state = {f"module.{name}": value for name, value in source.state_dict().items()}
+        torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
+    assert weights_sha256(source) != weights_sha256(target)
+    load_weights(target, path)
+    assert weights_sha256(source) == weights_sha256(target)
+
+
+def test_the_hash_sees_one_changed_weight() -> None:
+    model = vit()
+    before = weights_sha256(model)
+    with torch.no_grad():
+        model.head.bias[0] += 1e-6  # type: ignore[union-attr,index]
+    assert weights_sha256(model) != before
+
+
+def test_original_releases_go_through_timms_filter(tmp_path: Path) -> None:
+    """A position embedding of another size is resized by the architecture's own filter, as timm does."""
+    source = vit(img_size=32)
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "w.safetensors")
+    target = vit()
+    load_weights(target, tmp_path / "w.safetensors")
+    torch.testing.assert_close(target.head.weight, source.head.weight)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [({"depth": 2}, "missing: blocks.1"), ({"num_classes": 6}, r"other shape: head.*\(5,\), wanted \(6,\)")],
+)
+def test_weights_that_do_not_fit_name_the_tensors(tmp_path: Path, changes: dict[str, int], problem: str) -> None:
+    torch.save(vit().state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=problem):
+        load_weights(vit(**changes), tmp_path / "w.pth")
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("/tmp/kdcache-was-executed"),))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("content", ["pickle", "garbage", "no tensors", "missing"])
+def test_files_that_are_no_weights(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "w.pth"
+    if content == "pickle":
+        torch.save({"model": Payload()}, path)
+    elif content == "garbage":
+        path.write_bytes(b"garbage")
+    elif content == "no tensors":
+        torch.save({"epoch": 3}, path)
+    with pytest.raises(ModelError, match=r"w\.pth"):
+        load_weights(vit(), path)
+    assert not Path("/tmp/kdcache-was-executed").exists()
+
+
+def test_which_models_must_be_told_their_size() -> None:
+    assert size_arguments("deit_tiny_patch16_224", 64) == {"img_size": 64}
+    assert size_arguments("resnet18", 64) == {}

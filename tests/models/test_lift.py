@@ -1,0 +1,73 @@
+import pytest
+import timm
+import torch
+
+from kdcache.errors import ModelError
+from kdcache.models import Lift, count_parameters
+
+SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
+
+
+@pytest.mark.parametrize(
+    ("width", "parameters"), [(384, 5_983_528), (256, 5_830_696), (320, 5_907_112), (448, 6_059_944)]
+)
+def test_parameters_are_the_papers(width: int, parameters: int) -> None:
+    """DeiT-Tiny with 1,000 classes, as arXiv:2511.15572's code counts without its unused norm and head."""
+    trunk = timm.create_model("deit_tiny_patch16_224")
+    assert count_parameters(trunk) == 5_717_416
+    unused = count_parameters(trunk.norm) + count_parameters(trunk.head)
+    lift = Lift(trunk, width=width, num_classes=1000)
+    assert count_parameters(lift) == parameters
+    if width == 384:
+        assert parameters + unused == 6_176_912
+
+
+def test_logits_are_a_linear_map_of_the_mean_lifted_token() -> None:
+    trunk = timm.create_model("vit_tiny_patch16_224", **SMALL)
+    lift = Lift(trunk, width=24, num_classes=5).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        logits, tokens = lift.forward_tokens(images)
+        raw = trunk.forward_intermediates(images, indices=[-1], output_fmt="NLC", intermediates_only=True)[0]
+        torch.testing.assert_close(tokens, lift.norm(raw @ lift.project.weight.T))
+        torch.testing.assert_close(logits, tokens.mean(1) @ lift.head.weight.T + lift.head.bias)
+        torch.testing.assert_close(lift(images), logits, rtol=0, atol=0)
+    assert tokens.shape == (2, 16, 24)
+    torch.testing.assert_close(tokens.mean(-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    """Otherwise DDP would hang or need find_unused_parameters."""
+    lift = Lift(timm.create_model("vit_tiny_patch16_224", **SMALL), width=24, num_classes=5)
+    logits, tokens = lift.forward_tokens(torch.randn(2, 3, 16, 16))
+    (logits.sum() + (tokens**2).sum()).backward()
+    assert [name for name, parameter in lift.named_parameters() if parameter.grad is None] == []
+
+
+def test_distilled_and_register_models_lift_too() -> None:
+    for name in ("deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2"):
+        changes = {"img_size": 28, "patch_size": 14} if "reg4" in name else {"img_size": 32}
+        trunk = timm.create_model(name, embed_dim=12, depth=1, num_heads=3, **changes)
+        lift = Lift(trunk, width=24, num_classes=5)
+        side = changes["img_size"]
+        assert lift(torch.randn(1, 3, side, side)).shape == (1, 5)
+
+
+def test_other_models_are_refused_with_the_reason() -> None:
+    with pytest.raises(ModelError, match="ResNet is none; choose a student such as"):
+        Lift(timm.create_model("resnet18"), width=24, num_classes=5)
+
+
+def test_embeddings_are_not_decayed() -> None:
+    lift = Lift(timm.create_model("vit_tiny_patch16_224", **SMALL), width=24, num_classes=5)
+    names = dict(lift.named_parameters())
+    assert {"trunk.pos_embed", "trunk.cls_token"} <= lift.no_weight_decay()
+    assert {"trunk.pos_embed", "trunk.cls_token"} <= names.keys()
+
+
+def test_checkpointing_changes_memory_not_results() -> None:
+    lift = Lift(timm.create_model("vit_tiny_patch16_224", **SMALL), width=24, num_classes=5)
+    images = torch.randn(2, 3, 16, 16)
+    plain = lift(images)
+    lift.set_grad_checkpointing()
+    torch.testing.assert_close(lift(images), plain)

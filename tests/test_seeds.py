@@ -1,0 +1,31 @@
+import numpy as np
+
+from kdcache.seeds import derived_bits, derived_key, derived_seed
+
+
+def test_every_purpose_has_its_own_numbers() -> None:
+    seeds = {
+        derived_seed("teacher", 0),
+        derived_seed("student", 0),
+        derived_seed("step", 0, 0, 0),
+        derived_seed("step", 0, 1, 0),
+    }
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_parts_do_not_run_into_each_other() -> None:
+    assert derived_key("a", "bc") != derived_key("ab", "c")
+
+
+def test_bits_are_frozen() -> None:
+    """A cache's views and a run's order must not move with a numpy version: these are the values of this format."""
+    assert derived_bits(3, "view", 0, 1, "digit-0001").tolist() == [
+        18039952229587223921,
+        4394574182890506244,
+        9228182412707796031,
+    ]
+
+
+def test_bits_of_names_that_are_not_unicode() -> None:
+    assert derived_bits(4, b"\xff".decode("utf-8", "surrogateescape")).dtype == np.uint64
