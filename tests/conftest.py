@@ -46,6 +46,7 @@ def tiny_extract(out: Path, **changes: Any) -> ExtractConfig:
         shard_samples=8,
         batch_size=6,
         threads=2,
+        cpu_threads=2,
     )
     return replace(config, **changes)
 

@@ -47,7 +47,11 @@ class ViewFacts(Facts, frozen=True):
 
 
 class TeacherFacts(Facts, frozen=True):
-    """Which teacher. `weights` is hub, file or random; `weights_sha256` is over the names and bytes of its tensors."""
+    """Which teacher, and where it ran.
+
+    `weights` is hub, file or random; `weights_sha256` is over the names and bytes of its tensors. `cpu_threads` is 0 on
+    an accelerator; on a CPU the last bits of a forward depend on it.
+    """
 
     name: str
     kwargs: dict[str, Any]
@@ -56,6 +60,7 @@ class TeacherFacts(Facts, frozen=True):
     weights_sha256: str
     precision: str
     device: str
+    cpu_threads: int
 
 
 class ColumnFacts(Facts, frozen=True):

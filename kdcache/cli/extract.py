@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     teacher.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default=default, help="autocast type")
     teacher.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1")
+    teacher.add_argument("--cpu-threads", type=int, metavar="N", default=default, help="of a forward on a CPU (cores)")
     teacher.add_argument("--batch-size", type=int, metavar="N", default=default, help="views in one forward (32)")
 
     kept = parser.add_argument_group("what is kept")

@@ -57,7 +57,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
         shard, row = reader.locate(sample)
         pixels = next(replayer.pixels(shard, row, sample, [view]))
         item: dict[str, Any] = {
-            "pixels": torch.from_numpy(np.ascontiguousarray(pixels)),
+            "pixels": torch.from_numpy(np.array(pixels)),
             "label": int(shard.index.labels[row]),
             "key": shard.index.key(row),
             "view": view,

@@ -68,7 +68,13 @@ class ViewReplayer:
         if self._source is None:
             return self._reader.read_image(shard, row)
         sample = shard.index.sample(row)
-        data = self._source.read(self._positions[sample.source_key])
+        position = self._positions.get(sample.source_key)
+        if position is None:
+            raise SourceError(
+                f"{shard.name}, key {sample.key!r}: the source has no image {sample.source_key!r}; pass the source the "
+                "cache was extracted from with --data"
+            )
+        data = self._source.read(position)
         if hashlib.sha256(data).hexdigest() != sample.source_sha256:
             raise CacheMismatchError(
                 f"{shard.name}, key {sample.key!r}: the source image {sample.source_key!r} has changed since the "

@@ -39,6 +39,8 @@ class ExtractConfig:
         statistics: ``full`` keeps second moments and singular values, ``light`` does not.
         precision: Autocast type; ``auto`` is bf16 on an accelerator and fp32 on a CPU.
         device: auto, cpu, cuda, cuda:1.
+        cpu_threads: Threads of a forward on a CPU; part of the plan, because the last bits depend on it. None takes the
+            cores of this process, whatever OMP_NUM_THREADS says, so that workers under torchrun agree with one alone.
         threads: Threads that read, decode and cut views; None takes the cores of this process.
         max_bad: Share of the images that may be unusable before the run fails.
         max_error: Largest relative error a codec may have on this data; None for any.
@@ -68,6 +70,7 @@ class ExtractConfig:
     statistics: Statistics = "full"
     precision: Precision = "auto"
     device: str = "auto"
+    cpu_threads: int | None = None
     threads: int | None = None
     max_bad: float = 0.01
     max_error: float | None = None
@@ -75,7 +78,7 @@ class ExtractConfig:
     check_space: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("views", "shard_samples", "batch_size", "limit", "threads", "image_size"):
+        for name in ("views", "shard_samples", "batch_size", "limit", "threads", "cpu_threads", "image_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

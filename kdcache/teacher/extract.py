@@ -93,6 +93,7 @@ def extract(
             seed=config.seed,
             device=device,
             precision=config.precision,
+            cpu_threads=config.cpu_threads,
         )
         recipe = plan_recipe(config, teacher)
         plan = plan_source(source, config)

@@ -1,6 +1,7 @@
 """The frozen teacher: built once, asked for its taps, never trained."""
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Teacher:
         seed: Of random weights.
         device: Where it runs.
         precision: auto, fp32, bf16 or fp16.
+        cpu_threads: Threads of a forward on a CPU; None takes the cores of this process.
 
     Raises: ModelError.
 
@@ -72,6 +74,7 @@ class Teacher:
         seed: int,
         device: torch.device,
         precision: str,
+        cpu_threads: int | None = None,
     ) -> None:
         if image_size is not None and image_size != kwargs.get("img_size", image_size):
             raise UsageError(f"--image-size {image_size} contradicts --teacher-kwargs img_size={kwargs['img_size']}")
@@ -98,6 +101,7 @@ class Teacher:
             weights_sha256=weights_sha256(self.model),
             precision=self.precision,
             device=device.type,
+            cpu_threads=(cpu_threads or len(os.sched_getaffinity(0))) if device.type == "cpu" else 0,
         )
         self.model.to(device).eval().requires_grad_(False)
         self._reader: TapReader | None = None
@@ -110,7 +114,11 @@ class Teacher:
         """
         self._reader = TapReader(self.model, taps)
         black = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
-        said = self.run(black, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        try:
+            said = self.run(black, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        except (RuntimeError, AssertionError) as error:
+            side = self.image_size
+            raise ModelError(f"{self.facts.name} does not take RGB images of {side} x {side} pixels: {error}") from None
         facts: list[TapFacts] = []
         for tap in self._reader.taps:
             grid = (
@@ -130,6 +138,8 @@ class Teacher:
         Raises: KdcacheError when the accelerator runs out of memory.
         """
         assert self._reader is not None, "listen() first"
+        if self.facts.cpu_threads:
+            torch.set_num_threads(self.facts.cpu_threads)
         try:
             with torch.inference_mode(), self._autocast():
                 images = normalize_pixels(torch.from_numpy(pixels).to(self.device), mean=mean, std=std)

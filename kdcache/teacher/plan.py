@@ -1,6 +1,6 @@
 """From what was asked to one fingerprint: which images in which order, which views, which columns."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import msgspec
@@ -75,6 +75,9 @@ def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:
     values: dict[str, Any] = {"name": config.view_recipe, "size": teacher.image_size}
     if config.view_recipe == "eval":
         values |= {"crop_pct": settings["crop_pct"], "squash": mode == "squash"}
+    known = [field.name for field in fields(ViewRecipe) if field.name not in ("name", "size")]
+    if unknown := [name for name in config.view_params if name not in known]:
+        raise UsageError(f"view parameters {unknown} do not exist; there are {', '.join(known)}")
     try:
         return msgspec.convert({**values, **config.view_params}, ViewRecipe, strict=False)
     except (msgspec.ValidationError, ValueError) as error:

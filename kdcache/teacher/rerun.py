@@ -68,6 +68,7 @@ def rerun_teacher(
         seed=fingerprint.views.seed,
         device=device,
         precision=facts.precision,
+        cpu_threads=facts.cpu_threads or None,
     )
     if teacher.facts.weights_sha256 != facts.weights_sha256:
         raise CacheMismatchError(

@@ -22,10 +22,10 @@ class MetricsLog:
 
     def __init__(self, folder: Path, *, tensorboard: bool, size_bytes: int) -> None:
         self._path = folder / "metrics.jsonl"
+        self._writer: Any = _open_tensorboard(folder / "tensorboard") if tensorboard else None
         with storage_errors(self._path, "open"):
             self._file = self._path.open("ab")
             self._file.truncate(size_bytes)
-        self._writer: Any = _open_tensorboard(folder / "tensorboard") if tensorboard else None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Add one line.

@@ -28,7 +28,6 @@ def test_slurm() -> None:
         "SLURM_NTASKS": "4",
         "SLURM_LOCALID": "0",
         "SLURM_JOB_ID": "77",
-        "SLURM_STEP_ID": "0",
     }
     env = worker_env(environ)
     assert (env.rank, env.world_size, env.local_rank) == (2, 4, 0)

@@ -22,7 +22,7 @@ def test_unknown_names_suggest_known_ones() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ModelError, match="does not take these arguments.*depht"):
+    with pytest.raises(ModelError, match=r"does not take these arguments.*depht"):
         vit(depht=3)
     with pytest.raises(ModelError, match="cannot be built"):
         vit(embed_dim=25)

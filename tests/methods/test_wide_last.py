@@ -1,0 +1,13 @@
+from kdcache.methods import WideLastConfig
+from kdcache.methods.wide_last import WideLast
+from kdcache.models import StudentSpec
+
+
+def test_the_student_takes_the_teachers_width() -> None:
+    spec = StudentSpec(name="deit_tiny_patch16_224", num_classes=1000, image_size=224)
+    changed = WideLast(WideLastConfig()).change(spec, teacher_width=384)
+    assert (changed.change, changed.width, changed.block) == ("widelast", 384, -1)
+
+
+def test_nothing_is_dropped_at_inference() -> None:
+    assert WideLast(WideLastConfig()).adapter(384, 384) is None

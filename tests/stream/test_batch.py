@@ -1,0 +1,47 @@
+import numpy as np
+import torch
+
+from kdcache.cache import Cache
+from kdcache.stream.batch import BatchBuffers
+
+
+def test_buffers_are_views_of_the_batch(tiny_cache: Cache) -> None:
+    columns = tiny_cache.manifest.fingerprint.columns
+    buffers = BatchBuffers(4, columns, tiny_cache.manifest.fingerprint.views, pinned=False)
+    buffers.pixels[2] = 7
+    buffers.labels[:] = 3
+    buffers.set_rows(np.array([[5, 1], [6, 0], [7, 1], [8, 0]]))
+    for fields in buffers.fields.values():
+        for field in fields:
+            field[:] = 0
+    batch = buffers.batch
+    assert int(batch.pixels[2, 0, 0, 0]) == 7
+    assert batch.labels.tolist() == [3] * 4
+    assert batch.samples.tolist() == [5, 6, 7, 8]
+    assert batch.views.tolist() == [1, 0, 1, 0]
+    assert all(float(targets.decode().abs().max()) == 0 for name, targets in batch.targets.items() if "patch" in name)
+
+
+def test_a_clone_survives_the_next_batch(tiny_cache: Cache) -> None:
+    buffers = BatchBuffers(
+        2, tiny_cache.manifest.fingerprint.columns, tiny_cache.manifest.fingerprint.views, pinned=False
+    )
+    buffers.pixels[:] = 1
+    clone = buffers.batch.clone()
+    buffers.pixels[:] = 2
+    assert int(clone.pixels.max()) == 1
+
+
+def test_images_are_normalised_with_the_teachers_numbers(tiny_cache: Cache) -> None:
+    facts = tiny_cache.manifest.fingerprint.views
+    buffers = BatchBuffers(1, [], facts, pinned=False)
+    buffers.pixels[:] = 255
+    images = buffers.batch.images
+    assert images.shape == (1, 3, 16, 16)
+    expected = (1 - torch.tensor(facts.mean)) / torch.tensor(facts.std)
+    torch.testing.assert_close(images[0, :, 0, 0], expected)
+
+
+def test_moving_to_the_same_device_is_free(tiny_cache: Cache) -> None:
+    batch = BatchBuffers(1, [], tiny_cache.manifest.fingerprint.views, pinned=False).batch
+    assert batch.to("cpu") is batch

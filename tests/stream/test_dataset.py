@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from kdcache.cache import Cache
+from kdcache.errors import UsageError
+from kdcache.stream import CacheDataset, CacheIterable, CacheLoader, StreamConfig
+
+CONFIG = StreamConfig(batch_size=4, num_threads=1, check_pixels=1.0)
+
+
+def test_items_are_records_by_number(tiny_cache: Cache) -> None:
+    dataset = CacheDataset(tiny_cache, check_pixels=1.0)
+    assert len(dataset) == 40
+    index = tiny_cache.index(tiny_cache.manifest.shards[0])
+    item = dataset[5]
+    assert (item["key"], item["view"], item["label"]) == (index.key(2), 1, int(index.labels[2]))
+    assert item["pixels"].shape == (16, 16, 3)
+    column = tiny_cache.find_column(kind="patch", codec="int8")
+    decoded = column.make_codec().decode(
+        tiny_cache.strided(column, tiny_cache.manifest.shards[0]).fields(), tuple(column.shape)
+    )
+    np.testing.assert_array_equal(item[column.name].numpy(), decoded[5])
+    assert dataset[-1]["key"] == dataset[39]["key"]
+    with pytest.raises(IndexError):
+        dataset[40]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_map_dataset_inside_a_dataloader(tiny_cache: Cache, workers: int) -> None:
+    columns = [tiny_cache.find_column(kind="patch", codec="fp16")]
+    loader = DataLoader(CacheDataset(tiny_cache, columns), batch_size=8, num_workers=workers)
+    batches = list(loader)
+    assert len(batches) == 5
+    assert batches[0][columns[0].name].shape == (8, 16, 24)
+    assert batches[0]["pixels"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_the_iterable_dataset_gives_the_loaders_batches_for_any_workers(tiny_cache: Cache, workers: int) -> None:
+    columns = tiny_cache.manifest.fingerprint.columns
+    expected = [batch.clone() for batch in CacheLoader(tiny_cache, columns, CONFIG)]
+    dataset = CacheIterable(tiny_cache, columns, CONFIG)
+    found = list(DataLoader(dataset, batch_size=None, num_workers=workers))
+    assert len(dataset) == len(expected) == 5
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.samples, theirs.samples)
+        assert torch.equal(ours.pixels, theirs.pixels)
+        for name, targets in ours.targets.items():
+            assert torch.equal(targets.decode(), theirs.targets[name].decode())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_with_workers(tiny_cache: Cache, workers: int) -> None:
+    dataset = CacheIterable(tiny_cache, [], CONFIG)
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+    orders = []
+    for epoch in (0, 1, 0):
+        dataset.set_epoch(epoch)
+        orders.append(torch.cat([batch.samples for batch in loader]).tolist())
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_state_without_workers(tiny_cache: Cache) -> None:
+    dataset = CacheIterable(tiny_cache, [], CONFIG)
+    stream = iter(dataset)
+    next(stream)
+    state = dataset.state_dict()
+    rest = [batch.samples.tolist() for batch in stream]
+    again = CacheIterable(tiny_cache, [], CONFIG)
+    again.load_state_dict(state)
+    assert [batch.samples.tolist() for batch in again] == rest
+
+
+def test_workers_have_no_state(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.stream.dataset.get_worker_info", lambda: object())
+    with pytest.raises(UsageError, match="num_workers=0"):
+        CacheIterable(tiny_cache, [], CONFIG).state_dict()

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcache.stream.order import StreamOrder, epoch_order
+
+SIZES = (8, 8, 5, 8, 1)
+
+
+def order(**changes: object) -> StreamOrder:
+    settings = {"shard_sizes": SIZES, "num_views": 3, "batch_size": 4, "seed": 0, "window": 2}
+    return StreamOrder(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 5), st.integers(0, 3), st.booleans())
+def test_every_sample_once_per_epoch(sizes: list[int], window: int, epoch: int, shuffle: bool) -> None:
+    found = epoch_order(sizes, seed=1, epoch=epoch, window=window, shuffle=shuffle)
+    assert sorted(found.tolist()) == list(range(sum(sizes)))
+
+
+def test_the_order_is_frozen() -> None:
+    """A resumed run must see the batches it would have seen, whatever numpy is installed by then."""
+    assert epoch_order((3, 3, 2), seed=0, epoch=0, window=2).tolist() == [4, 2, 0, 5, 1, 3, 7, 6]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = {tuple(epoch_order(SIZES, seed=seed, epoch=epoch, window=9)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_a_window_mixes_its_shards_and_no_others() -> None:
+    found = epoch_order((10,) * 6, seed=0, epoch=0, window=2)
+    for first in range(0, 60, 20):
+        shards = {int(sample) // 10 for sample in found[first : first + 20]}
+        assert len(shards) == 2
+    assert found.tolist() != sorted(found.tolist())
+
+
+def test_unshuffled_is_the_order_of_the_cache() -> None:
+    assert epoch_order(SIZES, seed=0, epoch=5, window=2, shuffle=False).tolist() == list(range(30))
+
+
+@pytest.mark.parametrize("tail", ["drop", "pad"])
+@pytest.mark.parametrize("views_per_sample", [1, 2])
+def test_the_global_batch_does_not_depend_on_the_number_of_ranks(tail: str, views_per_sample: int) -> None:
+    plan = order(batch_size=8, tail=tail, views_per_sample=views_per_sample)
+    samples = plan.epoch(3)
+    for step in range(plan.steps_per_epoch):
+        whole = plan.batch(samples, epoch=3, step=step)
+        for world_size in (1, 2, 4):
+            parts = [
+                plan.batch(samples, epoch=3, step=step, rank=rank, world_size=world_size) for rank in range(world_size)
+            ]
+            assert len({len(part) for part in parts}) == 1
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_drop_and_pad() -> None:
+    dropped, padded = order(batch_size=7), order(batch_size=7, tail="pad")
+    assert (dropped.steps_per_epoch, padded.steps_per_epoch) == (4, 5)
+    samples = padded.epoch(0)
+    last = padded.batch(samples, epoch=0, step=4)[:, 0]
+    assert last.tolist() == [*samples[28:].tolist(), *samples[:5].tolist()]
+
+
+def test_views_go_round() -> None:
+    """Over K epochs every view of every sample is seen once."""
+    plan = order(batch_size=30)
+    seen = {tuple(row) for epoch in range(3) for row in plan.batch(plan.epoch(epoch), epoch=epoch, step=0).tolist()}
+    assert seen == {(sample, view) for sample in range(30) for view in range(3)}
+
+
+def test_views_of_a_sample_are_adjacent() -> None:
+    plan = order(batch_size=6, views_per_sample=3)
+    rows = plan.batch(plan.epoch(0), epoch=0, step=0)
+    assert rows[0, 0] == rows[1, 0] == rows[2, 0] != rows[3, 0]
+    assert sorted(rows[:3, 1].tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 31}, "does not fill one batch.*at most 30"),
+        ({"batch_size": 0}, "positive multiple"),
+        ({"views_per_sample": 4}, "1 to the 3 views"),
+        ({"batch_size": 5, "views_per_sample": 2}, "positive multiple of views_per_sample = 2"),
+        ({"window": 0}, "window must be at least 1"),
+        ({"tail": "wrap"}, "drop or pad"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        order(**changes)
+
+
+def test_a_batch_that_does_not_divide() -> None:
+    plan = order(batch_size=5)
+    with pytest.raises(ValueError, match="does not divide among 2 ranks"):
+        plan.batch(plan.epoch(0), epoch=0, step=0, rank=0, world_size=2)
+
+
+def test_a_million_samples_are_ordered_quickly_enough_to_be_forgotten() -> None:
+    assert len(epoch_order((5000,) * 250, seed=0, epoch=0, window=16)) == 1_250_000

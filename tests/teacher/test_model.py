@@ -1,0 +1,95 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.errors import ModelError, TapError, UsageError
+from kdcache.models import parse_tap
+from kdcache.teacher.model import Teacher
+from tests.conftest import TEACHER, TEACHER_KWARGS
+
+
+def teacher(**changes: Any) -> Teacher:
+    settings: dict[str, Any] = {"image_size": None, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
+    return Teacher(TEACHER, TEACHER_KWARGS, "random", **{**settings, **changes})
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+NORM = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+TAPS = [parse_tap("blocks.-1/patch"), parse_tap("blocks.0/prefix"), parse_tap("head/logits")]
+
+
+def test_taps_report_their_shapes_and_grids() -> None:
+    facts = teacher().listen(TAPS)
+    assert [(str(each.tap), each.shape, each.grid) for each in facts] == [
+        ("blocks.1/patch", (16, 24), (4, 4)),
+        ("blocks.0/prefix", (1, 24), ()),
+        ("head/logits", (10,), ()),
+    ]
+
+
+def test_it_says_what_the_model_says() -> None:
+    made = teacher()
+    made.listen(TAPS)
+    said = made.run(PIXELS, **NORM)
+    images = (torch.from_numpy(PIXELS).float() / 255 - 0.5).permute(0, 3, 1, 2) / 0.5
+    with torch.inference_mode():
+        logits = made.model(images)
+    np.testing.assert_allclose(said["head/logits"], logits.numpy(), rtol=1e-5, atol=1e-6)
+    assert said["blocks.1/patch"].dtype == np.float32
+
+
+def test_random_weights_are_the_same_everywhere_and_no_students() -> None:
+    hashes = [teacher(seed=seed).facts.weights_sha256 for seed in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    torch.manual_seed(0)
+    import timm
+
+    from kdcache.models import weights_sha256
+
+    assert weights_sha256(timm.create_model(TEACHER, **TEACHER_KWARGS)) != hashes[0]
+
+
+@pytest.mark.parametrize("around", [1, 2])
+def test_the_same_batch_gives_the_same_bits_whatever_the_threads_around(around: int) -> None:
+    """torchrun sets one OpenMP thread a process; a worker must say what a process on its own says."""
+    made, again = teacher(cpu_threads=2), teacher(cpu_threads=2)
+    made.listen(TAPS)
+    expected = made.run(PIXELS, **NORM)
+    torch.set_num_threads(around)
+    again.listen(TAPS)
+    torch.set_num_threads(around)
+    for tap, values in again.run(PIXELS, **NORM).items():
+        np.testing.assert_array_equal(values, expected[tap])
+
+
+def test_facts_for_the_fingerprint() -> None:
+    facts = teacher().facts
+    assert (facts.name, facts.weights, facts.precision, facts.device) == (TEACHER, "random", "fp32", "cpu")
+    assert facts.kwargs == TEACHER_KWARGS
+    assert facts.pretrained_cfg["interpolation"] == "bicubic"
+    assert "url" not in facts.pretrained_cfg
+
+
+def test_autocast_is_applied() -> None:
+    made = teacher(precision="bf16")
+    made.listen(TAPS)
+    single = teacher()
+    single.listen(TAPS)
+    difference = np.abs(made.run(PIXELS, **NORM)["blocks.1/patch"] - single.run(PIXELS, **NORM)["blocks.1/patch"]).max()
+    assert 0 < difference < 0.1
+
+
+def test_sizes_that_contradict() -> None:
+    with pytest.raises(UsageError, match="contradicts --teacher-kwargs img_size=16"):
+        teacher(image_size=32)
+    assert teacher(image_size=16).image_size == 16
+
+
+def test_models_that_cannot_be_teachers() -> None:
+    settings: dict[str, Any] = {"image_size": 32, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
+    with pytest.raises(TapError, match="no prefix tokens"):
+        Teacher("resnet18", {}, "random", **settings).listen([parse_tap("blocks.-1/prefix")])
+    with pytest.raises(ModelError, match="does not take RGB images of 32 x 32 pixels"):
+        Teacher("resnet18", {"in_chans": 1}, "random", **settings).listen(TAPS[2:])

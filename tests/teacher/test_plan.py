@@ -1,0 +1,128 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdcache.errors import ModelError, TapError, UsageError
+from kdcache.images import open_source
+from kdcache.teacher.model import Teacher
+from kdcache.teacher.plan import make_fingerprint, plan_columns, plan_recipe, plan_source
+from tests.conftest import TEACHER_KWARGS, tiny_extract
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    cpu = torch.device("cpu")
+    return Teacher(
+        "vit_tiny_patch16_224", TEACHER_KWARGS, "random", image_size=None, seed=0, device=cpu, precision="auto"
+    )
+
+
+def config(**changes: Any) -> Any:
+    return tiny_extract(Path("unused"), **changes)
+
+
+def test_the_order_is_seeded_and_a_limit_takes_its_first_part() -> None:
+    source = open_source("digits:test")
+    whole = plan_source(source, config(limit=None))
+    assert sorted(whole.positions) == list(range(360))
+    assert whole.positions != sorted(whole.positions)
+    assert plan_source(source, config(limit=7)).positions == whole.positions[:7]
+    assert plan_source(source, config(seed=1, limit=7)).positions != whole.positions[:7]
+    assert plan_source(source, config(order="source", limit=7)).positions == list(range(7))
+
+
+def test_more_images_do_not_reorder_the_others() -> None:
+    """Position is a rank of hashes: the common images keep their relative order."""
+    some, more = (plan_source(open_source(name), config(limit=None)) for name in ("digits:test", "digits"))
+    names = [some.source.images[position].key for position in some.positions]
+    wanted = set(names)
+    assert [key for key in (more.source.images[p].key for p in more.positions) if key in wanted] == names
+
+
+def test_keys_do_not_depend_on_the_limit(photos: Path) -> None:
+    (photos / "cat" / "1.png").write_bytes((photos / "cat" / "5.png").read_bytes())
+    source = open_source(str(photos))
+    whole, part = (plan_source(source, config(limit=limit)) for limit in (None, 3))
+    assert part.keys == whole.keys[:3]
+    assert sum(key.startswith("kdcache-") for key in whole.keys) == 2
+
+
+def test_columns_resolve_taps_and_codecs(teacher: Teacher) -> None:
+    columns = plan_columns(
+        config(codec="int8", taps=("blocks.-1/patch", "blocks.0/patch:fp32", "head/logits")), teacher
+    )
+    assert [(each.name, each.tap, each.codec, each.shape, each.grid) for each in columns] == [
+        ("blocks-1-patch-int8", "blocks.1/patch", "int8", [16, 24], [4, 4]),
+        ("blocks-0-patch-fp32", "blocks.0/patch", "fp32", [16, 24], [4, 4]),
+        ("head-logits-fp16", "head/logits", "fp16", [10], []),
+    ]
+    assert all(each.stride_bytes % 512 == 0 for each in columns)
+
+
+@pytest.mark.parametrize(
+    ("taps", "error", "message"),
+    [
+        (("blocks.9/patch",), TapError, "has 2 blocks"),
+        (("blocks.1",), TapError, "is not a tap"),
+        (("head/logits:int8",), UsageError, "int8 stores tokens only"),
+        (("blocks.1/patch:topk=3",), UsageError, "topk stores logits only"),
+        (("head/logits:topk=11",), UsageError, "at least 11 classes"),
+        (("blocks.1/patch:fp8",), UsageError, "unknown codec 'fp8'"),
+        (("blocks.1/patch", "blocks.-1/patch"), UsageError, "asked for twice"),
+    ],
+)
+def test_what_cannot_be_cached(teacher: Teacher, taps: tuple[str, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        plan_columns(config(taps=taps), teacher)
+
+
+def test_the_eval_recipe_is_the_teachers(teacher: Teacher) -> None:
+    recipe = plan_recipe(config(view_recipe="eval", views=1), teacher)
+    assert (recipe.size, recipe.crop_pct, recipe.squash) == (16, 0.9, False)
+    changed = plan_recipe(config(view_recipe="eval", views=1, view_params={"crop_pct": 1.0}), teacher)
+    assert changed.crop_pct == 1.0
+    teacher.data_config["crop_mode"] = "border"
+    with pytest.raises(ModelError, match="crop mode 'border'"):
+        plan_recipe(config(view_recipe="eval", views=1), teacher)
+
+
+@pytest.mark.parametrize("params", [{"scal": [0.5, 1]}, {"scale": 0.5}, {"scale": [0.9, 0.5]}, {"flip": "often"}])
+def test_wrong_view_parameters(teacher: Teacher, params: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="view parameters"):
+        plan_recipe(config(view_params=params), teacher)
+
+
+def test_fingerprints_change_with_what_decides_bytes_and_with_nothing_else(teacher: Teacher) -> None:
+    source = open_source("digits:test")
+
+    def made(**changes: Any) -> Any:
+        asked = config(**changes)
+        return make_fingerprint(
+            asked, teacher, plan_source(source, asked), plan_recipe(asked, teacher), plan_columns(asked, teacher)
+        )
+
+    base = made()
+    for same in ({"threads": 7}, {"max_bad": 0.5}, {"check_space": False}):
+        assert made(**same) == base
+    for other in (
+        {"seed": 1}, {"views": 3}, {"batch_size": 7}, {"shard_samples": 9}, {"limit": 19}, {"order": "source"},
+        {"images": "reference"}, {"split": "val"}, {"statistics": "light"}, {"view_params": {"flip": 0.1}},
+        {"interpolation": "bilinear"}, {"taps": ("head/logits",)},
+    ):  # fmt: skip
+        assert made(**other) != base
+
+
+@pytest.mark.parametrize("changes", [{"split": "a/b"}, {"split": "index"}, {"interpolation": "random"}])
+def test_settings_that_cannot_be(teacher: Teacher, changes: dict[str, Any]) -> None:
+    asked = config(**changes)
+    source = plan_source(open_source("digits:test"), asked)
+    with pytest.raises(UsageError, match=next(iter(changes))):
+        make_fingerprint(asked, teacher, source, plan_recipe(config(), teacher), [])
+
+
+def test_source_facts(teacher: Teacher, photos: Path) -> None:
+    facts = plan_source(open_source(str(photos)), replace(config(), limit=4)).facts()
+    assert (facts.kind, facts.num_samples, facts.num_classes, facts.class_names) == ("folder", 4, 2, ["cat", "dog"])

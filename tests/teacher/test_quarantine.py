@@ -1,0 +1,15 @@
+from kdcache.teacher.quarantine import find_poison
+from tests.teacher import poison
+
+
+def test_killers_and_hangers_are_found_and_nobody_else() -> None:
+    found = find_poison(poison.read, range(9), timeout_s=1.0)
+    assert set(found) == {poison.KILLS, poison.HANGS}
+    assert "killed the process" in found[poison.KILLS]
+    assert "-9" in found[poison.KILLS]
+    assert "did not finish within 1 s" in found[poison.HANGS]
+
+
+def test_nothing_to_find() -> None:
+    assert find_poison(poison.read, [0, 1, 2], timeout_s=5.0) == {}
+    assert find_poison(poison.read, [], timeout_s=5.0) == {}

@@ -1,0 +1,54 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdcache.cache import open_cache
+from kdcache.errors import BadRecordError, TooManyBadImagesError
+from kdcache.teacher import extract as extract_module
+from kdcache.teacher.extract import extract
+from kdcache.teacher.model import Teacher
+from tests.conftest import tiny_extract
+
+
+def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), max_error=1e-4)
+    with pytest.raises(
+        BadRecordError, match=r"column blocks-1-patch-int8: relative error .* more than --max-error 0.0001"
+    ):
+        extract(config)
+    assert not list((tmp_path / "c" / "samples").iterdir())
+    extract(replace(config, max_error=0.1))
+
+
+def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights zero: every token is the same, and somebody would train on it for a month."""
+    original = Teacher.run
+
+    def dead(self: Teacher, *arguments: object, **keywords: object) -> object:
+        return {tap: values * 0 for tap, values in original(self, *arguments, **keywords).items()}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(extract_module.Teacher, "run", dead)
+    with pytest.raises(BadRecordError, match="exactly the same of every token"):
+        extract(tiny_extract(tmp_path / "c"))
+
+
+def test_too_many_bad_images_fail_the_run_and_lose_nothing(photos: Path, tmp_path: Path) -> None:
+    for name in ("cat/1.JPEG", "dog/2.png"):
+        (photos / name).write_bytes(b"")
+    config = tiny_extract(tmp_path / "c", data=str(photos), limit=None, shard_samples=3)
+    with pytest.raises(TooManyBadImagesError, match=r"1 of 6 images cannot be used, more than the share of 0.01"):
+        extract(config)
+    report = extract(replace(config, max_bad=0.5))
+    assert report.num_skipped >= 1
+    assert report.manifest is not None
+    assert (report.manifest.num_samples, report.manifest.num_bad) == (4, 2)
+    open_cache(tmp_path / "c")
+
+
+def test_bad_images_of_finished_shards_still_count(photos: Path, tmp_path: Path) -> None:
+    (photos / "cat" / "1.JPEG").write_bytes(b"")
+    config = tiny_extract(tmp_path / "c", data=str(photos), limit=None, shard_samples=3, max_bad=0.5)
+    extract(config)
+    with pytest.raises(TooManyBadImagesError):
+        extract(replace(config, max_bad=0.1))

@@ -1,0 +1,45 @@
+import pytest
+
+from kdcache.config import apply_settings, as_plain
+from kdcache.errors import UsageError
+from kdcache.methods import LiftConfig, StandaloneConfig
+from kdcache.train.config import CheckpointConfig, EvalConfig, RunConfig
+
+
+def test_everything_can_be_set_by_name() -> None:
+    base = RunConfig(student="m", method=LiftConfig())
+    changed = apply_settings(
+        base, ["optimizer.weight_decay=0.1", "method.feature_weight=0.4", "data.window=3", "compile=true", "seed=7"]
+    )
+    assert changed.optimizer.weight_decay == 0.1
+    assert isinstance(changed.method, LiftConfig)
+    assert changed.method.feature_weight == 0.4
+    assert (changed.data.window, changed.compile, changed.seed) == (3, True, 7)
+
+
+def test_settings_of_another_method_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"StandaloneConfig has no field 'feature_weight'"):
+        apply_settings(RunConfig(student="m", method=StandaloneConfig()), ["method.feature_weight=1"])
+    with pytest.raises(UsageError, match=r"method\.name"):
+        apply_settings(RunConfig(student="m", method=LiftConfig()), ["method.name=logit"])
+
+
+@pytest.mark.parametrize(
+    "values", [{"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"precision": "fp8"}, {"ema_decay": 1.0}]
+)
+def test_mistakes_are_named(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        RunConfig(student="m", method=LiftConfig(), **values)  # type: ignore[arg-type]
+
+
+def test_groups_check_themselves() -> None:
+    with pytest.raises(ValueError, match="keep and every_steps"):
+        CheckpointConfig(keep=0)
+    with pytest.raises(ValueError, match="every_epochs"):
+        EvalConfig(every_epochs=0)
+
+
+def test_it_is_recorded_whole() -> None:
+    plain = as_plain(RunConfig(student="m", method=LiftConfig()))
+    assert plain["method"]["name"] == "lift"
+    assert plain["optimizer"]["betas"] == [0.9, 0.999]

@@ -1,0 +1,129 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdcache.cache import Cache, open_cache
+from kdcache.distributed import WorkerEnv
+from kdcache.errors import CacheMismatchError, GridMismatchError, ModelError, SourceError, TapError, UsageError
+from kdcache.methods import FeatureConfig, LiftConfig, LogitConfig, StandaloneConfig
+from kdcache.teacher.extract import extract
+from kdcache.train.setup import make_loader, prepare
+from tests.conftest import STUDENT_KWARGS, tiny_extract
+from tests.train.support import tiny_run
+
+ALONE = WorkerEnv(0, 1, 0, "job")
+
+
+def test_columns_in_use_follow_from_the_method(tiny_cache: Cache) -> None:
+    def columns(**changes: Any) -> list[str]:
+        return [column.name for column in prepare(tiny_run(**changes), tiny_cache).columns]
+
+    assert columns() == ["head-logits-fp16", "blocks-1-patch-fp16"]
+    assert columns(method=StandaloneConfig()) == []
+    assert columns(method=LogitConfig()) == ["head-logits-fp16"]
+    assert columns(method=LiftConfig(tap="blocks.1/patch", logit_weight=0.0)) == ["blocks-1-patch-fp16"]
+
+
+def test_the_student_is_seeded(tiny_cache: Cache) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        return prepare(tiny_run(seed=seed), tiny_cache).step.student.model.head.weight  # type: ignore[union-attr,return-value]
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
+    """The published ProjectorKD created it afterwards and never trained it."""
+    setup = prepare(tiny_run(method=FeatureConfig(tap="blocks.1/patch")), tiny_cache)
+    assert setup.step.adapter is not None
+    assert {"adapter.weight", "adapter.bias"} <= {name for name, _ in setup.step.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"teacher": "cait_s24_224"},
+            CacheMismatchError,
+            r"cache holds teacher 'vit_tiny_patch16_224', this run wants",
+        ),
+        ({"method": LiftConfig()}, TapError, r"could be any of"),
+        ({"method": LiftConfig(tap="blocks.7/patch")}, TapError, "no column for blocks.7/patch"),
+        ({"student": "resnet18", "student_kwargs": {}}, ModelError, "ResNet is none"),
+        ({"student": "deit_tinny"}, ModelError, "no model"),
+        (
+            {"student_kwargs": {**STUDENT_KWARGS, "patch_size": 8}},
+            GridMismatchError,
+            r"makes 2 x 2 patch tokens of these views, the teacher made 4 x 4 at blocks.1/patch",
+        ),
+        ({"num_classes": 5}, UsageError, "labels go up to 9"),
+        ({"num_classes": 20}, UsageError, "the teacher has 10 classes, the student would have 20"),
+        ({"method": LogitConfig(temperature=2.0)}, None, ""),
+    ],
+)
+def test_misfits_are_found_before_the_first_step(
+    tiny_cache: Cache, changes: dict[str, Any], error: type[Exception] | None, message: str
+) -> None:
+    config = tiny_run(**changes)
+    if changes.get("method") == LiftConfig():
+        from dataclasses import replace
+
+        config = replace(config, data=replace(config.data, codec=None))
+    if error is None:
+        prepare(config, tiny_cache)
+        return
+    with pytest.raises(error, match=message):
+        prepare(config, tiny_cache)
+
+
+def test_top_k_with_a_temperature(tiny_cache: Cache) -> None:
+    config = tiny_run("data.logits_codec=topk", "method.temperature=2", method=LogitConfig())
+    with pytest.raises(UsageError, match=r"temperature 2.0 needs all logits"):
+        prepare(config, tiny_cache)
+
+
+@pytest.mark.parametrize(
+    ("changes", "world_size", "message"),
+    [
+        ({"batch_size": 6, "accumulate": 4}, 1, "does not divide among 1 ranks times 4 pieces"),
+        ({"batch_size": 5}, 2, "does not divide among 2 ranks"),
+        ({"batch_size": 64}, 1, "does not fill one batch"),
+    ],
+)
+def test_batches_that_do_not_fit(tiny_cache: Cache, changes: dict[str, int], world_size: int, message: str) -> None:
+    config = tiny_run(**changes)
+    with pytest.raises(UsageError, match=message):
+        make_loader(
+            config, tiny_cache, prepare(config, tiny_cache), WorkerEnv(0, world_size, 0, "job"), torch.device("cpu")
+        )
+
+
+def test_a_cache_that_refers_to_its_images(photos: Path, tmp_path: Path) -> None:
+    extract(tiny_extract(tmp_path / "c", data=str(photos), images="reference", taps=("head/logits",)))
+    cache = open_cache(tmp_path / "c")
+    config = tiny_run(method=LogitConfig(), batch_size=2)
+    with pytest.raises(SourceError, match="pass the source it was extracted from with --data"):
+        make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
+    config = tiny_run(f"data.source={photos}", method=LogitConfig(), batch_size=2)
+    loader = make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
+    assert len(list(loader)) == 3
+
+
+def test_unlabelled_images_need_a_teacher_only_method(tmp_path: Path, photos: Path) -> None:
+    from tests.images.test_tars import make_tar
+
+    members = {f"k{n}.png": path.read_bytes() for n, path in enumerate(sorted(photos.rglob("*.png")))}
+    tar = make_tar(tmp_path / "t.tar", members)
+    extract(tiny_extract(tmp_path / "c", data=str(tar), taps=("head/logits",)))
+    cache = open_cache(tmp_path / "c")
+    with pytest.raises(UsageError, match=r"no labels.*--set method.logit_weight=1"):
+        prepare(tiny_run(method=LogitConfig(), batch_size=2), cache)
+    prepare(tiny_run(method=LogitConfig(logit_weight=1.0), batch_size=2), cache)
+
+
+def test_the_students_evaluation_view(tiny_cache: Cache) -> None:
+    assert prepare(tiny_run(), tiny_cache).view.crop_pct == 0.9
+    view = prepare(tiny_run("eval.crop_pct=0.5"), tiny_cache).view
+    assert (view.crop_pct, view.size, view.mean) == (0.5, 16, (0.5, 0.5, 0.5))
