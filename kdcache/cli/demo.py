@@ -110,11 +110,15 @@ def _train_command(cache: Path, folder: Path, flags: list[str], epochs: int) -> 
     return [*command, "--out", str(folder)]
 
 
-def _call(words: list[str]) -> None:
+def _in_own_process(words: list[str]) -> int:
     """Run one kdcache command in a process of its own, so that its memory is its own too."""
+    return subprocess.run([sys.executable, "-m", "kdcache", *words], check=False).returncode
+
+
+def _call(words: list[str]) -> None:
+    """Show a kdcache command and run it."""
     print(f"\n$ kdcache {shlex.join(words)}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "kdcache", *words], check=False).returncode
-    if code:
+    if code := _in_own_process(words):
         raise KdcacheError(f"`kdcache {words[0]}` ended with exit code {code}; its message is above")
 
 

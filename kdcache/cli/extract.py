@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import print_json, size_text
+from kdcache.cli.text import counted, print_json, size_text
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ProgressReporter("extract", "views", visible=env.is_main and not as_json) as reporter:
 
         def show(progress: Progress) -> None:
-            bad = f", {progress.num_bad} bad images" if progress.num_bad else ""
+            bad = f", {counted(progress.num_bad, 'bad image')}" if progress.num_bad else ""
             reporter.update(progress.num_records, progress.num_owed, f"limited by {progress.bottleneck}{bad}")
 
         try:
@@ -148,8 +148,9 @@ def _summary(report: "ExtractReport", out: Path) -> str:
         lines.append(f"{out}: nothing was owed, all {report.num_skipped} shards are there")
     facts = manifest.fingerprint
     lines.append(
-        f"{out}: {manifest.num_samples} images x {facts.views.num_views} views in {len(manifest.shards)} shards"
-        + (f", {manifest.num_bad} bad images (see {out / 'ledger'})" if manifest.num_bad else "")
+        f"{out}: {counted(manifest.num_samples, 'image')} x {counted(facts.views.num_views, 'view')} in "
+        f"{counted(len(manifest.shards), 'shard')}"
+        + (f", {counted(manifest.num_bad, 'bad image')} (see {out / 'ledger'})" if manifest.num_bad else "")
     )
     for column in facts.columns:
         error = manifest.columns[column.name].fidelity.get("relative_error")

@@ -22,6 +22,7 @@ class ProgressReporter:
         self._bar: Any = None
         self._task: Any = None
         self._last_line = self._started = time.monotonic()
+        self._shown = -1
 
     def update(self, done: int, total: int, note: str) -> None:
         """Show that `done` of `total` are done.
@@ -39,8 +40,9 @@ class ProgressReporter:
             self._bar.update(self._task, completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        if now - self._last_line >= _SECONDS_BETWEEN_LINES or done == total:
-            self._last_line = now
+        is_last = done == total and self._shown != total
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or is_last:
+            self._last_line, self._shown = now, done
             rate = done / max(now - self._started, 1e-9)
             print(f"{self._title}: {done}/{total} {self._unit}, {rate:.1f}/s, {note}", file=sys.stderr, flush=True)
 

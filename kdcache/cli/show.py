@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcache.cli.text import print_json, size_text
+from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ def _facts(cache: "Cache") -> dict[str, Any]:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     teacher, views, source = facts["teacher"], facts["views"], facts["source"]
-    print(
-        f"{facts['cache']}: format {facts['format_version']}, {facts['shards']} shards, sha256 {facts['sha256'][:12]}…"
-    )
+    size = counted(facts["shards"], "shard")
+    print(f"{facts['cache']}: format {facts['format_version']}, {size}, sha256 {facts['sha256'][:12]}…")
     weights = f"{teacher['weights']} weights {teacher['weights_sha256'][:12]}…"
     print(f"teacher   {teacher['name']}, {weights}, {teacher['precision']} on {teacher['device']}")
     modes = ", ".join(f"{count} {mode}" for mode, count in facts["image_modes"].items())

@@ -13,6 +13,11 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g} TB"
 
 
+def counted(count: int, word: str) -> str:
+    """``1 shard``, ``3 shards``."""
+    return f"{count} {word}" + ("" if count == 1 else "s")
+
+
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
     print(json.dumps(value, indent=2))

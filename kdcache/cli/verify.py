@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import print_json, size_text
+from kdcache.cli.text import counted, print_json, size_text
 
 if TYPE_CHECKING:
     from kdcache.cache.cache import Cache
@@ -79,7 +79,7 @@ def _check(cache: "Cache", *, visible: bool) -> "list[Fault]":
     with ProgressReporter("verify", "shards", visible=visible) as reporter:
         for done, shard in enumerate(shards, start=1):
             faults += verify_shard(cache, shard)
-            reporter.update(done, len(shards), f"{len(faults)} faults")
+            reporter.update(done, len(shards), counted(len(faults), "fault"))
     return faults + list(verify_whole(cache))
 
 
@@ -130,16 +130,21 @@ def _repair(cache: "Cache", faults: "list[Fault]") -> None:
     finally:
         job.close()
     print(
-        f"{len(shards)} shards set aside in {job.paths.job / 'damaged'}: {', '.join(shards)}; now run the same "
-        "`kdcache extract` command again, it writes only these"
+        f"{counted(len(shards), 'shard')} set aside in {job.paths.job / 'damaged'}: {', '.join(shards)}; now run the "
+        "same `kdcache extract` command again, it writes only these"
     )
 
 
 def _print_summary(cache: "Cache", faults: "list[Fault]", size_bytes: int, seconds: float, worst: float | None) -> None:
     manifest = cache.manifest
-    what = f"{len(manifest.shards)} shards, {manifest.num_records} records, {size_text(size_bytes)} in {seconds:.1f} s"
+    what = f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.num_records, 'record')}, "
+    what += f"{size_text(size_bytes)} in {seconds:.1f} s"
     if worst is not None:
         what += f"; a fresh teacher differs by at most {worst:.2g}"
     if manifest.num_bad:
-        what += f"; {manifest.num_bad} bad images are in the ledger (`kdcache show {cache.paths.root}`)"
-    print(f"{cache.paths.root}: {len(faults)} faults in {what}" if faults else f"{cache.paths.root}: good: {what}")
+        what += f"; {counted(manifest.num_bad, 'bad image')} in the ledger (`kdcache show {cache.paths.root}`)"
+    print(
+        f"{cache.paths.root}: {counted(len(faults), 'fault')} in {what}"
+        if faults
+        else f"{cache.paths.root}: good: {what}"
+    )

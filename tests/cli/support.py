@@ -1,0 +1,38 @@
+"""Calling the command line inside the test process."""
+
+from pathlib import Path
+
+import pytest
+
+from kdcache.cli.main import main
+from tests.conftest import TEACHER, TEACHER_KWARGS
+
+
+def extract_words(out: Path, *more: str, data: str = "digits:train", limit: int = 6) -> list[str]:
+    """A tiny teacher pass as words."""
+    kwargs = [f"{name}={value}" for name, value in TEACHER_KWARGS.items()]
+    words = [
+        "extract",
+        "--data",
+        data,
+        "--teacher",
+        TEACHER,
+        "--teacher-weights",
+        "random",
+        "--teacher-kwargs",
+        *kwargs,
+    ]
+    return [*words, "--limit", str(limit), "--shard-samples", "4", "--out", str(out), *more]
+
+
+def fails(capsys: pytest.CaptureFixture[str], words: list[str], code: int = 1) -> str:
+    """Run a command that must fail with one clear message and no traceback; returns the message."""
+    try:
+        found = main(words)
+    except SystemExit as leave:
+        found = int(leave.code or 0)
+    shown = capsys.readouterr()
+    assert found == code, shown.err
+    assert "Traceback" not in shown.err
+    assert shown.err.count("error:") == 1
+    return shown.err

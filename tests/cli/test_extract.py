@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kdcache.cache import open_cache
+from kdcache.cli.main import main
+from tests.cli.support import extract_words
+
+
+def test_a_first_run_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = extract_words(tmp_path / "c", "--tap", "blocks.-1/patch", "--tap", "head/logits:topk=3", "--codec", "int8")
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "6 images x 1 view in 2 shards" in shown.out
+    assert "blocks-1-patch-int8" in shown.out
+    assert "limited by" in shown.out
+    assert f"next: kdcache verify {tmp_path / 'c'}" in shown.out
+    assert "6/6 views" in shown.err
+    assert [column.name for column in open_cache(tmp_path / "c").manifest.fingerprint.columns] == [
+        "blocks-1-patch-int8",
+        "head-logits-topk3",
+    ]
+
+
+def test_running_again_says_that_nothing_was_owed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(extract_words(tmp_path / "c")) == 0
+    capsys.readouterr()
+    assert main(extract_words(tmp_path / "c")) == 0
+    assert "nothing was owed, all 2 shards are there" in capsys.readouterr().out
+
+
+def test_defaults_are_the_last_patch_tokens_and_logits(tmp_path: Path) -> None:
+    assert main(extract_words(tmp_path / "c")) == 0
+    fingerprint = open_cache(tmp_path / "c").manifest.fingerprint
+    assert [column.name for column in fingerprint.columns] == ["blocks-1-patch-fp16", "head-logits-fp16"]
+    assert (fingerprint.views.recipe, fingerprint.views.num_views, fingerprint.images) == ("eval", 1, "embed")
+
+
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(extract_words(tmp_path / "c", "--json")) == 0
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    assert result["finished"] is True
+    assert (result["shards_written"], result["views_written"], result["num_bad"]) == (2, 6, 0)
+    assert shown.err == ""
+
+
+def test_view_parameters(tmp_path: Path) -> None:
+    words = extract_words(
+        tmp_path / "c", "--view-recipe", "rrc-flip", "--views", "2", "--view-params", "scale=[0.5,1]", "flip=0"
+    )
+    assert main(words) == 0
+    views = open_cache(tmp_path / "c").manifest.fingerprint.views
+    assert (views.params["scale"], views.params["flip"]) == ([0.5, 1.0], 0.0)
+
+
+def test_bad_images_are_counted_and_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "cat" / "3.webp").write_bytes(b"")
+    words = extract_words(tmp_path / "c", "--max-bad", "0.5", data=str(photos))
+    assert main(words) == 0
+    assert "1 bad image" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "c")]) == 0
+    assert "'cat/3.webp': empty file" in capsys.readouterr().out

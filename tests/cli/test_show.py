@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdcache.cache import Cache
+from kdcache.cli.main import main
+from tests.cli.support import fails
+
+
+def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(tiny_root)]) == 0
+    shown = capsys.readouterr().out
+    for word in (
+        "vit_tiny_patch16_224",
+        "random weights",
+        "rrc-flip",
+        "blocks-1-patch-int8",
+        "relative error",
+        "0 images",
+    ):
+        assert word in shown
+    assert main(["show", str(tiny_root), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["sha256"] == tiny_cache.digest
+    assert (facts["samples"], facts["records"], facts["shards"], facts["bad"]) == (20, 40, 3, [])
+    assert {column["name"] for column in facts["columns"]} == {c.name for c in tiny_cache.manifest.fingerprint.columns}
+    assert all(column["bytes"] > 0 and "cosine" in column["fidelity"] for column in facts["columns"])
+
+
+def test_a_record_as_a_picture(
+    tiny_root: Path, tiny_cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tiny_cache.index(tiny_cache.manifest.shards[1]).key(3)
+    words = ["show", str(tiny_root), "--picture", str(tmp_path / "p.png"), "--key", key, "--view", "1"]
+    assert main([*words, "--column", "blocks-0-patch-fp32"]) == 0
+    assert f"{key}, view 1, blocks.0/patch (fp32)" in capsys.readouterr().out
+    assert (np.asarray(Image.open(tmp_path / "p.png").convert("RGB")) < 250).any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--key", "nobody"], "holds no such image"),
+        (["--view", "2"], "views 0 to 1"),
+        (["--column", "head-logits-fp16"], "needs a patch column; this cache has blocks-1-patch-fp16"),
+    ],
+)
+def test_what_cannot_be_drawn(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert message in fails(capsys, ["show", str(tiny_root), "--picture", str(tmp_path / "p.png"), *flags], code=2)

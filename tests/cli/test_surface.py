@@ -1,0 +1,29 @@
+"""The flags users type; what stands here may grow and must not go."""
+
+import argparse
+import importlib
+
+import pytest
+
+SURFACE = {
+    "demo": "--out --epochs --teacher-epochs --json",
+    "extract": """
+        --data --limit --order --max-bad --image-timeout --teacher --teacher-weights --teacher-kwargs --precision
+        --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
+        --view-params --image-size --interpolation --seed --out --split --shard-samples --threads --no-space-check
+        --json""",
+    "verify": "--repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
+    "show": "--json --picture --key --view --column --data",
+    "train": """
+        --cache --out --student --student-kwargs --method --data --codec --epochs --batch-size --eval-data --seed
+        --device --tensorboard --set --json""",
+    "eval": "--data --ema --batch-size --device --json",
+}
+
+
+@pytest.mark.parametrize("verb", SURFACE)
+def test_flags_stay(verb: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"kdcache.cli.{verb}").add_arguments(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings} - {"-h", "--help"}
+    assert flags == set(SURFACE[verb].split())
