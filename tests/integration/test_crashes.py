@@ -1,0 +1,92 @@
+"""SIGKILL at any moment: no partial shard is ever visible, and a rerun ends with the same bytes and losses."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kdcache.cache import Cache, open_cache
+from kdcache.cli.main import main
+from kdcache.strict_json import dump_json
+from tests.cli.support import extract_words
+from tests.cli.test_train import words as train_words
+from tests.integration import crash_sweep
+from tests.train.support import losses
+
+
+def test_killed_at_every_step_of_writing_a_cache(tiny_cache: Cache, tmp_path: Path) -> None:
+    plan = msgspec.to_builtins(tiny_cache.manifest.fingerprint)
+    plan["source"]["num_samples"], plan["shard_samples"] = 6, 3
+    plan["columns"] = [column for column in plan["columns"] if column["codec"] in ("int8", "topk")]
+    (tmp_path / "fingerprint.json").write_bytes(dump_json(plan))
+    command = [sys.executable, crash_sweep.__file__, str(tmp_path), str(tmp_path / "fingerprint.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["problems"] == []
+    assert found["kills"] > 80
+
+
+def killed_when(condition: object, words: list[str], path: Path) -> None:
+    """Start a command in a process of its own and SIGKILL it as soon as the condition holds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdcache", *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not condition(path):  # type: ignore[operator]
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_an_extraction_killed_in_the_middle_continues_to_the_same_hashes(tmp_path: Path) -> None:
+    more = [
+        "--tap",
+        "blocks.-1/patch",
+        "--tap",
+        "head/logits",
+        "--views",
+        "2",
+        "--view-recipe",
+        "rrc-flip",
+        "--batch-size",
+        "4",
+    ]
+    assert main(extract_words(tmp_path / "whole", *more, limit=600)) == 0
+
+    def some_shards_are_done(root: Path) -> bool:
+        return (root / "index").is_dir() and len(list((root / "index").glob("*.h5"))) >= 3
+
+    words = extract_words(tmp_path / "cut", *more, limit=600)
+    killed_when(some_shards_are_done, words, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "manifest.json").exists()
+    assert main(["verify", str(tmp_path / "cut")]) == 1
+    assert main(words) == 0
+    assert open_cache(tmp_path / "cut").digest == open_cache(tmp_path / "whole").digest
+
+
+@pytest.mark.parametrize("every_steps", ["none", "3"])
+def test_training_killed_in_the_middle_of_an_epoch_continues_to_the_same_losses(
+    tiny_root: Path, tmp_path: Path, every_steps: str
+) -> None:
+    settings = ["--epochs", "40", "--set", "log_every=1", "--set", f"checkpoint.every_steps={every_steps}"]
+    assert main(train_words(tiny_root, tmp_path / "whole", *settings)) == 0
+
+    def is_in_the_middle(run: Path) -> bool:
+        metrics = run / "metrics.jsonl"
+        return metrics.is_file() and metrics.read_bytes().count(b"\n") >= 43
+
+    words = train_words(tiny_root, tmp_path / "cut", *settings)
+    killed_when(is_in_the_middle, words, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    assert main(words) == 0
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    whole, cut = ((tmp_path / run / "student.safetensors").read_bytes() for run in ("whole", "cut"))
+    assert whole == cut

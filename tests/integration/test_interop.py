@@ -1,0 +1,99 @@
+"""The cache without kdcache: webdataset, tar, numpy."""
+
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from kdcache.cache import Cache
+from kdcache.stream import CacheLoader, StreamConfig
+
+
+def strided(cache: Cache, column_name: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """Every record of a column through the strided view, by key and view."""
+    column = cache.manifest.fingerprint.column(column_name)
+    records: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    for shard in cache.manifest.shards:
+        fields = cache.strided(column, shard).fields()
+        index = cache.index(shard)
+        for record in range(len(index) * 2):
+            records[index.key(record // 2), record % 2] = {name: values[record] for name, values in fields.items()}
+    return records
+
+
+def assert_same(loaded: np.ndarray, fields: dict[str, np.ndarray]) -> None:
+    for name, values in fields.items():
+        np.testing.assert_array_equal(loaded if loaded.dtype.names is None else loaded[name], values)
+
+
+COLUMNS = ["blocks-1-patch-fp16", "blocks-1-patch-int8", "blocks-1-patch-bf16", "head-logits-topk3"]
+
+
+# webdataset leaves its files to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("column", COLUMNS)
+def test_plain_webdataset(tiny_root: Path, tiny_cache: Cache, column: str) -> None:
+    expected = strided(tiny_cache, column)
+    urls = str(tiny_root / column / "train-{000000..000002}.tar")
+    seen = 0
+    for sample in webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=lambda source: source):
+        for view in range(2):
+            loaded = np.load(io.BytesIO(sample[f"v{view:02d}.npy"]), allow_pickle=False)
+            assert_same(loaded, expected[sample["__key__"], view])
+            seen += 1
+    assert seen == 40
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_plain_webdataset_reads_images_and_facts(tiny_root: Path) -> None:
+    urls = str(tiny_root / "samples" / "train-{000000..000002}.tar")
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=lambda source: source))
+    assert len(samples) == 20
+    for sample in samples:
+        assert sample["pgm"].startswith(b"P5\n8 8\n255\n")
+        assert json.loads(sample["json"])["source_key"] == sample["__key__"]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_tar_and_numpy(tiny_root: Path, tiny_cache: Cache, tmp_path: Path, column: str) -> None:
+    """Unpacked by the `tar` program and loaded by numpy alone."""
+    expected = strided(tiny_cache, column)
+    for path in sorted((tiny_root / column).glob("*.tar")):
+        subprocess.run(["tar", "xf", path, "-C", tmp_path], check=True)
+    found = {(path.name.split(".")[0], int(path.name.split(".v")[1][:2])): path for path in tmp_path.glob("*.npy")}
+    assert found.keys() == expected.keys()
+    for place, path in found.items():
+        assert_same(np.load(path, allow_pickle=False), expected[place])
+
+
+def test_a_batch_of_the_stream_equals_records_read_that_way(tiny_root: Path, tiny_cache: Cache) -> None:
+    columns = [tiny_cache.manifest.fingerprint.column(name) for name in COLUMNS]
+    keys = [
+        tiny_cache.index(shard).key(row) for shard in tiny_cache.manifest.shards for row in range(shard.num_samples)
+    ]
+    records: dict[tuple[str, str], np.ndarray] = {}
+    for name in COLUMNS:
+        for path in (tiny_root / name).glob("*.tar"):
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    data = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    records[name, member.name] = np.load(io.BytesIO(data), allow_pickle=False)
+    for batch in CacheLoader(tiny_cache, columns, StreamConfig(batch_size=10)):
+        for row, (sample, view) in enumerate(zip(batch.samples.tolist(), batch.views.tolist(), strict=True)):
+            for column in columns:
+                loaded = records[column.name, f"{keys[sample]}.v{view:02d}.npy"]
+                fields = {name: values[row].numpy() for name, values in batch.targets[column.name].fields.items()}
+                if column.codec == "bf16":
+                    fields = {name: values.view(np.uint16) for name, values in fields.items()}
+                assert_same(loaded, fields)
+
+
+def test_no_pickle_anywhere(tiny_root: Path) -> None:
+    for path in tiny_root.rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            assert {member.name.rpartition(".")[2] for member in tar} <= {"npy", "json", "pgm", "__kdcache__"}
