@@ -8,10 +8,10 @@ __version__ = "0.1.0"
 # Imported on first use, so that `import kdcache` and `kdcache --help` stay light.
 _PUBLIC = {
     "Cache": "kdcache.cache",
-    "CacheDataset": "kdcache.stream",
-    "CacheIterable": "kdcache.stream",
-    "CacheLoader": "kdcache.stream",
-    "StreamConfig": "kdcache.stream",
+    "CacheDataset": "kdcache.stream.dataset",
+    "CacheIterable": "kdcache.stream.dataset",
+    "CacheLoader": "kdcache.stream.loader",
+    "StreamConfig": "kdcache.stream.loader",
     "build_student": "kdcache.models",
     "StudentSpec": "kdcache.models",
     "open_cache": "kdcache.cache",

@@ -14,7 +14,7 @@ from kdcache.cache.manifest import ColumnFacts
 from kdcache.losses import cross_entropy, feature_loss, logit_kd, top_k_logit_kd
 from kdcache.losses.feature import FEATURE_LOSSES, FeatureLossName
 from kdcache.models import StudentSpec
-from kdcache.stream import PackedTargets
+from kdcache.stream.targets import PackedTargets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from kdcache import ops
 from kdcache.losses import feature_loss, pool_channels
 from kdcache.methods.base import FeatureTerm, Method
 from kdcache.models import StudentSpec
-from kdcache.stream import PackedTargets
+from kdcache.stream.targets import PackedTargets
 
 _FUSED = {"mse": ops.proj_mse, "smooth_l1": ops.proj_smooth_l1, "cosine": ops.proj_cosine}
 

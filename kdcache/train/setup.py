@@ -14,8 +14,7 @@ from kdcache.methods import METHODS, Method
 from kdcache.models import StudentSpec, build_student
 from kdcache.models.student import student_grid
 from kdcache.seeds import derived_seed
-from kdcache.stream import CacheLoader, StreamConfig
-from kdcache.stream.loader import pin_for
+from kdcache.stream.loader import CacheLoader, StreamConfig, pin_for
 from kdcache.train.config import RunConfig
 from kdcache.train.evaluate import EvalView
 from kdcache.train.step import DistillationStep

@@ -13,7 +13,7 @@ from kdcache.errors import UsageError
 from kdcache.methods import Targets
 from kdcache.pixels import normalize_pixels
 from kdcache.seeds import derived_seed
-from kdcache.stream import Batch
+from kdcache.stream.batch import Batch
 from kdcache.train.config import RunConfig
 from kdcache.train.optimizer import LearningRate, make_optimizer
 from kdcache.train.setup import Setup

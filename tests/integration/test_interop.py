@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 from kdcache.cache import Cache
-from kdcache.stream import CacheLoader, StreamConfig
+from kdcache.stream.loader import CacheLoader, StreamConfig
 
 
 def strided(cache: Cache, column_name: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:

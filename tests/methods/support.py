@@ -5,8 +5,8 @@ from torch import Tensor
 
 from kdcache.cache import Cache
 from kdcache.methods import Targets
-from kdcache.stream import CacheLoader, StreamConfig
 from kdcache.stream.batch import Batch
+from kdcache.stream.loader import CacheLoader, StreamConfig
 
 
 def one_batch(cache: Cache) -> Batch:

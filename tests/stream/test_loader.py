@@ -8,8 +8,8 @@ import torch
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import CacheMismatchError, CorruptCacheError
-from kdcache.stream import CacheLoader, StreamConfig
 from kdcache.stream.batch import Batch
+from kdcache.stream.loader import CacheLoader, StreamConfig
 from tests.conftest import flip_bit
 
 

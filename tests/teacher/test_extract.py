@@ -118,7 +118,7 @@ def test_the_cache_says_what_the_teacher_says(tiny_cache: Cache) -> None:
 
     from kdcache.models import weights_sha256
     from kdcache.seeds import derived_seed
-    from kdcache.stream import CacheDataset
+    from kdcache.stream.dataset import CacheDataset
     from tests.conftest import TEACHER, TEACHER_KWARGS
 
     torch.manual_seed(derived_seed("teacher", 0))
