@@ -1,0 +1,1 @@
+"""Measurements that stand behind every performance claim; see README.md."""

@@ -1,0 +1,23 @@
+"""``python -m benchmarks NAME``: measure, print a table, write a JSON file."""
+
+import argparse
+import importlib
+import sys
+
+BENCHMARKS = {"teacher_pass": "what the cache costs on top of the bare teacher: bare forwards against whole passes"}
+
+
+def main() -> int:
+    """Run one benchmark."""
+    names = "\n".join(f"  {name}: {what}" for name, what in BENCHMARKS.items())
+    if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:
+        print(f"usage: python -m benchmarks NAME [options]\n{names}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"benchmarks.{sys.argv[1]}")
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {sys.argv[1]}", description=module.__doc__)
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What only an accelerator can show. Skipped elsewhere; benchmarks/README.md says how to run it on a lent GPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.cache import open_cache
+from kdcache.distributed import WorkerEnv
+from kdcache.methods import FeatureConfig, LiftConfig, WideLastConfig
+from kdcache.stream.loader import CacheLoader, StreamConfig
+from kdcache.teacher.extract import extract
+from kdcache.train import train
+from kdcache.train.setup import prepare
+from kdcache.train.trainer import Trainer
+from tests.conftest import tiny_extract
+from tests.methods.support import one_batch
+from tests.train.support import losses, tiny_run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine"),
+]
+TAP = "blocks.1/patch"
+
+
+@pytest.fixture(scope="module")
+def gpu_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("caches") / "gpu"
+    extract(tiny_extract(root, device="cuda", precision="fp32"))
+    return root
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-2), ("fp16", 2e-2), ("bf16", 1e-1)])
+def test_the_teacher_says_the_same_as_on_a_cpu(
+    tiny_root: Path, tmp_path: Path, precision: str, tolerance: float
+) -> None:
+    extract(tiny_extract(tmp_path / "c", device="cuda", precision=precision))
+    cpu, gpu = open_cache(tiny_root), open_cache(tmp_path / "c")
+    assert gpu.manifest.fingerprint.teacher.device == "cuda"
+    for column in cpu.manifest.fingerprint.columns:
+        if column.kind == "patch" and column.codec in ("fp16", "fp32"):
+            one, two = (
+                column.make_codec().decode(
+                    cache.strided(column, cache.manifest.shards[0]).fields(), tuple(column.shape)
+                )
+                for cache in (cpu, gpu)
+            )
+            assert np.linalg.norm(one - two) / np.linalg.norm(one) < tolerance
+
+
+def test_the_same_plan_gives_the_same_bytes(gpu_root: Path, tmp_path: Path) -> None:
+    extract(tiny_extract(tmp_path / "again", device="cuda", precision="fp32"))
+    assert open_cache(tmp_path / "again").digest == open_cache(gpu_root).digest
+
+
+def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
+    cache = open_cache(gpu_root)
+    columns = cache.manifest.fingerprint.columns
+    for batch in CacheLoader(cache, columns, StreamConfig(batch_size=10), pin_memory=True):
+        moved = batch.to("cuda")
+        assert moved.pixels.is_cuda
+        for name, targets in batch.targets.items():
+            torch.testing.assert_close(moved.targets[name].decode().cpu(), targets.decode(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("method", [FeatureConfig(tap=TAP), LiftConfig(tap=TAP), WideLastConfig(tap=TAP)])
+def test_every_precision_trains(gpu_root: Path, tmp_path: Path, precision: str, method: object) -> None:
+    config = tiny_run("optimizer.lr=1e-2", method=method, precision=precision, device="cuda", epochs=6, ema_decay=0.9)
+    summary = train(gpu_root, tmp_path / "run", config)
+    assert summary["device"].startswith("cuda")
+    assert summary["peak_memory_bytes"] > 0
+    found = [entry["loss"] for entry in losses(tmp_path / "run")]
+    assert np.mean(found[-5:]) < 0.9 * np.mean(found[:5])
+
+
+def test_resuming_the_loss_scale(gpu_root: Path) -> None:
+    config = tiny_run(precision="fp16", device="cuda", batch_size=8)
+    cache, alone = open_cache(gpu_root), WorkerEnv(0, 1, 0, "job")
+    trainer = Trainer(config, prepare(config, cache), alone, torch.device("cuda"), steps_per_epoch=5)
+    trainer.step(one_batch(cache), 0)
+    scaler = trainer.state_dict()["scaler"]
+    again = Trainer(config, prepare(config, cache), alone, torch.device("cuda"), steps_per_epoch=5)
+    again.load_state_dict(trainer.state_dict())
+    assert again.state_dict()["scaler"] == scaler
+
+
+def test_compiled_training_follows_eager(gpu_root: Path, tmp_path: Path) -> None:
+    train(gpu_root, tmp_path / "eager", tiny_run(device="cuda", precision="fp32"))
+    train(gpu_root, tmp_path / "compiled", tiny_run(device="cuda", precision="fp32", compile=True))
+    for one, two in zip(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), strict=True):
+        assert two == pytest.approx(one, rel=2e-2, abs=1e-3)
