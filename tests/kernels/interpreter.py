@@ -1,7 +1,7 @@
 """Repairs of Triton's interpreter, for tests only: with them a kernel's bfloat16 path runs on a CPU, rounding included.
 
-The interpreter keeps bfloat16 as uint16 and forgets so in casts, products and arithmetic (triton#11584), and before 3.7 it
-cannot take a loop bound from a one-element array with numpy 2.4 (triton#9171).
+The interpreter keeps bfloat16 as uint16 and forgets so in casts, products and arithmetic (triton#11584), and before 3.7
+it cannot take a loop bound from a one-element array with numpy 2.4 (triton#9171).
 """
 
 from typing import Any

@@ -1,0 +1,29 @@
+"""What ahead-of-time compilation must know of a kernel: the types and constants that a launch would give it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One kernel at one size.
+
+    Args:
+        name: For reports: kernel, formats, sizes.
+        kernel: The jitted function.
+        types: Triton's type of every run-time argument: ``*bf16``, ``*i8``, ``*fp8e4nv``, ``i32``, ``i64``, ``fp32``.
+        constants: Every constexpr argument.
+        num_warps, num_stages: As launched.
+        ragged: Integer arguments that are not multiples of 16 in general (numbers of tokens, loop counts).
+        has_products: Whether it must use matrix instructions.
+    """
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int
+    num_stages: int
+    ragged: frozenset[str] = frozenset()
+    has_products: bool = True
