@@ -1,0 +1,59 @@
+"""The cosine loss: one sweep gives each token's cosine and two factors, the rest is the Gram form with those factors.
+
+With c the cosine of p and t, the gradient of 1 - c for p is (c / |p|^2) p - (1 / (|p| |t|)) t: a factor `ca` for the
+projected token and a factor `cb` for the target.
+"""
+
+import torch
+from torch import Tensor
+
+from kdcache_kernels import gram
+from kdcache_kernels.projection_problem import Problem
+
+# torch.nn.functional.cosine_similarity's: norms below it count as this.
+EPS = 1e-8
+
+
+def token_factors(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighed loss of each token, and the factors ca and cb, each (N,)."""
+    dtype = problem.accumulator
+    weight, bias = problem.rounded_weight.to(dtype), problem.bias.to(dtype)
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _, student, targets, mask in problem.chunks():
+        projected, wanted = student.to(dtype) @ weight.t() + bias, targets.to(dtype)
+        rows.append(
+            factors_from_products(
+                projected.square().sum(1),
+                (projected * wanted).sum(1),
+                wanted.square().sum(1),
+                None if mask is None else mask.squeeze(1).to(dtype),
+            )
+        )
+    losses, ca, cb = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    return losses, ca, cb
+
+
+def factors_from_products(pp: Tensor, pt: Tensor, tt: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss and factors from |p|^2, <p, t> and |t|^2 of each token."""
+    p_norm, t_norm = pp.sqrt().clamp_min(EPS), tt.sqrt().clamp_min(EPS)
+    cosine = pt / (p_norm * t_norm)
+    # A norm below EPS is a constant to autograd, so the term that comes from its derivative is missing there.
+    ca = torch.where(pp.sqrt() > EPS, cosine / p_norm.square(), torch.zeros_like(pp))
+    cb = -1 / (p_norm * t_norm)
+    losses = 1 - cosine
+    return (losses, ca, cb) if mask is None else (losses * mask, ca * mask, cb * mask)
+
+
+def parameter_gradients(problem: Problem, ca: Tensor, cb: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the mean loss for weight and bias, from the factors."""
+    return finish_gradients(problem, gram.token_sums(problem.weigh(ca)), gram.token_sums(problem.weigh(cb)))
+
+
+def finish_gradients(problem: Problem, by_ca: gram.GramSums, by_cb: gram.GramSums) -> tuple[Tensor, Tensor]:
+    """The same from sums weighed with ca (student alone) and with cb (targets)."""
+    dtype = by_ca.ss.dtype
+    weight, bias = problem.rounded_weight.to(dtype), problem.bias.to(dtype)
+    per_token = problem.inverse_count().to(dtype)
+    grad_weight = weight @ by_ca.ss + torch.outer(bias, by_ca.s_sum) + by_cb.ts
+    grad_bias = weight @ by_ca.s_sum + by_ca.count * bias + by_cb.t_sum
+    return grad_weight * per_token, grad_bias * per_token

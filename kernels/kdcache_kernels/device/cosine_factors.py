@@ -1,0 +1,113 @@
+"""|p|^2, <p, t> and |t|^2 of every token, with the projection p formed a tile at a time."""
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
+from kdcache_kernels.dispatch import Config
+from kdcache_kernels.projection_problem import Problem, TokenRows
+
+
+@triton.jit
+def cosine_factors(
+    S, T, SCALE, SHIFT, W, BIAS, PRODUCTS,
+    num_rows, per_batch, s_batch, s_row, t_row,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr,
+):  # fmt: skip
+    """PRODUCTS (3, N) = sum p^2, sum p t, sum t^2 over the channels."""
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    is_row = rows < num_rows
+    s_at = token_offsets(rows, per_batch, s_batch, s_row)
+    t_at = rows.to(tl.int64) * t_row
+    c0 = tl.arange(0, C0)
+    s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
+    if C1 > 0:
+        c1 = C0 + tl.arange(0, C1)
+        s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
+    pp = tl.zeros((BLOCK_N,), tl.float32)
+    pt = tl.zeros((BLOCK_N,), tl.float32)
+    tt = tl.zeros((BLOCK_N,), tl.float32)
+    for first in range(0, DT, BLOCK_T):
+        cols = first + tl.arange(0, BLOCK_T)
+        is_col = cols < DT
+        stored = tl.load(T + t_at[:, None] + cols[None, :], mask=is_row[:, None] & is_col[None, :], other=0.0)
+        t = scaled(stored.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
+        if HAS_SHIFT:
+            t = tl.where(is_col[None, :], t, 0.0)
+        w0 = tl.load(W + cols[:, None] * DS + c0[None, :], mask=is_col[:, None] & (c0 < DS)[None, :], other=0.0)
+        projected = tl.dot(s0, tl.trans(w0), input_precision="ieee")
+        if C1 > 0:
+            w1 = tl.load(W + cols[:, None] * DS + c1[None, :], mask=is_col[:, None] & (c1 < DS)[None, :], other=0.0)
+            projected = tl.dot(s1, tl.trans(w1), projected, input_precision="ieee")
+        projected += tl.load(BIAS + cols, mask=is_col, other=0.0).to(tl.float32)[None, :]
+        pp += tl.sum(projected * projected, 1)
+        pt += tl.sum(projected * t, 1)
+        tt += tl.sum(t * t, 1)
+    tl.store(PRODUCTS + rows, pp, mask=is_row)
+    tl.store(PRODUCTS + num_rows + rows, pt, mask=is_row)
+    tl.store(PRODUCTS + 2 * num_rows + rows, tt, mask=is_row)
+
+
+def launch(problem: Problem, weight: Tensor, config: Config) -> Tensor:
+    """The products, (3, N) float32.
+
+    Args:
+        problem: Tokens and targets.
+        weight: (Dt, Ds), rounded, contiguous.
+        config: ``columns`` (at least Ds), ``block_t``, ``block_n``, ``num_warps``, ``num_stages``.
+    """
+    student, values = TokenRows(problem.student), problem.values
+    depth, width = weight.shape
+    c0, c1 = column_pieces(width, config["columns"])
+    products = torch.empty((3, problem.num_tokens), dtype=torch.float32, device=values.device)
+    cosine_factors[(triton.cdiv(problem.num_tokens, config["block_n"]),)](
+        student.tokens, values, pointer(problem.scale, products), pointer(problem.shift, products), weight,
+        problem.bias, products,
+        problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
+        DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
+        HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
+        num_warps=config["num_warps"], num_stages=config["num_stages"],
+    )  # fmt: skip
+    return products
+
+
+def candidates(width: int) -> list[dict[str, int]]:
+    """Launch settings worth trying for students of this width, best guess first."""
+    names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
+    columns = sum(column_pieces(width, 512))
+    sizes = [(64, 128, 8, 2), (64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)]
+    return [dict(zip(names, (columns, *size), strict=True)) for size in sizes] if width <= columns else []
+
+
+def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16") -> Iterator[Case]:
+    """What these settings compile to, for a teacher four times as wide."""
+    c0, c1 = column_pieces(width, config["columns"])
+    yield Case(
+        name=f"cosine_factors {student} {stored} {width}->{4 * width}",
+        kernel=cosine_factors,
+        types={
+            **dict.fromkeys(("S", "W"), POINTERS[student]),
+            "T": POINTERS[stored],
+            **dict.fromkeys(("SCALE", "SHIFT", "BIAS", "PRODUCTS"), "*fp32"),
+            **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
+        },
+        constants={
+            "DS": width,
+            "DT": 4 * width,
+            "C0": c0,
+            "C1": c1,
+            "BLOCK_T": config["block_t"],
+            "BLOCK_N": config["block_n"],
+            "HAS_SCALE": stored in ("int8", "fp8"),
+            "HAS_SHIFT": False,
+        },  # fmt: skip
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
+        ragged=frozenset(("num_rows", "per_batch")),
+    )

@@ -1,0 +1,145 @@
+"""Loss and parameter gradients through the residual, a tile of it at a time: the sweep of the forward pass."""
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets, value_and_slope
+from kdcache_kernels.dispatch import Config
+from kdcache_kernels.projection_problem import Problem, TokenRows
+
+
+@triton.jit
+def direct_dw(
+    S, T, SCALE, SHIFT, MASK, W, BIAS, PART, SUM, LOSS, beta,
+    num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    SMOOTH: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
+):  # fmt: skip
+    """One split's PART (DT, DS) = G^T S and SUM (DT,) of G, with G the loss's slope, for one block of T's columns.
+
+    LOSS takes one number a program. Splits cover fixed ranges of tokens, so every run adds in the same order.
+    """
+    block = tl.program_id(0)
+    split = tl.program_id(1)
+    cols = block * BLOCK_T + tl.arange(0, BLOCK_T)
+    is_col = cols < DT
+    c0 = tl.arange(0, C0)
+    w0 = tl.load(W + cols[:, None] * DS + c0[None, :], mask=is_col[:, None] & (c0 < DS)[None, :], other=0.0)
+    acc0 = tl.zeros((BLOCK_T, C0), tl.float32)
+    if C1 > 0:
+        c1 = C0 + tl.arange(0, C1)
+        w1 = tl.load(W + cols[:, None] * DS + c1[None, :], mask=is_col[:, None] & (c1 < DS)[None, :], other=0.0)
+        acc1 = tl.zeros((BLOCK_T, C1), tl.float32)
+    bias = tl.load(BIAS + cols, mask=is_col, other=0.0).to(tl.float32)
+    slopes = tl.zeros((BLOCK_T,), tl.float32)
+    loss = tl.zeros((BLOCK_T,), tl.float32)
+    tl.assume(tiles_per_split > 0)
+    for tile in range(0, tiles_per_split):
+        rows = (split * tiles_per_split + tile) * BLOCK_N + tl.arange(0, BLOCK_N)
+        is_row = rows < num_rows
+        s_at = token_offsets(rows, per_batch, s_batch, s_row)
+        t_at = rows.to(tl.int64) * t_row
+        stored = tl.load(T + t_at[:, None] + cols[None, :], mask=is_row[:, None] & is_col[None, :], other=0.0)
+        t = scaled(stored.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
+        s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
+        projected = tl.dot(s0, tl.trans(w0), input_precision="ieee")
+        if C1 > 0:
+            s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
+            projected = tl.dot(s1, tl.trans(w1), projected, input_precision="ieee")
+        residual = tl.where(is_row[:, None] & is_col[None, :], projected + bias[None, :] - t, 0.0)
+        value, slope = value_and_slope(residual, beta, SMOOTH)
+        if HAS_MASK:
+            weight = tl.load(MASK + rows, mask=is_row, other=0.0)
+            value *= weight[:, None]
+            slope *= weight[:, None]
+        loss += tl.sum(value, 0)
+        slopes += tl.sum(slope, 0)
+        slope = slope.to(S.dtype.element_ty)
+        acc0 = tl.dot(tl.trans(slope), s0, acc0, input_precision="ieee")
+        if C1 > 0:
+            acc1 = tl.dot(tl.trans(slope), s1, acc1, input_precision="ieee")
+    part = PART + split.to(tl.int64) * DS * DT
+    tl.store(part + cols[:, None] * DS + c0[None, :], acc0, mask=is_col[:, None] & (c0 < DS)[None, :])
+    if C1 > 0:
+        tl.store(part + cols[:, None] * DS + c1[None, :], acc1, mask=is_col[:, None] & (c1 < DS)[None, :])
+    tl.store(SUM + split * DT + cols, slopes, mask=is_col)
+    tl.store(LOSS + split * tl.num_programs(0) + block, tl.sum(loss, 0))
+
+
+def launch(
+    problem: Problem, weight: Tensor, kind: str, beta: float, config: Config, num_programs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over all tokens, not yet divided by their number: loss, and gradients for weight and bias; float32.
+
+    Args:
+        problem: Tokens and targets.
+        weight: (Dt, Ds), rounded, contiguous.
+        kind: ``mse`` or ``smooth_l1``.
+        beta: Of smooth L1.
+        config: ``columns`` (at least Ds), ``block_t``, ``block_n``, ``num_warps``, ``num_stages``.
+        num_programs: Programs that run at a time.
+    """
+    student, values = TokenRows(problem.student), problem.values
+    depth, width = weight.shape
+    c0, c1 = column_pieces(width, config["columns"])
+    blocks, num_tiles = triton.cdiv(depth, config["block_t"]), triton.cdiv(problem.num_tokens, config["block_n"])
+    per_split = triton.cdiv(num_tiles, max(1, min(num_tiles, num_programs // blocks)))
+    splits = triton.cdiv(num_tiles, per_split)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=values.device)
+
+    part, sums, losses = empty(splits, depth, width), empty(splits, depth), empty(splits, blocks)
+    direct_dw[(blocks, splits)](
+        student.tokens, values, pointer(problem.scale, part), pointer(problem.shift, part),
+        pointer(problem.mask, part), weight, problem.bias, part, sums, losses, beta,
+        problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
+        DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
+        SMOOTH=kind == "smooth_l1", HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
+        HAS_MASK=problem.mask is not None, num_warps=config["num_warps"], num_stages=config["num_stages"],
+    )  # fmt: skip
+    return losses.sum(), part.sum(0), sums.sum(0)
+
+
+def candidates(width: int) -> list[dict[str, int]]:
+    """Launch settings worth trying for students of this width, best guess first."""
+    names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
+    columns = sum(column_pieces(width, 512))
+    sizes = [(64, 128, 8, 2), (64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)]
+    return [dict(zip(names, (columns, *size), strict=True)) for size in sizes] if width <= columns else []
+
+
+def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16") -> Iterator[Case]:
+    """What these settings compile to, for smooth L1 and a teacher twice as wide."""
+    c0, c1 = column_pieces(width, config["columns"])
+    yield Case(
+        name=f"direct_dw {student} {stored} {width}->{2 * width}",
+        kernel=direct_dw,
+        types={
+            **dict.fromkeys(("S", "W"), POINTERS[student]),
+            "T": POINTERS[stored],
+            **dict.fromkeys(("SCALE", "SHIFT", "MASK", "BIAS", "PART", "SUM", "LOSS"), "*fp32"),
+            "beta": "fp32",
+            **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row", "tiles_per_split"), "i32"),
+        },
+        constants={
+            "DS": width,
+            "DT": 2 * width,
+            "C0": c0,
+            "C1": c1,
+            "BLOCK_T": config["block_t"],
+            "BLOCK_N": config["block_n"],
+            "SMOOTH": True,
+            "HAS_SCALE": stored in ("int8", "fp8"),
+            "HAS_SHIFT": False,
+            "HAS_MASK": False,
+        },  # fmt: skip
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
+        ragged=frozenset(("num_rows", "per_batch", "tiles_per_split")),
+    )

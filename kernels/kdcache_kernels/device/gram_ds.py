@@ -1,0 +1,181 @@
+"""The student's gradient in the Gram form: one product of [S | T] with two small matrices."""
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, token_offsets
+from kdcache_kernels.dispatch import Config
+from kdcache_kernels.projection_problem import Problem, TokenRows
+
+
+@triton.jit
+def _factors(SCALE, CA, CB, MASK, rows, is_row, HAS_SCALE: tl.constexpr, HAS_FACTORS: tl.constexpr, HAS_MASK: tl.constexpr):  # fmt: skip
+    """What the sum over S is multiplied by before T's products are added to it, and all of it afterwards."""
+    if HAS_SCALE:
+        scale = tl.load(SCALE + rows, mask=is_row, other=1.0)
+        scale = tl.where(tl.abs(scale) < 1e-20, 1e-20, scale)
+    else:
+        scale = tl.full(rows.shape, 1.0, tl.float32)
+    if HAS_FACTORS:
+        ca = tl.load(CA + rows, mask=is_row, other=0.0)
+        cb = tl.load(CB + rows, mask=is_row, other=0.0)
+        safe = tl.where(cb == 0, 1.0, cb)
+        return tl.where(cb == 0, 0.0, ca / (safe * scale)), cb * scale, cb
+    if HAS_MASK:
+        weight = tl.load(MASK + rows, mask=is_row, other=0.0)
+    else:
+        weight = tl.full(rows.shape, 1.0, tl.float32)
+    return -1.0 / scale, -weight * scale, -weight
+
+
+@triton.jit
+def gram_ds(
+    S, T, SCALE, SHIFT, CA, CB, MASK, SQUARE, CONSTANT, FROM_T, FROM_ONE, UPSTREAM, OUT,
+    num_rows, per_batch, s_batch, s_row, t_row,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    HALVES: tl.constexpr, T_HALVES: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr,
+    HAS_FACTORS: tl.constexpr, HAS_MASK: tl.constexpr,
+):  # fmt: skip
+    """OUT = upstream * (ca (S M + constant) + cb (T U)), one tile of tokens and of S's channels.
+
+    M (DS, DS) and, where T are coefficients, U (DT, DS) come in halves stacked along their rows, because their rounding
+    would reach the difference of the two sums. ca = mask and cb = -mask for the squared error. UPSTREAM, a scalar on the
+    device, holds all constant factors. FROM_ONE is the column sum of U, for shifted targets.
+    """
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    is_row = rows < num_rows
+    first = tl.program_id(1) * (C0 + C1)
+    c0 = first + tl.arange(0, C0)
+    s_at = token_offsets(rows, per_batch, s_batch, s_row)
+    t_at = rows.to(tl.int64) * t_row
+    before, after, by_shift = _factors(SCALE, CA, CB, MASK, rows, is_row, HAS_SCALE, HAS_FACTORS, HAS_MASK)
+    acc0 = tl.zeros((BLOCK_N, C0), tl.float32)
+    if C1 > 0:
+        c1 = first + C0 + tl.arange(0, C1)
+        acc1 = tl.zeros((BLOCK_N, C1), tl.float32)
+    S_TILES: tl.constexpr = (DS + BLOCK_K - 1) // BLOCK_K
+    for tile in range(0, HALVES * S_TILES):
+        ks = (tile % S_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
+        at = ((tile // S_TILES) * DS + ks)[:, None] * DS
+        is_k = ks < DS
+        s = tl.load(S + s_at[:, None] + ks[None, :], mask=is_row[:, None] & is_k[None, :], other=0.0)
+        m0 = tl.load(SQUARE + at + c0[None, :], mask=is_k[:, None] & (c0 < DS)[None, :], other=0.0)
+        acc0 = tl.dot(s, m0, acc0, input_precision="ieee")
+        if C1 > 0:
+            m1 = tl.load(SQUARE + at + c1[None, :], mask=is_k[:, None] & (c1 < DS)[None, :], other=0.0)
+            acc1 = tl.dot(s, m1, acc1, input_precision="ieee")
+    acc0 = (acc0 + tl.load(CONSTANT + c0, mask=c0 < DS, other=0.0)[None, :]) * before[:, None]
+    if C1 > 0:
+        acc1 = (acc1 + tl.load(CONSTANT + c1, mask=c1 < DS, other=0.0)[None, :]) * before[:, None]
+    T_TILES: tl.constexpr = (DT + BLOCK_K - 1) // BLOCK_K
+    for tile in range(0, T_HALVES * T_TILES):
+        ks = (tile % T_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
+        at = ((tile // T_TILES) * DT + ks)[:, None] * DS
+        is_k = ks < DT
+        t = tl.load(T + t_at[:, None] + ks[None, :], mask=is_row[:, None] & is_k[None, :], other=0.0)
+        t = t.to(S.dtype.element_ty)
+        u0 = tl.load(FROM_T + at + c0[None, :], mask=is_k[:, None] & (c0 < DS)[None, :], other=0.0)
+        acc0 = tl.dot(t, u0, acc0, input_precision="ieee")
+        if C1 > 0:
+            u1 = tl.load(FROM_T + at + c1[None, :], mask=is_k[:, None] & (c1 < DS)[None, :], other=0.0)
+            acc1 = tl.dot(t, u1, acc1, input_precision="ieee")
+    upstream = tl.load(UPSTREAM)
+    acc0 *= after[:, None]
+    if HAS_SHIFT:
+        shift = tl.load(SHIFT + rows, mask=is_row, other=0.0) * by_shift
+        acc0 += shift[:, None] * tl.load(FROM_ONE + c0, mask=c0 < DS, other=0.0)[None, :]
+    out = OUT + rows.to(tl.int64)[:, None] * DS
+    kind: tl.constexpr = OUT.dtype.element_ty
+    tl.store(out + c0[None, :], (acc0 * upstream).to(kind), mask=is_row[:, None] & (c0 < DS)[None, :])
+    if C1 > 0:
+        acc1 *= after[:, None]
+        if HAS_SHIFT:
+            acc1 += shift[:, None] * tl.load(FROM_ONE + c1, mask=c1 < DS, other=0.0)[None, :]
+        tl.store(out + c1[None, :], (acc1 * upstream).to(kind), mask=is_row[:, None] & (c1 < DS)[None, :])
+
+
+def launch(
+    problem: Problem,
+    upstream: Tensor,
+    factors: Tensor | None,
+    small: tuple[Tensor, Tensor],
+    from_t: tuple[Tensor, int],
+    config: Config,
+) -> Tensor:
+    """The gradient (N, Ds), contiguous, in the student's dtype.
+
+    Args:
+        problem: Tokens and targets; its mask counts only without factors.
+        upstream: scalar with every constant factor in it, float32.
+        factors: (2, N), ca and cb with the tokens' weights in them; None for the squared error.
+        small: `gram_small.prepare`'s M and constant.
+        from_t: U stacked in so many halves, and their number.
+        config: ``columns``, ``block_n``, ``block_k``, ``num_warps``, ``num_stages``.
+    """
+    student, values = TokenRows(problem.student), problem.values
+    width, depth, num_rows = problem.student.shape[-1], values.shape[1], problem.num_tokens
+    square, constant = small
+    stacked, halves = from_t
+    from_one = stacked.float().sum(0) if problem.shift is not None else constant
+    c0, c1 = column_pieces(width, config["columns"])
+    out = torch.empty((num_rows, width), dtype=problem.student.dtype, device=values.device)
+    gram_ds[(triton.cdiv(num_rows, config["block_n"]), triton.cdiv(width, c0 + c1))](
+        student.tokens, values, pointer(problem.scale, constant), pointer(problem.shift, constant),
+        constant if factors is None else factors[0], constant if factors is None else factors[1],
+        pointer(problem.mask, constant), square, constant, stacked, from_one, upstream, out,
+        num_rows, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
+        DS=width, DT=depth, C0=c0, C1=c1, BLOCK_N=config["block_n"], BLOCK_K=config["block_k"],
+        HALVES=square.shape[0] // width, T_HALVES=halves, HAS_SCALE=problem.scale is not None,
+        HAS_SHIFT=problem.shift is not None, HAS_FACTORS=factors is not None, HAS_MASK=problem.mask is not None,
+        num_warps=config["num_warps"], num_stages=config["num_stages"],
+    )  # fmt: skip
+    return out
+
+
+def candidates(width: int) -> list[dict[str, int]]:
+    """Launch settings worth trying for students of this width, best guess first."""
+    names = ("columns", "block_n", "block_k", "num_warps", "num_stages")
+    if width <= 256:
+        sizes = [(256, 128, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 64, 4, 3), (256, 64, 32, 8, 3)]
+    else:
+        sizes = [(384, 64, 64, 8, 3), (384, 64, 32, 8, 3), (256, 64, 64, 8, 3), (256, 128, 32, 8, 3)]
+    return [dict(zip(names, size, strict=True)) for size in sizes]
+
+
+def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16") -> Iterator[Case]:
+    """What these settings compile to, for a teacher four times as wide."""
+    c0, c1 = column_pieces(width, config["columns"])
+    rows = ("SCALE", "SHIFT", "CA", "CB", "MASK", "CONSTANT", "FROM_ONE", "UPSTREAM")
+    for has_factors in (False, True):
+        yield Case(
+            name=f"gram_ds {'cosine ' if has_factors else ''}{student} {stored} {width}->{4 * width}",
+            kernel=gram_ds,
+            types={
+                **dict.fromkeys(("S", "SQUARE", "FROM_T", "OUT"), POINTERS[student]),
+                "T": POINTERS[stored],
+                **dict.fromkeys(rows, "*fp32"),
+                **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
+            },
+            constants={
+                "DS": width,
+                "DT": 4 * width,
+                "C0": c0,
+                "C1": c1,
+                "BLOCK_N": config["block_n"],
+                "BLOCK_K": config["block_k"],
+                "HALVES": 2,
+                "T_HALVES": 1,
+                "HAS_SCALE": stored in ("int8", "fp8"),
+                "HAS_SHIFT": False,
+                "HAS_FACTORS": has_factors,
+                "HAS_MASK": False,
+            },  # fmt: skip
+            num_warps=config["num_warps"],
+            num_stages=config["num_stages"],
+            ragged=frozenset(("num_rows", "per_batch")),
+        )

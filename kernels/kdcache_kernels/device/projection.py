@@ -1,0 +1,93 @@
+"""The projected feature losses as sequences of kernels; what each sequence computes, its plain torch twin says."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kdcache_kernels import cosine as cosine_form
+from kdcache_kernels.device import cosine_factors, direct_ds, direct_dw, gram_ds, gram_small, gram_sums
+from kdcache_kernels.dispatch import Config
+from kdcache_kernels.gram import GramSums
+from kdcache_kernels.gram import finish as finish_in_torch
+from kdcache_kernels.projection_problem import Problem
+
+_INTERPRETED_PROGRAMS = 12
+Configs = Mapping[str, Config]
+
+
+def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared error: loss and gradients for weight and bias."""
+    sums = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values))
+    if problem.basis is None:
+        return gram_small.finish(problem, problem.rounded_weight.contiguous(), sums, configs["gram_small"])
+    return finish_in_torch(_summed(problem, sums), problem)
+
+
+def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
+    weight = problem.rounded_weight.contiguous()
+    products = cosine_factors.launch(problem, weight, configs["cosine_factors"])
+    losses, ca, cb = cosine_form.factors_from_products(*products.unbind(), problem.mask)
+    # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
+    widened = float(weight.shape[0])
+    weights = (ca * widened, cb * widened)
+    partial = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values), weights)
+    sums = _summed(problem.weigh(weights[0]), partial)
+    grad_weight, grad_bias = cosine_form.finish_gradients(problem, sums, sums)
+    loss = losses.sum() * problem.inverse_count()
+    return loss, grad_weight / widened, grad_bias / widened, torch.stack([ca, cb])
+
+
+def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, configs: Configs) -> Tensor:
+    """The student's gradient (N, Ds) of either; the factors are empty for the squared error."""
+    weight = problem.rounded_weight.contiguous()
+    scaled_upstream = upstream.float() * problem.inverse_count()
+    if factors.shape[1] == 0:
+        scaled_upstream = scaled_upstream * (2 / weight.shape[0])
+    from_t = (weight, 1) if problem.basis is None else _in_halves(problem.basis.float() @ weight.float(), weight.dtype)
+    small = gram_small.prepare(weight, problem.bias, configs["gram_small"])
+    own = factors if factors.shape[1] else None
+    return gram_ds.launch(problem, scaled_upstream, own, small, from_t, configs["gram_ds"])
+
+
+def direct(problem: Problem, kind: str, beta: float, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared error or smooth L1 through the residual: loss and gradients for weight and bias."""
+    weight = problem.rounded_weight.contiguous()
+    sums = direct_dw.launch(problem, weight, kind, beta, configs["direct_dw"], _num_programs(problem.values))
+    per_element = problem.inverse_count() / weight.shape[0]
+    loss, grad_weight, grad_bias = (each * per_element for each in sums)
+    return loss, grad_weight, grad_bias
+
+
+def direct_student_gradient(upstream: Tensor, problem: Problem, kind: str, beta: float, configs: Configs) -> Tensor:
+    """The student's gradient (N, Ds) of the same."""
+    weight = problem.rounded_weight.contiguous()
+    scaled_upstream = upstream.float() * problem.inverse_count() / weight.shape[0]
+    return direct_ds.launch(problem, weight, scaled_upstream, kind, beta, configs["direct_ds"])
+
+
+def _summed(problem: Problem, sums: gram_sums.PartialSums) -> GramSums:
+    return GramSums(
+        ss=sums.ss.sum(0),
+        ts=sums.st.sum(0).t(),
+        s_sum=sums.s_sum.sum(0),
+        t_sum=sums.t_sum.sum(0),
+        t_square=sums.t_square.sum(),
+        count=problem.count(),
+    )
+
+
+def _in_halves(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
+    """A float32 matrix in a narrower type with its rounding error stacked below, and the number of parts."""
+    high = matrix.to(dtype)
+    if dtype.itemsize > 2:
+        return high.contiguous(), 1
+    return torch.cat([high, (matrix - high.float()).to(dtype)]), 2
+
+
+def _num_programs(tensor: Tensor) -> int:
+    """Programs that run at a time: one a multiprocessor, since the partial sums' traffic grows with their number."""
+    if not tensor.is_cuda:
+        return _INTERPRETED_PROGRAMS
+    return torch.cuda.get_device_properties(tensor.device).multi_processor_count

@@ -1,0 +1,124 @@
+"""Feature losses of projected student tokens against targets as a cache stores them."""
+
+import torch
+from torch import Tensor
+
+from kdcache_kernels.projection import proj_loss
+
+
+def proj_mse(
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    mask: Tensor | None = None,
+    basis: Tensor | None = None,
+    mean: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error between projected student tokens and targets.
+
+    Nothing of size N x Dt is formed for 16-bit students and teachers at least 1.5 times as wide; see `which` for what
+    runs. Products use the weight rounded to the student's dtype; under autocast the student is cast as a linear layer
+    would cast it. Gradients go to student, weight and bias, once (no double backward).
+
+    Args:
+        student: (N, Ds) or (B, L, Ds), any float dtype; a slice such as ``tokens[:, 1:]`` is not copied.
+        weight: (Dt, Ds).
+        bias: (Dt,) or None.
+        targets: (N, Dt) or (B, L, Dt) as stored: float, int8 or fp8. The target is ``scale * targets + shift``.
+        scale, shift: One number a token, (N,) or (B, L), or None. `layer_norm_affine` gives those of a teacher whose
+            tokens are to be layer-normalised.
+        mask: Weights of tokens, bool or >= 0, (N,) or (B, L); the loss is the mean over what they select, 0 if nothing.
+        basis, mean: Principal components of the teacher, (R, Dt) with orthonormal rows and (Dt,); targets are then
+            coefficients (..., R), the target is ``targets @ basis + mean``, and no work of width Dt is done per token.
+
+    Returns: scalar float32 (float64 for a float64 student), the mean over tokens and channels.
+    Raises: ValueError for shapes or dtypes that do not fit.
+    """
+    if mean is not None:
+        bias = -mean if bias is None else bias - mean
+    return _loss(student, weight, bias, targets, (scale, shift, mask), basis, "mse", 1.0)
+
+
+def proj_smooth_l1(
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    mask: Tensor | None = None,
+    beta: float = 1.0,
+) -> Tensor:
+    """Smooth L1, quadratic below `beta` > 0; arguments as in `proj_mse`. The residual exists a block at a time."""
+    if not beta > 0:
+        raise ValueError(f"beta must be > 0, got {beta}")
+    return _loss(student, weight, bias, targets, (scale, shift, mask), None, "smooth_l1", beta)
+
+
+def proj_cosine(
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """One minus the cosine of projected student tokens and targets, mean over tokens; arguments as in `proj_mse`."""
+    return _loss(student, weight, bias, targets, (scale, shift, mask), None, "cosine", 1.0)
+
+
+def _loss(
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    rows: tuple[Tensor | None, ...],
+    basis: Tensor | None,
+    kind: str,
+    beta: float,
+) -> Tensor:
+    _check_shapes(student, weight, bias, targets, rows, basis)
+    device = student.device.type
+    if torch.is_autocast_enabled(device) and student.dtype != torch.float64:
+        student = student.to(torch.get_autocast_dtype(device))
+    # A stride of the channels is the one layout that no form reads; a copy is what a linear layer would make too.
+    student = student if student.stride(-1) == 1 else student.contiguous()
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
+    scale, shift, mask = (None if each is None else each.detach().reshape(-1).to(dtype) for each in rows)
+    values = targets.detach().reshape(-1, targets.shape[-1]).contiguous()
+    return proj_loss(student, weight, bias, values, scale, shift, mask, basis, kind, beta)[0]
+
+
+def _check_shapes(
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    rows: tuple[Tensor | None, ...],
+    basis: Tensor | None,
+) -> None:
+    if student.dim() not in (2, 3) or student.shape[:-1].numel() == 0:
+        raise ValueError(f"student must be (N, Ds) or (B, L, Ds) with at least one token, got {tuple(student.shape)}")
+    if not student.is_floating_point():
+        raise ValueError(f"student must be of a float dtype, got {student.dtype}")
+    if weight.dim() != 2 or weight.shape[1] != student.shape[-1]:
+        raise ValueError(f"weight must be (Dt, {student.shape[-1]}), got {tuple(weight.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
+    if basis is not None and (basis.dim() != 2 or basis.shape[1] != weight.shape[0]):
+        raise ValueError(f"basis must be (R, {weight.shape[0]}), got {tuple(basis.shape)}")
+    width = weight.shape[0] if basis is None else basis.shape[0]
+    wanted = torch.Size((*student.shape[:-1], width))
+    if targets.shape != wanted:
+        raise ValueError(f"targets must have shape {tuple(wanted)}, got {tuple(targets.shape)}")
+    for name, values in zip(("scale", "shift", "mask"), rows, strict=True):
+        if values is not None and values.shape != student.shape[:-1]:
+            raise ValueError(f"{name} must have shape {tuple(student.shape[:-1])}, got {tuple(values.shape)}")

@@ -1,0 +1,185 @@
+"""The operations behind the projected feature losses, as torch sees them: opaque, with fakes and their own backward.
+
+``kd::proj_loss`` sweeps over the tokens once and gives the loss with its gradients for weight and bias.
+``kd::proj_loss_ds`` sweeps once more, in the backward pass, for the student's gradient. The upstream gradient is read
+on the device there, so a loss scale reaches the gradient before it is rounded to 16 bits. Nothing of the tokens' size
+is kept between the two but the tokens themselves.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcache_kernels import cosine, direct, gram
+from kdcache_kernels.dispatch import Choice, choose
+from kdcache_kernels.projection_problem import Problem
+
+# Above this ratio of widths the Gram form does less work than forming the projection (KERNELS 4).
+_GRAM_RATIO = 1.5
+_KERNELS = {
+    "gram": ("gram_sums", "gram_small", "gram_ds"),
+    "direct": ("direct_dw", "direct_ds"),
+    "cosine": ("cosine_factors", "gram_sums", "gram_small", "gram_ds"),
+}
+
+
+def algorithm(problem: Problem, kind: str) -> str:
+    """``gram``, ``direct`` or ``cosine``: how a loss is computed, whatever it runs on.
+
+    The Gram form subtracts large sums; that costs 16-bit students nothing they had, and float32 students some digits
+    of a small loss, so those keep the residual.
+    """
+    if kind == "cosine":
+        return "cosine"
+    if problem.basis is not None:
+        return "gram"
+    wide = problem.weight.shape[0] >= _GRAM_RATIO * problem.weight.shape[1]
+    return "gram" if kind == "mse" and wide and problem.student.dtype.itemsize == 2 else "direct"
+
+
+def choice(problem: Problem, kind: str) -> Choice:
+    """Triton or torch, and why."""
+    how = algorithm(problem, kind)
+    student, basis = problem.student, problem.basis
+    if student.dtype == torch.float64 or (student.is_cuda and student.dtype == torch.float32):
+        return Choice("torch", f"library products serve {student.dtype} students")
+    if basis is not None and how == "cosine":
+        return Choice("torch", "the cosine against a basis has no kernel")
+    return choose(_KERNELS[how], student, problem.weight.shape[1])
+
+
+@torch.library.custom_op("kd::proj_loss", mutates_args=())
+def proj_loss(
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    values: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mask: Tensor | None,
+    basis: Tensor | None,
+    kind: str,
+    beta: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, gradients for weight and bias, and the (2, N) factors of the cosine (empty for other losses)."""
+    problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
+    how, chosen = algorithm(problem, kind), choice(problem, kind)
+    factors = weight.new_empty((2, 0), dtype=problem.accumulator)
+    if chosen.form == "triton":
+        from kdcache_kernels.device import projection as device
+
+        if how == "cosine":
+            loss, grad_weight, grad_bias, factors = device.cosine(problem, chosen.configs)
+        elif how == "gram":
+            loss, grad_weight, grad_bias = device.gram(problem, chosen.configs)
+        else:
+            loss, grad_weight, grad_bias = device.direct(problem, kind, beta, chosen.configs)
+    elif how == "cosine":
+        losses, ca, cb = cosine.token_factors(problem)
+        loss, factors = losses.sum(dtype=torch.float64) * problem.inverse_count(), torch.stack([ca, cb])
+        grad_weight, grad_bias = cosine.parameter_gradients(problem, ca, cb)
+    elif how == "gram":
+        loss, grad_weight, grad_bias = gram.finish(gram.token_sums(problem), problem)
+    else:
+        loss, grad_weight, grad_bias = direct.loss_and_parameter_gradients(problem, kind, beta)
+    dtype = problem.accumulator
+    return loss.to(dtype), grad_weight.to(dtype), grad_bias.to(dtype), factors
+
+
+@proj_loss.register_fake
+def _(
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    values: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mask: Tensor | None,
+    basis: Tensor | None,
+    kind: str,
+    beta: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
+    num_factors = values.shape[0] if kind == "cosine" else 0
+    return (
+        student.new_empty((), dtype=dtype),
+        torch.empty_like(weight, dtype=dtype, memory_format=torch.contiguous_format),
+        torch.empty_like(bias, dtype=dtype, memory_format=torch.contiguous_format),
+        student.new_empty((2, num_factors), dtype=dtype),
+    )
+
+
+@torch.library.custom_op("kd::proj_loss_ds", mutates_args=())
+def proj_loss_ds(
+    upstream: Tensor,
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    values: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mask: Tensor | None,
+    basis: Tensor | None,
+    factors: Tensor,
+    kind: str,
+    beta: float,
+) -> Tensor:
+    """Upstream times the gradient for the student, contiguous, in its shape and dtype."""
+    problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
+    how, chosen = algorithm(problem, kind), choice(problem, kind)
+    if chosen.form == "triton":
+        from kdcache_kernels.device import projection as device
+
+        if how == "direct":
+            gradient = device.direct_student_gradient(upstream, problem, kind, beta, chosen.configs)
+        else:
+            gradient = device.gram_student_gradient(upstream, problem, factors, chosen.configs)
+    elif how == "direct":
+        gradient = direct.student_gradient(upstream, problem, kind, beta)
+    elif how == "gram":
+        gradient = gram.student_gradient(upstream, problem)
+    else:
+        gradient = gram.student_gradient(upstream, problem, factors[0], factors[1])
+    return gradient.view(student.shape)
+
+
+@proj_loss_ds.register_fake
+def _(
+    upstream: Tensor,
+    student: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    values: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mask: Tensor | None,
+    basis: Tensor | None,
+    factors: Tensor,
+    kind: str,
+    beta: float,
+) -> Tensor:
+    return torch.empty_like(student, memory_format=torch.contiguous_format)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    *tensors, kind, beta = inputs
+    _, grad_weight, grad_bias, factors = output
+    ctx.mark_non_differentiable(grad_weight, grad_bias, factors)
+    ctx.save_for_backward(*tensors, grad_weight, grad_bias, factors)
+    ctx.kind, ctx.beta = kind, beta
+
+
+def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *inputs, grad_weight, grad_bias, factors = ctx.saved_tensors
+    needs_student, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+    weight, bias = inputs[1], inputs[2]
+    return (
+        proj_loss_ds(upstream, *inputs, factors, ctx.kind, ctx.beta) if needs_student else None,
+        (grad_weight * upstream).to(weight.dtype) if needs_weight else None,
+        (grad_bias * upstream).to(bias.dtype) if needs_bias else None,
+        *[None] * 7,
+    )
+
+
+torch.library.register_autograd("kd::proj_loss", _backward, setup_context=_keep)

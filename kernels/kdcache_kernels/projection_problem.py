@@ -1,0 +1,125 @@
+"""The inputs of a projected feature loss, in the one shape that every form of it works on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kdcache_kernels.reference import dequantize
+
+# Tokens whose intermediates exist at a time in the plain torch forms.
+CHUNK_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Student tokens S, projection W and b, targets T = scale * values + shift, or T = values @ basis.
+
+    Args:
+        student: (N, Ds) or (B, L, Ds), last dimension contiguous.
+        weight: (Dt, Ds); products use it rounded to the student's dtype.
+        bias: (Dt,).
+        values: (N, Dt) as stored, or (N, R) coefficients with a basis; contiguous.
+        scale, shift: (N,) or None.
+        mask: (N,) weights of tokens, or None.
+        basis: (R, Dt) with orthonormal rows, or None.
+    """
+
+    student: Tensor
+    weight: Tensor
+    bias: Tensor
+    values: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
+    mask: Tensor | None
+    basis: Tensor | None
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.values.shape[0]
+
+    @property
+    def accumulator(self) -> torch.dtype:
+        """What sums are kept in by the plain torch forms."""
+        return torch.float64 if self.student.dtype == torch.float64 else torch.float32
+
+    @property
+    def rounded_weight(self) -> Tensor:
+        """The projection as the products see it."""
+        return self.weight.to(self.student.dtype)
+
+    def count(self) -> Tensor:
+        """Weight of all tokens together, a scalar on the device."""
+        if self.mask is None:
+            return torch.full((), self.num_tokens, dtype=self.accumulator, device=self.values.device)
+        return self.mask.sum(dtype=self.accumulator)
+
+    def inverse_count(self) -> Tensor:
+        """One over `count`, 0 where no token is selected: such a batch has loss 0 and no gradient."""
+        count = self.count()
+        return torch.where(count > 0, 1 / count, torch.zeros_like(count))
+
+    def weigh(self, weights: Tensor) -> "Problem":
+        """The same problem with other weights of tokens."""
+        return replace(self, mask=weights)
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+        """Slices of the tokens with the student's and the decoded targets there, and the tokens' weights.
+
+        Targets are in the student's dtype for 16-bit students, as the kernels round them, else in the accumulator's.
+        """
+        flat = self.student.reshape(-1, self.student.shape[-1])
+        rounded = self.student.dtype if self.student.dtype.itemsize == 2 else self.accumulator
+        for first in range(0, self.num_tokens, CHUNK_TOKENS):
+            part = slice(first, min(first + CHUNK_TOKENS, self.num_tokens))
+            targets = decode(
+                self.values[part],
+                None if self.scale is None else self.scale[part],
+                None if self.shift is None else self.shift[part],
+                self.accumulator,
+            )
+            yield part, flat[part], targets.to(rounded), None if self.mask is None else self.mask[part, None]
+
+
+def decode(values: Tensor, scale: Tensor | None, shift: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Stored targets to a floating type; float64 only matters to tests."""
+    if dtype != torch.float64:
+        return dequantize(values, scale, shift)
+    decoded = values.double()
+    decoded = decoded if scale is None else decoded * scale.double().unsqueeze(-1)
+    return decoded if shift is None else decoded + shift.double().unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Where the rows of (N, D) or (B, L, D) tokens lie, so that a kernel needs no copy of a slice.
+
+    Args:
+        tokens: Last dimension contiguous.
+    """
+
+    tokens: Tensor
+
+    def __post_init__(self) -> None:
+        if self.tokens.stride(-1) != 1:
+            raise ValueError(f"the channels of tokens must be contiguous, got strides {self.tokens.stride()}")
+
+    @property
+    def per_batch(self) -> int:
+        """Rows that lie at the row stride, before the batch stride comes in."""
+        tokens = self.tokens
+        if tokens.dim() == 2 or tokens.stride(0) == tokens.shape[1] * tokens.stride(1):
+            return tokens.shape[:-1].numel()
+        return tokens.shape[1]
+
+    @property
+    def batch_stride(self) -> int:
+        """Elements between images; 0 when the rows lie as one sequence."""
+        return 0 if self.per_batch == self.tokens.shape[:-1].numel() else self.tokens.stride(0)
+
+    @property
+    def row_stride(self) -> int:
+        """Elements between tokens of one image."""
+        return self.tokens.stride(-2)
