@@ -1,5 +1,8 @@
 """|p|^2, <p, t> and |t|^2 of every token, with the projection p formed a tile at a time."""
 
+# Names that exist only under a constexpr, and launch options, are beyond the type checker.
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +20,8 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 def cosine_factors(
     S, T, SCALE, SHIFT, W, BIAS, PRODUCTS,
     num_rows, per_batch, s_batch, s_row, t_row,
-    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr,
 ):  # fmt: skip
     """PRODUCTS (3, N) = sum p^2, sum p t, sum t^2 over the channels."""
@@ -106,7 +110,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
             "BLOCK_N": config["block_n"],
             "HAS_SCALE": stored in ("int8", "fp8"),
             "HAS_SHIFT": False,
-        },  # fmt: skip
+        },
         num_warps=config["num_warps"],
         num_stages=config["num_stages"],
         ragged=frozenset(("num_rows", "per_batch")),

@@ -1,5 +1,8 @@
 """The student's gradient through the residual, a tile of it at a time: the sweep of the backward pass."""
 
+# Names that exist only under a constexpr, and launch options, are beyond the type checker.
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +20,8 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 def direct_ds(
     S, T, SCALE, SHIFT, MASK, W, BIAS, UPSTREAM, OUT, beta,
     num_rows, per_batch, s_batch, s_row, t_row,
-    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     SMOOTH: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """OUT = upstream * G W for one tile of tokens, with G the loss's slope, formed a block of T's columns at a time."""
@@ -117,7 +121,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
             "HAS_SCALE": stored in ("int8", "fp8"),
             "HAS_SHIFT": False,
             "HAS_MASK": False,
-        },  # fmt: skip
+        },
         num_warps=config["num_warps"],
         num_stages=config["num_stages"],
         ragged=frozenset(("num_rows", "per_batch")),

@@ -1,5 +1,8 @@
 """Loss and parameter gradients through the residual, a tile of it at a time: the sweep of the forward pass."""
 
+# Names that exist only under a constexpr, and launch options, are beyond the type checker.
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +20,8 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 def direct_dw(
     S, T, SCALE, SHIFT, MASK, W, BIAS, PART, SUM, LOSS, beta,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
-    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     SMOOTH: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """One split's PART (DT, DS) = G^T S and SUM (DT,) of G, with G the loss's slope, for one block of T's columns.
@@ -39,7 +43,7 @@ def direct_dw(
     slopes = tl.zeros((BLOCK_T,), tl.float32)
     loss = tl.zeros((BLOCK_T,), tl.float32)
     tl.assume(tiles_per_split > 0)
-    for tile in range(0, tiles_per_split):
+    for tile in range(tiles_per_split):
         rows = (split * tiles_per_split + tile) * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = rows < num_rows
         s_at = token_offsets(rows, per_batch, s_batch, s_row)
@@ -138,7 +142,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
             "HAS_SCALE": stored in ("int8", "fp8"),
             "HAS_SHIFT": False,
             "HAS_MASK": False,
-        },  # fmt: skip
+        },
         num_warps=config["num_warps"],
         num_stages=config["num_stages"],
         ragged=frozenset(("num_rows", "per_batch", "tiles_per_split")),

@@ -1,5 +1,8 @@
 """The student's gradient in the Gram form: one product of [S | T] with two small matrices."""
 
+# Names that exist only under a constexpr, and launch options, are beyond the type checker.
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+
 from collections.abc import Iterator
 
 import torch
@@ -14,7 +17,10 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 
 
 @triton.jit
-def _factors(SCALE, CA, CB, MASK, rows, is_row, HAS_SCALE: tl.constexpr, HAS_FACTORS: tl.constexpr, HAS_MASK: tl.constexpr):  # fmt: skip
+def _factors(
+    SCALE, CA, CB, MASK, rows, is_row,
+    HAS_SCALE: tl.constexpr, HAS_FACTORS: tl.constexpr, HAS_MASK: tl.constexpr,
+):  # fmt: skip
     """What the sum over S is multiplied by before T's products are added to it, and all of it afterwards."""
     if HAS_SCALE:
         scale = tl.load(SCALE + rows, mask=is_row, other=1.0)
@@ -37,15 +43,16 @@ def _factors(SCALE, CA, CB, MASK, rows, is_row, HAS_SCALE: tl.constexpr, HAS_FAC
 def gram_ds(
     S, T, SCALE, SHIFT, CA, CB, MASK, SQUARE, CONSTANT, FROM_T, FROM_ONE, UPSTREAM, OUT,
     num_rows, per_batch, s_batch, s_row, t_row,
-    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     HALVES: tl.constexpr, T_HALVES: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr,
     HAS_FACTORS: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """OUT = upstream * (ca (S M + constant) + cb (T U)), one tile of tokens and of S's channels.
 
     M (DS, DS) and, where T are coefficients, U (DT, DS) come in halves stacked along their rows, because their rounding
-    would reach the difference of the two sums. ca = mask and cb = -mask for the squared error. UPSTREAM, a scalar on the
-    device, holds all constant factors. FROM_ONE is the column sum of U, for shifted targets.
+    would reach the difference of the two sums. ca = mask and cb = -mask for the squared error. UPSTREAM, a scalar on
+    the device, holds all constant factors. FROM_ONE is the column sum of U, for shifted targets.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row = rows < num_rows
@@ -59,7 +66,7 @@ def gram_ds(
         c1 = first + C0 + tl.arange(0, C1)
         acc1 = tl.zeros((BLOCK_N, C1), tl.float32)
     S_TILES: tl.constexpr = (DS + BLOCK_K - 1) // BLOCK_K
-    for tile in range(0, HALVES * S_TILES):
+    for tile in range(HALVES * S_TILES):
         ks = (tile % S_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
         at = ((tile // S_TILES) * DS + ks)[:, None] * DS
         is_k = ks < DS
@@ -73,7 +80,7 @@ def gram_ds(
     if C1 > 0:
         acc1 = (acc1 + tl.load(CONSTANT + c1, mask=c1 < DS, other=0.0)[None, :]) * before[:, None]
     T_TILES: tl.constexpr = (DT + BLOCK_K - 1) // BLOCK_K
-    for tile in range(0, T_HALVES * T_TILES):
+    for tile in range(T_HALVES * T_TILES):
         ks = (tile % T_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
         at = ((tile // T_TILES) * DT + ks)[:, None] * DS
         is_k = ks < DT
@@ -174,7 +181,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
                 "HAS_SHIFT": False,
                 "HAS_FACTORS": has_factors,
                 "HAS_MASK": False,
-            },  # fmt: skip
+            },
             num_warps=config["num_warps"],
             num_stages=config["num_stages"],
             ragged=frozenset(("num_rows", "per_batch")),

@@ -1,5 +1,8 @@
 """S^T m T and S^T m S over the tokens in one launch, with the column sums on the way."""
 
+# Names that exist only under a constexpr, and launch options, are beyond the type checker.
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +24,8 @@ _PARTIAL_BYTES = 14_000_000
 def _sweep(
     S, T, SCALE, SHIFT, MASK, PART, SUM, SQUARE, block_t,
     num_rows, per_batch, s_batch, s_row, t_per_batch, t_batch, t_row, tiles_per_split,
-    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """One split's PART (DS, DT) for one block of T's columns and one of S's, and sums and squares of T's columns."""
@@ -37,7 +41,7 @@ def _sweep(
     t_sum = tl.zeros((BLOCK_T,), tl.float32)
     t_square = tl.zeros((BLOCK_T,), tl.float32)
     tl.assume(tiles_per_split > 0)  # else Triton 3.6 waits after every product of the loop
-    for tile in range(0, tiles_per_split):
+    for tile in range(tiles_per_split):
         rows = (split * tiles_per_split + tile) * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = rows < num_rows
         s_at = token_offsets(rows, per_batch, s_batch, s_row)
@@ -74,7 +78,8 @@ def _sweep(
 def gram_sums(
     S, T, SCALE, SHIFT, T_MASK, S_MASK, PART_T, T_SUM, T_SQUARE, PART_S, S_SUM, S_SQUARE,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
-    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     T_BLOCKS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """Grid: blocks of T's columns and then of S's, splits of the tokens, blocks of the other factor's columns.
@@ -190,7 +195,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
             "HAS_SCALE": stored in ("int8", "fp8"),
             "HAS_SHIFT": False,
             "HAS_MASK": False,
-        },  # fmt: skip
+        },
         num_warps=config["num_warps"],
         num_stages=config["num_stages"],
         ragged=frozenset(("num_rows", "per_batch", "tiles_per_split")),

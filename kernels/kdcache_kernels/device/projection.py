@@ -27,8 +27,8 @@ def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
 def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
     weight = problem.rounded_weight.contiguous()
-    products = cosine_factors.launch(problem, weight, configs["cosine_factors"])
-    losses, ca, cb = cosine_form.factors_from_products(*products.unbind(), problem.mask)
+    pp, pt, tt = cosine_factors.launch(problem, weight, configs["cosine_factors"])
+    losses, ca, cb = cosine_form.factors_from_products(pp, pt, tt, problem.mask)
     # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
     widened = float(weight.shape[0])
     weights = (ca * widened, cb * widened)

@@ -1,5 +1,8 @@
 """Arithmetic of tiles that several kernels share, and how widths are cut into powers of two."""
 
+# Names that exist only under a constexpr, and launch options, are beyond the type checker.
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+
 import triton
 import triton.language as tl
 from torch import Tensor
