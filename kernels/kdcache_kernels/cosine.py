@@ -1,4 +1,4 @@
-"""The cosine loss: one sweep gives each token's cosine and two factors, the rest is the Gram form with those factors.
+"""The cosine loss: one sweep gives each token's cosine and two factors, from which all gradients follow.
 
 With c the cosine of p and t, the gradient of 1 - c for p is (c / |p|^2) p - (1 / (|p| |t|)) t: a factor `ca` for the
 projected token and a factor `cb` for the target.
@@ -7,7 +7,6 @@ projected token and a factor `cb` for the target.
 import torch
 from torch import Tensor
 
-from kdcache_kernels import gram
 from kdcache_kernels.projection_problem import Problem
 
 # torch.nn.functional.cosine_similarity's: norms below it count as this.
@@ -45,15 +44,18 @@ def factors_from_products(pp: Tensor, pt: Tensor, tt: Tensor, mask: Tensor | Non
 
 
 def parameter_gradients(problem: Problem, ca: Tensor, cb: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the mean loss for weight and bias, from the factors."""
-    return finish_gradients(problem, gram.token_sums(problem.weigh(ca)), gram.token_sums(problem.weigh(cb)))
+    """Gradients of the mean loss for weight and bias, from the factors.
 
-
-def finish_gradients(problem: Problem, by_ca: gram.GramSums, by_cb: gram.GramSums) -> tuple[Tensor, Tensor]:
-    """The same from sums weighed with ca (student alone) and with cb (targets)."""
-    dtype = by_ca.ss.dtype
+    Through the slope ``ca p + cb t`` of a block of tokens: its two parts cancel where the student fits, and sums of
+    them would not.
+    """
+    dtype = problem.accumulator
     weight, bias = problem.rounded_weight.to(dtype), problem.bias.to(dtype)
-    per_token = problem.inverse_count().to(dtype)
-    grad_weight = weight @ by_ca.ss + torch.outer(bias, by_ca.s_sum) + by_cb.ts
-    grad_bias = weight @ by_ca.s_sum + by_ca.count * bias + by_cb.t_sum
+    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    for part, student, targets, _ in problem.chunks():
+        tokens = student.to(dtype)
+        slopes = ca[part, None] * (tokens @ weight.t() + bias) + cb[part, None] * targets.to(dtype)
+        grad_weight += slopes.t() @ tokens
+        grad_bias += slopes.sum(0)
+    per_token = problem.inverse_count()
     return grad_weight * per_token, grad_bias * per_token

@@ -6,6 +6,7 @@ on the device there, so a loss scale reaches the gradient before it is rounded t
 is kept between the two but the tokens themselves.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ _GRAM_RATIO = 1.5
 _KERNELS = {
     "gram": ("gram_sums", "gram_small", "gram_ds"),
     "direct": ("direct_dw", "direct_ds"),
-    "cosine": ("cosine_factors", "gram_sums", "gram_small", "gram_ds"),
+    "cosine": ("cosine_factors", "direct_dw", "gram_small", "gram_ds"),
 }
 
 
@@ -49,6 +50,11 @@ def choice(problem: Problem, kind: str) -> Choice:
     return choose(_KERNELS[how], student, problem.weight.shape[1])
 
 
+def _exactly(student: Tensor) -> AbstractContextManager[Any]:
+    """Autocast of the caller would reach the small products in here, whose precision is the point."""
+    return torch.autocast(student.device.type, enabled=False)
+
+
 @torch.library.custom_op("kd::proj_loss", mutates_args=())
 def proj_loss(
     student: Tensor,
@@ -64,8 +70,15 @@ def proj_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, gradients for weight and bias, and the (2, N) factors of the cosine (empty for other losses)."""
     problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
+    with _exactly(student):
+        found = _forward(problem, kind, beta)
+    loss, grad_weight, grad_bias, factors = (each.to(problem.accumulator) for each in found)
+    return loss, grad_weight, grad_bias, factors
+
+
+def _forward(problem: Problem, kind: str, beta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     how, chosen = algorithm(problem, kind), choice(problem, kind)
-    factors = weight.new_empty((2, 0), dtype=problem.accumulator)
+    factors = problem.weight.new_empty((2, 0), dtype=problem.accumulator)
     if chosen.form == "triton":
         from kdcache_kernels.device import projection as device
 
@@ -83,8 +96,7 @@ def proj_loss(
         loss, grad_weight, grad_bias = gram.finish(gram.token_sums(problem), problem)
     else:
         loss, grad_weight, grad_bias = direct.loss_and_parameter_gradients(problem, kind, beta)
-    dtype = problem.accumulator
-    return loss.to(dtype), grad_weight.to(dtype), grad_bias.to(dtype), factors
+    return loss, grad_weight, grad_bias, factors
 
 
 @proj_loss.register_fake
@@ -127,21 +139,23 @@ def proj_loss_ds(
 ) -> Tensor:
     """Upstream times the gradient for the student, contiguous, in its shape and dtype."""
     problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
+    with _exactly(student):
+        return _student_gradient(upstream, problem, factors, kind, beta).view(student.shape)
+
+
+def _student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, kind: str, beta: float) -> Tensor:
     how, chosen = algorithm(problem, kind), choice(problem, kind)
     if chosen.form == "triton":
         from kdcache_kernels.device import projection as device
 
         if how == "direct":
-            gradient = device.direct_student_gradient(upstream, problem, kind, beta, chosen.configs)
-        else:
-            gradient = device.gram_student_gradient(upstream, problem, factors, chosen.configs)
-    elif how == "direct":
-        gradient = direct.student_gradient(upstream, problem, kind, beta)
-    elif how == "gram":
-        gradient = gram.student_gradient(upstream, problem)
-    else:
-        gradient = gram.student_gradient(upstream, problem, factors[0], factors[1])
-    return gradient.view(student.shape)
+            return device.direct_student_gradient(upstream, problem, kind, beta, chosen.configs)
+        return device.gram_student_gradient(upstream, problem, factors, chosen.configs)
+    if how == "direct":
+        return direct.student_gradient(upstream, problem, kind, beta)
+    if how == "gram":
+        return gram.student_gradient(upstream, problem)
+    return gram.student_gradient(upstream, problem, factors[0], factors[1])
 
 
 @proj_loss_ds.register_fake

@@ -1,7 +1,7 @@
 """The inputs of a projected feature loss, in the one shape that every form of it works on."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -60,10 +60,6 @@ class Problem:
         """One over `count`, 0 where no token is selected: such a batch has loss 0 and no gradient."""
         count = self.count()
         return torch.where(count > 0, 1 / count, torch.zeros_like(count))
-
-    def weigh(self, weights: Tensor) -> "Problem":
-        """The same problem with other weights of tokens."""
-        return replace(self, mask=weights)
 
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
         """Slices of the tokens with the student's and the decoded targets there, and the tokens' weights.

@@ -11,14 +11,19 @@ import torch
 def triton_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The Triton form of every operation; gives the device to put tensors on."""
     monkeypatch.setenv("KD_KERNELS", "triton")
+    # Outputs are filled with NaN first, so an element that a kernel forgets to write shows.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     if os.environ.get("TRITON_INTERPRET") == "1":
         from tests.kernels.interpreter import repair
 
         repair()
         yield "cpu"
-        return
-    # Outputs are filled with NaN first, so an element that a kernel forgets to write shows.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield "cuda"
+    else:
+        yield "cuda"
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["torch", "triton"])
+def form(request: pytest.FixtureRequest) -> str:
+    """Each form of an operation in turn; gives the device to put tensors on."""
+    return request.getfixturevalue("triton_form") if request.param == "triton" else "cpu"

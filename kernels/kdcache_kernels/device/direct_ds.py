@@ -22,7 +22,7 @@ def direct_ds(
     num_rows, per_batch, s_batch, s_row, t_row,
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
-    SMOOTH: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
+    IS_SMOOTH: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """OUT = upstream * G W for one tile of tokens, with G the loss's slope, formed a block of T's columns at a time."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -48,7 +48,7 @@ def direct_ds(
             projected = tl.dot(s1, tl.trans(w1), projected, input_precision="ieee")
         bias = tl.load(BIAS + cols, mask=is_col, other=0.0).to(tl.float32)
         residual = tl.where(is_row[:, None] & is_col[None, :], projected + bias[None, :] - t, 0.0)
-        _, slope = value_and_slope(residual, beta, SMOOTH)
+        _, slope = value_and_slope(residual, beta, IS_SMOOTH)
         slope = slope.to(S.dtype.element_ty)
         acc0 = tl.dot(slope, w0, acc0, input_precision="ieee")
         if C1 > 0:
@@ -83,7 +83,7 @@ def launch(problem: Problem, weight: Tensor, upstream: Tensor, kind: str, beta: 
         pointer(problem.mask, upstream), weight, problem.bias, upstream, out, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
-        SMOOTH=kind == "smooth_l1", HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
+        IS_SMOOTH=kind == "smooth_l1", HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
         HAS_MASK=problem.mask is not None, num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
     return out
@@ -117,7 +117,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
             "C1": c1,
             "BLOCK_T": config["block_t"],
             "BLOCK_N": config["block_n"],
-            "SMOOTH": True,
+            "IS_SMOOTH": True,
             "HAS_SCALE": stored in ("int8", "fp8"),
             "HAS_SHIFT": False,
             "HAS_MASK": False,

@@ -18,15 +18,17 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 
 @triton.jit
 def direct_dw(
-    S, T, SCALE, SHIFT, MASK, W, BIAS, PART, SUM, LOSS, beta,
+    S, T, SCALE, SHIFT, MASK, CA, CB, W, BIAS, PART, SUM, LOSS, beta,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
-    SMOOTH: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
+    IS_SMOOTH: tl.constexpr, HAS_FACTORS: tl.constexpr,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """One split's PART (DT, DS) = G^T S and SUM (DT,) of G, with G the loss's slope, for one block of T's columns.
 
-    LOSS takes one number a program. Splits cover fixed ranges of tokens, so every run adds in the same order.
+    With factors G = ca P + cb T, the cosine's, whose loss is known already; else LOSS takes one number a program.
+    Splits cover fixed ranges of tokens, so every run adds in the same order.
     """
     block = tl.program_id(0)
     split = tl.program_id(1)
@@ -55,13 +57,18 @@ def direct_dw(
         if C1 > 0:
             s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
             projected = tl.dot(s1, tl.trans(w1), projected, input_precision="ieee")
-        residual = tl.where(is_row[:, None] & is_col[None, :], projected + bias[None, :] - t, 0.0)
-        value, slope = value_and_slope(residual, beta, SMOOTH)
-        if HAS_MASK:
-            weight = tl.load(MASK + rows, mask=is_row, other=0.0)
-            value *= weight[:, None]
-            slope *= weight[:, None]
-        loss += tl.sum(value, 0)
+        if HAS_FACTORS:
+            ca = tl.load(CA + rows, mask=is_row, other=0.0)
+            cb = tl.load(CB + rows, mask=is_row, other=0.0)
+            slope = ca[:, None] * (projected + bias[None, :]) + cb[:, None] * t
+        else:
+            residual = tl.where(is_row[:, None] & is_col[None, :], projected + bias[None, :] - t, 0.0)
+            value, slope = value_and_slope(residual, beta, IS_SMOOTH)
+            if HAS_MASK:
+                weight = tl.load(MASK + rows, mask=is_row, other=0.0)
+                value *= weight[:, None]
+                slope *= weight[:, None]
+            loss += tl.sum(value, 0)
         slopes += tl.sum(slope, 0)
         slope = slope.to(S.dtype.element_ty)
         acc0 = tl.dot(tl.trans(slope), s0, acc0, input_precision="ieee")
@@ -76,17 +83,24 @@ def direct_dw(
 
 
 def launch(
-    problem: Problem, weight: Tensor, kind: str, beta: float, config: Config, num_programs: int
+    problem: Problem,
+    weight: Tensor,
+    kind: str,
+    beta: float,
+    config: Config,
+    num_programs: int,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over all tokens, not yet divided by their number: loss, and gradients for weight and bias; float32.
 
     Args:
         problem: Tokens and targets.
         weight: (Dt, Ds), rounded, contiguous.
-        kind: ``mse`` or ``smooth_l1``.
+        kind: ``mse``, ``smooth_l1`` or ``cosine``.
         beta: Of smooth L1.
         config: ``columns`` (at least Ds), ``block_t``, ``block_n``, ``num_warps``, ``num_stages``.
         num_programs: Programs that run at a time.
+        factors: (2, N) of the cosine; its loss is not computed here.
     """
     student, values = TokenRows(problem.student), problem.values
     depth, width = weight.shape
@@ -101,10 +115,12 @@ def launch(
     part, sums, losses = empty(splits, depth, width), empty(splits, depth), empty(splits, blocks)
     direct_dw[(blocks, splits)](
         student.tokens, values, pointer(problem.scale, part), pointer(problem.shift, part),
-        pointer(problem.mask, part), weight, problem.bias, part, sums, losses, beta,
+        pointer(problem.mask, part), part if factors is None else factors[0], part if factors is None else factors[1],
+        weight, problem.bias, part, sums, losses, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
-        SMOOTH=kind == "smooth_l1", HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
+        IS_SMOOTH=kind == "smooth_l1", HAS_FACTORS=factors is not None,
+        HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
         HAS_MASK=problem.mask is not None, num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
     return losses.sum(), part.sum(0), sums.sum(0)
@@ -127,7 +143,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
         types={
             **dict.fromkeys(("S", "W"), POINTERS[student]),
             "T": POINTERS[stored],
-            **dict.fromkeys(("SCALE", "SHIFT", "MASK", "BIAS", "PART", "SUM", "LOSS"), "*fp32"),
+            **dict.fromkeys(("SCALE", "SHIFT", "MASK", "CA", "CB", "BIAS", "PART", "SUM", "LOSS"), "*fp32"),
             "beta": "fp32",
             **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row", "tiles_per_split"), "i32"),
         },
@@ -138,7 +154,8 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
             "C1": c1,
             "BLOCK_T": config["block_t"],
             "BLOCK_N": config["block_n"],
-            "SMOOTH": True,
+            "IS_SMOOTH": True,
+            "HAS_FACTORS": False,
             "HAS_SCALE": stored in ("int8", "fp8"),
             "HAS_SHIFT": False,
             "HAS_MASK": False,

@@ -47,19 +47,22 @@ def _sweep(
         s_at = token_offsets(rows, per_batch, s_batch, s_row)
         t_at = token_offsets(rows, t_per_batch, t_batch, t_row)
         stored = tl.load(T + t_at[:, None] + cols[None, :], mask=is_row[:, None] & is_col[None, :], other=0.0)
-        t = scaled(stored.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
-        if HAS_SHIFT:
-            t = tl.where(is_row[:, None], t, 0.0)
+        if HAS_SCALE or HAS_SHIFT:
+            t = scaled(stored.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
+            if HAS_SHIFT:
+                t = tl.where(is_row[:, None], t, 0.0)
+            right = t.to(S.dtype.element_ty)
+        else:
+            right = stored.to(S.dtype.element_ty)
+        # The squares too are of what was rounded: then the loss is that of the rounded targets, with no other error.
+        t = right.to(tl.float32)
         if HAS_MASK:
             weighed = t * tl.load(MASK + rows, mask=is_row, other=0.0)[:, None]
+            right = weighed.to(S.dtype.element_ty)
         else:
             weighed = t
         t_sum += tl.sum(weighed, 0)
         t_square += tl.sum(weighed * t, 0)
-        if HAS_SCALE or HAS_SHIFT or HAS_MASK:
-            right = weighed.to(S.dtype.element_ty)
-        else:
-            right = stored.to(S.dtype.element_ty)
         s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
         acc0 = tl.dot(tl.trans(s0), right, acc0, input_precision="ieee")
         if C1 > 0:
@@ -76,7 +79,7 @@ def _sweep(
 
 @triton.jit
 def gram_sums(
-    S, T, SCALE, SHIFT, T_MASK, S_MASK, PART_T, T_SUM, T_SQUARE, PART_S, S_SUM, S_SQUARE,
+    S, T, SCALE, SHIFT, MASK, PART_T, T_SUM, T_SQUARE, PART_S, S_SUM, S_SQUARE,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -90,13 +93,13 @@ def gram_sums(
     block = tl.program_id(0)
     if block < T_BLOCKS:
         _sweep(
-            S, T, SCALE, SHIFT, T_MASK, PART_T, T_SUM, T_SQUARE, block,
+            S, T, SCALE, SHIFT, MASK, PART_T, T_SUM, T_SQUARE, block,
             num_rows, per_batch, s_batch, s_row, num_rows, 0, t_row, tiles_per_split,
             DS, DT, C0, C1, BLOCK_T, BLOCK_N, HAS_SCALE, HAS_SHIFT, HAS_MASK,
         )  # fmt: skip
     else:
         _sweep(
-            S, S, SCALE, SHIFT, S_MASK, PART_S, S_SUM, S_SQUARE, block - T_BLOCKS,
+            S, S, SCALE, SHIFT, MASK, PART_S, S_SUM, S_SQUARE, block - T_BLOCKS,
             num_rows, per_batch, s_batch, s_row, per_batch, s_batch, s_row, tiles_per_split,
             DS, DS, C0, C1, BLOCK_T, BLOCK_N, False, False, HAS_MASK,
         )  # fmt: skip
@@ -120,16 +123,13 @@ class PartialSums:
     s_sum: Tensor
 
 
-def launch(
-    problem: Problem, config: Config, num_programs: int, weights: tuple[Tensor, Tensor] | None = None
-) -> PartialSums:
+def launch(problem: Problem, config: Config, num_programs: int) -> PartialSums:
     """Run it.
 
     Args:
-        problem: Its mask weighs both products unless `weights` are given.
+        problem: Tokens and targets.
         config: ``columns`` (most columns of S in a tile), ``block_t``, ``block_n``, ``num_warps``, ``num_stages``.
         num_programs: Programs that run at a time; the tokens are split so that one wave does it all.
-        weights: (N,) twice, of S^T S and of S^T T.
     """
     student, values = TokenRows(problem.student), problem.values
     width, depth, num_rows = problem.student.shape[-1], values.shape[1], problem.num_tokens
@@ -147,13 +147,12 @@ def launch(
 
     st, t_sum, t_square = empty(splits, width, depth), empty(splits, depth), empty(splits, depth)
     ss, s_sum, s_square = empty(splits, width, width), empty(splits, width), empty(splits, width)
-    s_mask, t_mask = (problem.mask, problem.mask) if weights is None else weights
     gram_sums[(t_blocks + s_blocks, splits, own_blocks)](
-        student.tokens, values, pointer(problem.scale, st), pointer(problem.shift, st), pointer(t_mask, st),
-        pointer(s_mask, st), st, t_sum, t_square, ss, s_sum, s_square,
+        student.tokens, values, pointer(problem.scale, st), pointer(problem.shift, st), pointer(problem.mask, st),
+        st, t_sum, t_square, ss, s_sum, s_square,
         num_rows, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"], T_BLOCKS=t_blocks,
-        HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None, HAS_MASK=t_mask is not None,
+        HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None, HAS_MASK=problem.mask is not None,
         num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
     return PartialSums(st, t_sum, t_square, ss, s_sum)
@@ -173,7 +172,7 @@ def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16
     """What these settings compile to, for a teacher four times as wide."""
     depth = 4 * width
     c0, c1 = column_pieces(width, config["columns"])
-    pointers = ("SCALE", "SHIFT", "T_MASK", "S_MASK", "PART_T", "T_SUM", "T_SQUARE", "PART_S", "S_SUM", "S_SQUARE")
+    pointers = ("SCALE", "SHIFT", "MASK", "PART_T", "T_SUM", "T_SQUARE", "PART_S", "S_SUM", "S_SQUARE")
     counts = ("num_rows", "per_batch", "s_batch", "s_row", "t_row", "tiles_per_split")
     yield Case(
         name=f"gram_sums {student} {stored} {width}->{depth}",

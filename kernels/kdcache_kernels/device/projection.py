@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kdcache_kernels import cosine as cosine_form
+from kdcache_kernels.cosine import factors_from_products
 from kdcache_kernels.device import cosine_factors, direct_ds, direct_dw, gram_ds, gram_small, gram_sums
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.gram import GramSums
@@ -28,15 +28,16 @@ def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, 
     """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
     weight = problem.rounded_weight.contiguous()
     pp, pt, tt = cosine_factors.launch(problem, weight, configs["cosine_factors"])
-    losses, ca, cb = cosine_form.factors_from_products(pp, pt, tt, problem.mask)
+    losses, ca, cb = factors_from_products(pp, pt, tt, problem.mask)
     # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
     widened = float(weight.shape[0])
-    weights = (ca * widened, cb * widened)
-    partial = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values), weights)
-    sums = _summed(problem.weigh(weights[0]), partial)
-    grad_weight, grad_bias = cosine_form.finish_gradients(problem, sums, sums)
-    loss = losses.sum() * problem.inverse_count()
-    return loss, grad_weight / widened, grad_bias / widened, torch.stack([ca, cb])
+    factors = torch.stack([ca, cb])
+    num_programs = _num_programs(problem.values)
+    _, grad_weight, grad_bias = direct_dw.launch(
+        problem, weight, "cosine", 1.0, configs["direct_dw"], num_programs, factors * widened
+    )
+    per_token = problem.inverse_count()
+    return losses.sum() * per_token, grad_weight * (per_token / widened), grad_bias * (per_token / widened), factors
 
 
 def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, configs: Configs) -> Tensor:

@@ -29,9 +29,9 @@ def scaled(values, SCALE, SHIFT, rows, is_row, HAS_SCALE: tl.constexpr, HAS_SHIF
 
 
 @triton.jit
-def value_and_slope(residual, beta, SMOOTH: tl.constexpr):
+def value_and_slope(residual, beta, IS_SMOOTH: tl.constexpr):
     """The loss of each element and its derivative: smooth L1, or the square."""
-    if SMOOTH:
+    if IS_SMOOTH:
         size = tl.abs(residual)
         is_small = size < beta
         value = tl.where(is_small, 0.5 * residual * residual / beta, size - 0.5 * beta)
