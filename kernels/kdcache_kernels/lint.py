@@ -22,11 +22,16 @@ from kdcache_kernels.aot import TARGETS, Report
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong with one case: what was found, what was wanted, what to do."""
+    """What is wrong with one case: what was found, what was wanted, what to do.
+
+    Args:
+        breaks: Whether a launch would fail or give wrong numbers, and not only be slow.
+    """
 
     found: str
     wanted: str
     remedy: str
+    breaks: bool = False
 
     def __str__(self) -> str:
         return f"{self.found}; wanted {self.wanted}; {self.remedy}"
@@ -36,7 +41,7 @@ def faults_of(report: Report) -> list[Fault]:
     """Everything that a strict target does not forgive."""
     used = report.resources
     if used is None:
-        return [Fault(found=f"does not compile: {report.error}", wanted="code", remedy="see the message")]
+        return [Fault(found=f"does not compile: {report.error}", wanted="code", remedy="see the message", breaks=True)]
     faults = []
     if used.spill_bytes:
         found = f"{used.spill_bytes} bytes of spills at {used.registers} registers"
@@ -45,7 +50,7 @@ def faults_of(report: Report) -> list[Fault]:
     if used.shared_bytes > used.shared_limit_bytes:
         found = f"{used.shared_bytes:,} bytes of shared memory"
         remedy = "take fewer stages or smaller tiles; the launch would fail"
-        faults.append(Fault(found=found, wanted=f"at most {used.shared_limit_bytes:,}", remedy=remedy))
+        faults.append(Fault(found=found, wanted=f"at most {used.shared_limit_bytes:,}", remedy=remedy, breaks=True))
     if used.serialised:
         remedy = "put tl.assume(count > 0) or a constexpr bound before the loop that holds the product"
         faults.append(Fault(found="a wait after every wgmma (C7515)", wanted="pipelined products", remedy=remedy))
@@ -53,7 +58,7 @@ def faults_of(report: Report) -> list[Fault]:
         version = "unknown" if used.ptxas is None else "{}.{}".format(*used.ptxas)
         remedy = "set num_stages=1 for this format, or assemble with ptxas 13.3 or newer (TRITON_PTXAS_PATH)"
         found = f"a pipelined wgmma with a register operand from ptxas {version} (triton#9433: wrong sums)"
-        faults.append(Fault(found=found, wanted="no operand in registers, or no pipeline", remedy=remedy))
+        faults.append(Fault(found=found, wanted="no operand in registers, or no pipeline", remedy=remedy, breaks=True))
     return faults + (_product_faults(report) if report.has_products else [])
 
 
@@ -120,7 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         aot.require_compiler()
     except RuntimeError as error:
         parser.error(str(error))
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns if nobody chose
     jobs = _jobs(kernel_modules(options.modules), targets, options.filter)
     if not jobs:
         parser.error(f"no case to compile matches --filter {options.filter!r}")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kdcache_kernels.device
 import pytest
 from kdcache_kernels.aot import Report, Resources
 from kdcache_kernels.lint import faults_of
@@ -82,6 +83,15 @@ def test_only_strict_targets_decide_the_exit_status(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "note  sm_80 no products: no matrix instruction" in result.stdout
     assert "no target was strict" in result.stdout
+
+
+def test_every_real_kernel_passes_on_hopper(tmp_path: Path) -> None:
+    result = run_lint("--targets", "sm_90", "--strict", "sm_90", "--json", str(tmp_path / "out.json"), path=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    compiled = {row["module"].rpartition(".")[2] for row in written["cases"]}
+    files = Path(next(iter(kdcache_kernels.device.__path__))).glob("*.py")
+    assert compiled == {file.stem for file in files if "\ndef cases(" in file.read_text(encoding="utf-8")}
 
 
 @pytest.mark.parametrize(
