@@ -3,7 +3,7 @@
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
@@ -11,9 +11,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.sizes import FORMATS, WIDTHS, linted_cases, timing_problem
 from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
+
+__all__ = ["WIDTHS"]
 
 
 @triton.jit
@@ -81,37 +84,54 @@ def launch(problem: Problem, weight: Tensor, config: Config) -> Tensor:
     return products
 
 
+# Tiles so small that tests at toy sizes launch several programs.
+INTERPRETED = {"columns": 1024, "block_t": 32, "block_n": 32, "num_warps": 4, "num_stages": 1}
+
+
 def candidates(width: int) -> list[dict[str, int]]:
-    """Launch settings worth trying for students of this width, best guess first."""
+    """Settings for students of this width, best guess first."""
     names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
-    columns = sum(column_pieces(width, 512))
     sizes = [(64, 128, 8, 2), (64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)]
-    return [dict(zip(names, (columns, *size), strict=True)) for size in sizes] if width <= columns else []
+    return [dict(zip(names, (sum(column_pieces(width, 1024)), *size), strict=True)) for size in sizes]
 
 
-def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16") -> Iterator[Case]:
-    """What these settings compile to, for a teacher four times as wide."""
-    c0, c1 = column_pieces(width, config["columns"])
-    yield Case(
-        name=f"cosine_factors {student} {stored} {width}->{4 * width}",
-        kernel=cosine_factors,
-        types={
-            **dict.fromkeys(("S", "W"), POINTERS[student]),
-            "T": POINTERS[stored],
-            **dict.fromkeys(("SCALE", "SHIFT", "BIAS", "PRODUCTS"), "*fp32"),
-            **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
-        },
-        constants={
-            "DS": width,
-            "DT": 4 * width,
-            "C0": c0,
-            "C1": c1,
-            "BLOCK_T": config["block_t"],
-            "BLOCK_N": config["block_n"],
-            "HAS_SCALE": stored in ("int8", "fp8"),
-            "HAS_SHIFT": False,
-        },
-        num_warps=config["num_warps"],
-        num_stages=config["num_stages"],
-        ragged=frozenset(("num_rows", "per_batch")),
-    )
+def case(width: int, settings: Config) -> list[Case]:
+    """What these settings compile to, for a teacher twice as wide."""
+    c0, c1 = column_pieces(width, settings["columns"])
+    types = {
+        **dict.fromkeys(("S", "W"), "*bf16"),
+        **dict.fromkeys(("SCALE", "SHIFT", "BIAS", "PRODUCTS"), "*fp32"),
+        **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
+    }
+    constants = {
+        "DS": width,
+        "DT": 2 * width,
+        "C0": c0,
+        "C1": c1,
+        "BLOCK_T": settings["block_t"],
+        "BLOCK_N": settings["block_n"],
+        "HAS_SHIFT": False,
+    }
+    return [
+        Case(
+            name=f"cosine_factors {stored} {width}->{2 * width}",
+            kernel=cosine_factors,
+            types={**types, "T": POINTERS[stored]},
+            constants={**constants, "HAS_SCALE": stored == "int8"},
+            num_warps=settings["num_warps"],
+            num_stages=settings["num_stages"],
+            ragged=frozenset(("num_rows", "per_batch")),
+        )
+        for stored in FORMATS
+    ]
+
+
+def cases() -> Iterator[Case]:
+    """What the lint compiles."""
+    return linted_cases("cosine_factors", case)
+
+
+def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
+    """One sweep for a teacher twice as wide."""
+    problem = timing_problem(width, 2 * width, device)
+    return lambda: launch(problem, problem.weight, settings)

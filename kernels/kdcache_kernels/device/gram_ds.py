@@ -3,7 +3,7 @@
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
@@ -11,9 +11,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.sizes import WIDTHS, is_hazard_free, linted_cases, stages, timing_problem
 from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
+
+__all__ = ["WIDTHS"]
 
 
 @triton.jit
@@ -122,7 +125,7 @@ def launch(
         factors: (2, N), ca and cb with the tokens' weights in them; None for the squared error.
         small: `gram_small.prepare`'s M and constant.
         from_t: U stacked in so many halves, and their number.
-        config: ``columns``, ``block_n``, ``block_k``, ``num_warps``, ``num_stages``.
+        config: ``columns``, ``block_n``, ``block_k``, ``num_warps``, ``num_stages``, ``num_stages_converted``.
     """
     student, values = TokenRows(problem.student), problem.values
     width, depth, num_rows = problem.student.shape[-1], values.shape[1], problem.num_tokens
@@ -139,50 +142,69 @@ def launch(
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_N=config["block_n"], BLOCK_K=config["block_k"],
         HALVES=square.shape[0] // width, T_HALVES=halves, HAS_SCALE=problem.scale is not None,
         HAS_SHIFT=problem.shift is not None, HAS_FACTORS=factors is not None, HAS_MASK=problem.mask is not None,
-        num_warps=config["num_warps"], num_stages=config["num_stages"],
+        num_warps=config["num_warps"],
+        num_stages=stages(config, problem.values.dtype != problem.student.dtype),
     )  # fmt: skip
     return out
 
 
+# Tiles so small that tests at toy sizes launch several programs.
+INTERPRETED = {"columns": 48, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 1}
+
+
 def candidates(width: int) -> list[dict[str, int]]:
-    """Launch settings worth trying for students of this width, best guess first."""
-    names = ("columns", "block_n", "block_k", "num_warps", "num_stages")
+    """Settings for students of this width, best guess first."""
     if width <= 256:
         sizes = [(256, 128, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 64, 4, 3), (256, 64, 32, 8, 3)]
     else:
-        sizes = [(384, 64, 64, 8, 3), (384, 64, 32, 8, 3), (256, 64, 64, 8, 3), (256, 128, 32, 8, 3)]
-    return [dict(zip(names, size, strict=True)) for size in sizes]
+        sizes = [(384, 64, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 32, 8, 3)]
+    names = ("columns", "block_n", "block_k", "num_warps", "num_stages")
+    return [is_hazard_free(dict(zip(names, size, strict=True))) for size in sizes]
 
 
-def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16") -> Iterator[Case]:
-    """What these settings compile to, for a teacher four times as wide."""
-    c0, c1 = column_pieces(width, config["columns"])
+def case(width: int, settings: Config) -> list[Case]:
+    """What these settings compile to, for a teacher four times as wide: squared error, and the cosine."""
+    c0, c1 = column_pieces(width, settings["columns"])
     rows = ("SCALE", "SHIFT", "CA", "CB", "MASK", "CONSTANT", "FROM_ONE", "UPSTREAM")
-    for has_factors in (False, True):
-        yield Case(
-            name=f"gram_ds {'cosine ' if has_factors else ''}{student} {stored} {width}->{4 * width}",
+    types = {
+        **dict.fromkeys(("S", "SQUARE", "FROM_T", "OUT"), "*bf16"),
+        **dict.fromkeys(rows, "*fp32"),
+        **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
+    }
+    constants = {
+        "DS": width,
+        "DT": 4 * width,
+        "C0": c0,
+        "C1": c1,
+        "HALVES": 2,
+        "T_HALVES": 1,
+        "BLOCK_N": settings["block_n"],
+        "BLOCK_K": settings["block_k"],
+        "HAS_SHIFT": False,
+        "HAS_MASK": False,
+    }
+    return [
+        Case(
+            name=f"gram_ds {'cosine ' if has_factors else ''}{stored} {width}->{4 * width}",
             kernel=gram_ds,
-            types={
-                **dict.fromkeys(("S", "SQUARE", "FROM_T", "OUT"), POINTERS[student]),
-                "T": POINTERS[stored],
-                **dict.fromkeys(rows, "*fp32"),
-                **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
-            },
-            constants={
-                "DS": width,
-                "DT": 4 * width,
-                "C0": c0,
-                "C1": c1,
-                "BLOCK_N": config["block_n"],
-                "BLOCK_K": config["block_k"],
-                "HALVES": 2,
-                "T_HALVES": 1,
-                "HAS_SCALE": stored in ("int8", "fp8"),
-                "HAS_SHIFT": False,
-                "HAS_FACTORS": has_factors,
-                "HAS_MASK": False,
-            },
-            num_warps=config["num_warps"],
-            num_stages=config["num_stages"],
+            types={**types, "T": POINTERS[stored]},
+            constants={**constants, "HAS_SCALE": stored == "int8", "HAS_FACTORS": has_factors},
+            num_warps=settings["num_warps"],
+            num_stages=stages(settings, stored != "bf16"),
             ragged=frozenset(("num_rows", "per_batch")),
         )
+        for stored, has_factors in (("bf16", False), ("int8", False), ("bf16", True))
+    ]
+
+
+def cases() -> Iterator[Case]:
+    """What the lint compiles."""
+    return linted_cases("gram_ds", case)
+
+
+def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
+    """One sweep for a teacher four times as wide."""
+    problem = timing_problem(width, 4 * width, device)
+    small = torch.zeros(2 * width, width, device=device, dtype=torch.bfloat16), torch.zeros(width, device=device)
+    upstream = torch.ones((), device=device)
+    return lambda: launch(problem, upstream, None, small, (problem.weight, 1), settings)

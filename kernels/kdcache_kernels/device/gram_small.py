@@ -3,7 +3,7 @@
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.gram_sums import PartialSums
-from kdcache_kernels.device.tile import POINTERS
+from kdcache_kernels.device.sizes import WIDTHS, linted_cases, timing_problem
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem
+
+__all__ = ["WIDTHS"]
 
 
 @triton.jit
@@ -132,37 +134,55 @@ def prepare(weight: Tensor, bias: Tensor, config: Config) -> tuple[Tensor, Tenso
     return square, constant
 
 
+# Tiles so small that tests at toy sizes launch several programs.
+INTERPRETED = {"finish_s": 32, "finish_t": 32, "finish_k": 16, "prepare": 32, "num_warps": 4}
+
+
 def candidates(width: int) -> list[dict[str, int]]:
-    """Launch settings worth trying, best guess first."""
+    """Settings, best guess first."""
     names = ("finish_s", "finish_t", "finish_k", "prepare", "num_warps")
     return [dict(zip(names, sizes, strict=True)) for sizes in ((64, 32, 16, 64, 4), (32, 32, 16, 32, 4))]
 
 
-def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16") -> Iterator[Case]:
+def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher four times as wide."""
     depth = 4 * width
     names = ("ST", "T_SUM", "T_SQUARE", "SS", "S_SUM", "BIAS", "COUNT", "INVERSE", "GRAD_W", "GRAD_B", "LOSS")
-    yield Case(
-        name=f"gram_finish {student} {width}->{depth}",
-        kernel=gram_finish,
-        types={"W": POINTERS[student], **dict.fromkeys(names, "*fp32"), "splits": "i32"},
-        constants={
-            "DS": width,
-            "DT": depth,
-            "BLOCK_S": config["finish_s"],
-            "BLOCK_T": config["finish_t"],
-            "BLOCK_K": config["finish_k"],
-        },
-        num_warps=config["num_warps"],
-        num_stages=3,
-        ragged=frozenset(("splits",)),
-        has_products=False,  # float32 products of small matrices run on the ordinary units
-    )
-    yield Case(
-        name=f"gram_prepare {student} {width}->{depth}",
-        kernel=gram_prepare,
-        types={"W": POINTERS[student], "BIAS": "*fp32", "SQUARE": POINTERS[student], "CONSTANT": "*fp32"},
-        constants={"DS": width, "DT": depth, "BLOCK": config["prepare"], "BLOCK_K": config["prepare"], "HALVES": 2},
-        num_warps=config["num_warps"],
-        num_stages=3,
-    )
+    finish_tile = {f"BLOCK_{name}": settings[f"finish_{name.lower()}"] for name in ("S", "T", "K")}
+    size = {"DS": width, "DT": depth}
+    return [
+        Case(
+            name=f"gram_finish {width}->{depth}",
+            kernel=gram_finish,
+            types={"W": "*bf16", **dict.fromkeys(names, "*fp32"), "splits": "i32"},
+            constants={**size, **finish_tile},
+            num_warps=settings["num_warps"],
+            num_stages=3,
+            ragged=frozenset(("splits",)),
+            has_products=False,  # float32 products of small matrices run on the ordinary units
+        ),
+        Case(
+            name=f"gram_prepare {width}->{depth}",
+            kernel=gram_prepare,
+            types={"W": "*bf16", "BIAS": "*fp32", "SQUARE": "*bf16", "CONSTANT": "*fp32"},
+            constants={**size, "BLOCK": settings["prepare"], "BLOCK_K": settings["prepare"], "HALVES": 2},
+            num_warps=settings["num_warps"],
+            num_stages=3,
+        ),
+    ]
+
+
+def cases() -> Iterator[Case]:
+    """What the lint compiles."""
+    return linted_cases("gram_small", case)
+
+
+def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
+    """Both kernels for a teacher four times as wide, after the tokens were summed in 16 parts."""
+    problem = timing_problem(width, 4 * width, device)
+    sums = PartialSums(*(torch.zeros(16, *size, device=device) for size in _sizes(width, 4 * width)))
+    return lambda: (finish(problem, problem.weight, sums, settings), prepare(problem.weight, problem.bias, settings))
+
+
+def _sizes(width: int, depth: int) -> list[tuple[int, ...]]:
+    return [(width, depth), (depth,), (depth,), (width, width), (width,)]

@@ -3,7 +3,7 @@
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.sizes import FORMATS, WIDTHS, linted_cases, timing_problem
 from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
+
+__all__ = ["WIDTHS"]
 
 # Partial sums that may lie in memory between this kernel and the next.
 _PARTIAL_BYTES = 14_000_000
@@ -158,44 +161,59 @@ def launch(problem: Problem, config: Config, num_programs: int) -> PartialSums:
     return PartialSums(st, t_sum, t_square, ss, s_sum)
 
 
+# Tiles so small that tests at toy sizes launch several programs.
+INTERPRETED = {"columns": 48, "block_t": 32, "block_n": 32, "num_warps": 4, "num_stages": 1}
+
+
 def candidates(width: int) -> list[dict[str, int]]:
-    """Launch settings worth trying for students of this width, best guess first."""
-    names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
+    """Settings for students of this width, best guess first."""
     if width <= 256:
-        sizes = [(256, 128, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 64, 4, 3)]
+        sizes = [(256, 128, 64, 8, 3), (256, 64, 64, 8, 3), (256, 128, 64, 8, 2), (256, 64, 64, 4, 3)]
     else:
-        sizes = [(384, 64, 64, 8, 3), (384, 64, 32, 8, 3), (256, 64, 64, 8, 3)]
+        sizes = [(384, 64, 64, 8, 3), (256, 64, 64, 8, 3), (256, 128, 64, 8, 3), (256, 64, 32, 8, 3)]
+    names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
     return [dict(zip(names, size, strict=True)) for size in sizes]
 
 
-def cases(width: int, config: Config, stored: str = "bf16", student: str = "bf16") -> Iterator[Case]:
+def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher four times as wide."""
     depth = 4 * width
-    c0, c1 = column_pieces(width, config["columns"])
+    c0, c1 = column_pieces(width, settings["columns"])
     pointers = ("SCALE", "SHIFT", "MASK", "PART_T", "T_SUM", "T_SQUARE", "PART_S", "S_SUM", "S_SQUARE")
     counts = ("num_rows", "per_batch", "s_batch", "s_row", "t_row", "tiles_per_split")
-    yield Case(
-        name=f"gram_sums {student} {stored} {width}->{depth}",
-        kernel=gram_sums,
-        types={
-            "S": POINTERS[student],
-            "T": POINTERS[stored],
-            **dict.fromkeys(pointers, "*fp32"),
-            **dict.fromkeys(counts, "i32"),
-        },
-        constants={
-            "DS": width,
-            "DT": depth,
-            "C0": c0,
-            "C1": c1,
-            "BLOCK_T": config["block_t"],
-            "BLOCK_N": config["block_n"],
-            "T_BLOCKS": triton.cdiv(depth, config["block_t"]),
-            "HAS_SCALE": stored in ("int8", "fp8"),
-            "HAS_SHIFT": False,
-            "HAS_MASK": False,
-        },
-        num_warps=config["num_warps"],
-        num_stages=config["num_stages"],
-        ragged=frozenset(("num_rows", "per_batch", "tiles_per_split")),
-    )
+    constants = {
+        "DS": width,
+        "DT": depth,
+        "C0": c0,
+        "C1": c1,
+        "BLOCK_T": settings["block_t"],
+        "BLOCK_N": settings["block_n"],
+        "T_BLOCKS": triton.cdiv(depth, settings["block_t"]),
+        "HAS_SHIFT": False,
+        "HAS_MASK": False,
+    }
+    types = {"S": "*bf16", **dict.fromkeys(pointers, "*fp32"), **dict.fromkeys(counts, "i32")}
+    return [
+        Case(
+            name=f"gram_sums {stored} {width}->{depth}",
+            kernel=gram_sums,
+            types={**types, "T": POINTERS[stored]},
+            constants={**constants, "HAS_SCALE": stored == "int8"},
+            num_warps=settings["num_warps"],
+            num_stages=settings["num_stages"],
+            ragged=frozenset(("num_rows", "per_batch", "tiles_per_split")),
+        )
+        for stored in FORMATS
+    ]
+
+
+def cases() -> Iterator[Case]:
+    """What the lint compiles."""
+    return linted_cases("gram_sums", case)
+
+
+def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
+    """One sweep for a teacher four times as wide."""
+    problem = timing_problem(width, 4 * width, device)
+    num_programs = torch.cuda.get_device_properties(device).multi_processor_count
+    return lambda: launch(problem, settings, num_programs)

@@ -1,0 +1,266 @@
+"""Compile a kernel for a GPU that is not there, and say what the assembler made of it.
+
+Needs no GPU, no driver and no CUDA toolkit: the assembler and the disassembler come with Triton. An interpreted kernel
+has nothing to compile, so this runs in a process without ``TRITON_INTERPRET``.
+"""
+
+import contextlib
+import functools
+import importlib
+import io
+import re
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+import triton.language as tl
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.cache import get_cache_manager
+from triton.runtime.jit import JITFunction
+
+from kdcache_kernels.device.case import Case
+
+_KIB = 1024
+_LOG = "kdcache_ptxas.log"
+_LONGEST_MESSAGE = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """An architecture to compile for.
+
+    Args:
+        gpu: Triton's name of it.
+        shared_limit_bytes: What one block may use. A compile succeeds above it; the launch fails.
+    """
+
+    gpu: GPUTarget
+    shared_limit_bytes: int
+
+
+TARGETS = {
+    "sm_80": Target(gpu=GPUTarget("cuda", 80, 32), shared_limit_bytes=163 * _KIB),
+    "sm_89": Target(gpu=GPUTarget("cuda", 89, 32), shared_limit_bytes=99 * _KIB),
+    "sm_90": Target(gpu=GPUTarget("cuda", 90, 32), shared_limit_bytes=227 * _KIB),
+    "sm_100": Target(gpu=GPUTarget("cuda", 100, 32), shared_limit_bytes=227 * _KIB),
+    "sm_120": Target(gpu=GPUTarget("cuda", 120, 32), shared_limit_bytes=99 * _KIB),
+    "gfx942": Target(gpu=GPUTarget("hip", "gfx942", 64), shared_limit_bytes=64 * _KIB),
+    "gfx950": Target(gpu=GPUTarget("hip", "gfx950", 64), shared_limit_bytes=160 * _KIB),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a compiled kernel uses.
+
+    Args:
+        registers: Per thread; vector registers on AMD.
+        spill_bytes: Spill stores and spill loads together, per thread.
+        stack_bytes: Per thread.
+        shared_bytes, shared_limit_bytes: Per block, and what the architecture allows.
+        matrix_instructions: How often each occurs in the machine code: ``HGMMA``, ``UTCHMMA``, ``HMMA``, ``MFMA``.
+        wide_loads: Loads from global memory of 16 bytes or more.
+        small_loads: Loads from global memory of one or two bytes.
+        serialised: The assembler waits after every wgmma (C7515).
+        pipelined_register_operand: A wgmma with an operand in registers runs beside later work. Assemblers before 13.3
+            may overwrite that operand too early: wrong sums without a word (triton#9433).
+        ptxas: Version of the assembler, (13, 4); None on AMD.
+    """
+
+    registers: int
+    spill_bytes: int
+    stack_bytes: int
+    shared_bytes: int
+    shared_limit_bytes: int
+    matrix_instructions: Mapping[str, int] = field(default_factory=dict)
+    wide_loads: int = 0
+    small_loads: int = 0
+    serialised: bool = False
+    pipelined_register_operand: bool = False
+    ptxas: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One case on one target: its resources, or why it did not compile."""
+
+    target: str
+    module: str
+    name: str
+    num_warps: int
+    num_stages: int
+    has_products: bool
+    seconds: float
+    resources: Resources | None
+    error: str | None
+
+
+def require_compiler() -> None:
+    """Raises: RuntimeError if Triton was imported to interpret kernels."""
+    if not isinstance(tl.zeros, JITFunction) or knobs.runtime.interpret:
+        raise RuntimeError(
+            "TRITON_INTERPRET is set, and an interpreted kernel cannot be compiled; run this in a process of its own "
+            "with TRITON_INTERPRET=0"
+        )
+
+
+def compile_case(case: Case, target: str) -> Resources:
+    """Compile one case and read off what it uses; Triton's compile cache makes a repeat cheap.
+
+    Raises: RuntimeError where kernels are interpreted; whatever Triton raises for a kernel it cannot compile.
+    """
+    require_compiler()
+    compiled, log = _compile(_source(case), target, {"num_warps": case.num_warps, "num_stages": case.num_stages})
+    shared = {"shared_bytes": compiled.metadata.shared, "shared_limit_bytes": TARGETS[target].shared_limit_bytes}
+    if "cubin" in compiled.asm:
+        code = _disassemble(compiled.asm["cubin"])
+        found = read_nvidia(compiled.asm["ptx"], log, code)
+        return Resources(**shared, **found, ptxas=ptxas_version(target))
+    return Resources(**shared, **read_amd(compiled.asm["amdgcn"]))
+
+
+def report_case(module: str, number: int, target: str) -> Report:
+    """Compile the case that comes at a position of a module's ``cases()``; made to be called in another process."""
+    case = list(importlib.import_module(module).cases())[number]
+    return report(case, module, target)
+
+
+def report(case: Case, module: str, target: str) -> Report:
+    """Compile one case; a failure becomes part of the report."""
+    start = time.perf_counter()
+    resources, error = None, None
+    try:
+        resources = compile_case(case, target)
+    except Exception as failure:
+        # Triton has no common base class for what a kernel may do wrong, and one failure must not hide the others.
+        error = f"{type(failure).__name__}: {' '.join(str(failure).split())[-_LONGEST_MESSAGE:]}"
+    return Report(
+        target=target,
+        module=module,
+        name=case.name,
+        num_warps=case.num_warps,
+        num_stages=case.num_stages,
+        has_products=case.has_products,
+        seconds=time.perf_counter() - start,
+        resources=resources,
+        error=error,
+    )
+
+
+def exposed_to_hazard(resources: Resources) -> bool:
+    """Whether a register operand may be overwritten while an asynchronous product still reads it."""
+    return resources.pipelined_register_operand and (resources.ptxas is None or resources.ptxas < (13, 3))
+
+
+def read_nvidia(ptx: str, log: str, code: str) -> dict[str, Any]:
+    """Fields of `Resources` from PTX, the assembler's log and the disassembly."""
+    in_registers = re.search(r"wgmma\.mma_async[^{;]*\{[^}]*\},\s*\{", ptx) is not None
+    waits = [int(count) for count in re.findall(r"wgmma\.wait_group\.sync\.aligned\s+(\d+)", ptx)]
+    return {
+        "registers": _number(r"Used (\d+) registers", log),
+        "spill_bytes": _number(r"(\d+) bytes spill stores", log) + _number(r"(\d+) bytes spill loads", log),
+        "stack_bytes": _number(r"(\d+) bytes stack frame", log),
+        "matrix_instructions": dict(sorted(Counter(re.findall(r"\b((?:UTC)?[A-Z]G?MMA)\b", code)).items())),
+        "wide_loads": len(re.findall(r"\b(?:LDG|LDGSTS)\.E\.(?:\w+\.)*(?:128|256)\b|\bUTMALDG\b", code)),
+        "small_loads": len(re.findall(r"\bLDG\.E\.(?:\w+\.)*[US](?:8|16)\b", code)),
+        "serialised": "Potential Performance Loss" in log,
+        # wait_group 0 waits for everything: then nothing runs beside the product.
+        "pipelined_register_operand": in_registers and any(waits),
+    }
+
+
+def read_amd(code: str) -> dict[str, Any]:
+    """Fields of `Resources` from AMD's assembly, whose comments hold the counts."""
+    products = len(re.findall(r"\bv_mfma_", code))
+    return {
+        "registers": _number(r"\.vgpr_count:\s+(\d+)", code),
+        "spill_bytes": 4 * _number(r"\.vgpr_spill_count:\s+(\d+)", code),
+        "stack_bytes": _number(r"\.private_segment_fixed_size:\s+(\d+)", code),
+        "matrix_instructions": {"MFMA": products} if products else {},
+        "wide_loads": len(re.findall(r"\b(?:global|buffer)_load_(?:lds_)?dwordx4\b", code)),
+        "small_loads": len(re.findall(r"\b(?:global|buffer)_load_(?:[us]?byte|[us]?short|[ui](?:8|16))", code)),
+    }
+
+
+def _source(case: Case) -> Any:
+    """What the just-in-time compiler would see, hints included: without them no load is vectorised."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int], Any] = {}
+    hints: dict[tuple[int], list[list[Any]]] = {}
+    for position, name in enumerate(case.kernel.arg_names):
+        if name in case.constants:
+            signature[name] = "constexpr"
+            constants[(position,)] = case.constants[name]
+            continue
+        if name not in case.types:
+            raise ValueError(f"{case.name}: argument {name!r} has neither a type nor a constant")
+        signature[name] = case.types[name]
+        if signature[name].startswith("*") or (signature[name] in ("i32", "i64") and name not in case.ragged):
+            hints[(position,)] = [["tt.divisibility", 16]]
+    return ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=hints)
+
+
+def _compile(source: Any, target: str, options: Mapping[str, int]) -> tuple[Any, str]:
+    """The compiled kernel and the log of the assembler run that made it, kept beside it in Triton's cache."""
+    # What a launch would take; asked for by name because Triton 3.9 warns where nobody chose.
+    chosen = {**options, "enable_fp_fusion": knobs.language.default_fp_fusion}
+    for always in (False, True):
+        output = io.StringIO()
+        with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(output):
+            knobs.nvidia.dump_ptxas_log = True
+            knobs.compilation.always_compile = always
+            compiled = triton.compile(source, target=TARGETS[target].gpu, options=chosen)
+        if "cubin" not in compiled.asm:
+            return compiled, ""
+        cache = get_cache_manager(compiled.hash)
+        if "Used" in output.getvalue():
+            cache.put(output.getvalue(), _LOG, binary=False)
+        kept = cache.get_file(_LOG)
+        if kept is not None:
+            return compiled, Path(kept).read_text(encoding="utf-8")
+        # Something else compiled this kernel before and threw the log away.
+    raise RuntimeError(f"Triton {triton.__version__} printed no assembler log for {target}")
+
+
+def _disassemble(cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.nvdisasm.path, "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
+def ptxas_version(target: str) -> tuple[int, int] | None:
+    """The assembler that Triton would use for a target, (13, 4); None where it needs none."""
+    gpu = TARGETS[target].gpu
+    if gpu.backend != "cuda":
+        return None
+    from triton.backends.nvidia.compiler import get_ptxas_version
+
+    assert isinstance(gpu.arch, int)
+    return read_ptxas_version(get_ptxas_version(gpu.arch))
+
+
+def read_ptxas_version(text: str) -> tuple[int, int]:
+    """(13, 4) from what ``ptxas --version`` prints.
+
+    Raises: ValueError if no release is named.
+    """
+    match = re.search(r"release (\d+)\.(\d+)", text)
+    if match is None:
+        raise ValueError(f"no release in what ptxas --version printed: {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _number(pattern: str, text: str) -> int:
+    match = re.search(pattern, text)
+    return int(match[1]) if match else 0

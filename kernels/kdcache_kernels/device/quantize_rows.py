@@ -1,0 +1,160 @@
+"""Tokens to int8 or e4m3 with a scale, sum and sum of squares per token; every token is read once."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kdcache_kernels.device.case import Case
+from kdcache_kernels.dispatch import read_table
+
+# One setting serves all widths, because it fixes the number of values in a program and not the number of rows.
+WIDTHS = {"*": 1024}
+_LARGEST_BLOCK = 16384
+_LARGEST = {False: 127.0, True: 448.0}  # of int8 as the cache uses it, and of e4m3
+_LINTED_WIDTHS = (192, 768, 4096)
+
+
+@triton.jit
+def quantize_rows(
+    tokens,
+    values,
+    scales,
+    sums,
+    squares,
+    num_tokens,
+    tokens_per_image,
+    image_stride,
+    token_stride,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    LARGEST: tl.constexpr,
+    IS_FP8: tl.constexpr,
+):
+    """Quantise ROWS tokens of WIDTH <= BLOCK values; fp8 is stored as its bits."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)
+    is_row = row < num_tokens
+    inside = is_row[:, None] & (column < WIDTH)[None, :]
+    start = (row // tokens_per_image).to(tl.int64) * image_stride + (row % tokens_per_image).to(tl.int64) * token_stride
+    x = tl.load(tokens + start[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(sums + row, tl.sum(x, 1), mask=is_row)
+    tl.store(squares + row, tl.sum(x * x, 1), mask=is_row)
+
+    # A maximum forgets NaN on GPUs, and the scale must tell of it.
+    largest = tl.max(tl.abs(x), 1)
+    largest = tl.where(tl.sum((x != x).to(tl.int32), 1) != 0, float("nan"), largest)
+    # Both divisions are rounded correctly, as the cache's codec does it; `/` is off by up to two units on GPUs.
+    scale = tl.div_rn(largest, tl.full((ROWS,), LARGEST, tl.float32))
+    tl.store(scales + row, scale, mask=is_row)
+    divisor = tl.where((scale > 0) & (scale < float("inf")), scale, 1.0)
+    steps = tl.div_rn(x, tl.broadcast_to(divisor[:, None], (ROWS, BLOCK)))
+    steps = tl.where(steps == steps, steps, 0.0)
+    steps = tl.minimum(tl.maximum(steps, -LARGEST), LARGEST)
+    # Adding 1.5 * 2**23 leaves no fraction bits: to nearest, ties to even, the same on a GPU and interpreted.
+    code = _e4m3_bits(steps) if IS_FP8 else ((steps + 12582912.0) - 12582912.0).to(tl.int8)
+    tl.store(values + row.to(tl.int64)[:, None] * WIDTH + column[None, :], code, mask=inside)
+
+
+@triton.jit
+def _e4m3_bits(x):
+    """Bits of float32 values of at most 448 in e4m3, ties to even: sm_80 has no cast, the interpreter's is off."""
+    magnitude = tl.abs(x)
+    bits = magnitude.to(tl.int32, bitcast=True)
+    # Keep 3 of 23 fraction bits; a carry moves on to the exponent. The bias goes from 127 to 7.
+    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (127 - 7) * 8
+    # Below 2**-6 the steps are 2**-9 wide; eight of them are the code of 2**-6.
+    subnormal = ((magnitude * 512.0 + 12582912.0) - 12582912.0).to(tl.int32)
+    sign = (x.to(tl.int32, bitcast=True) >> 24) & 0x80
+    return (tl.where(magnitude < 0.015625, subnormal, normal) | sign).to(tl.uint8)
+
+
+def launch(
+    tokens: Tensor,
+    values: Tensor,
+    scale: Tensor,
+    sums: Tensor,
+    squares: Tensor,
+    *,
+    elements: int,
+    num_warps: int,
+) -> None:
+    """Fill the outputs of ``kdcache_kernels.quantize`` for tokens (N, D) or (B, L, D) with contiguous rows.
+
+    Args:
+        elements: About how many values one program holds.
+        num_warps: Per program.
+
+    Raises: ValueError for rows that do not fit one program.
+    """
+    width = tokens.shape[-1]
+    block = triton.next_power_of_2(width)
+    if block > _LARGEST_BLOCK:
+        raise ValueError(f"tokens of {width} values are too wide, at most {_LARGEST_BLOCK}; set KD_KERNELS=torch")
+    num_tokens = scale.numel()
+    rows = max(1, elements // block)
+    is_fp8 = values.dtype == torch.float8_e4m3fn
+    kernel: Any = quantize_rows[(triton.cdiv(num_tokens, rows),)]
+    kernel(
+        tokens,
+        values.view(torch.uint8) if is_fp8 else values,
+        scale,
+        sums,
+        squares,
+        num_tokens,
+        tokens.shape[-2],
+        tokens.stride(0) if tokens.dim() == 3 else 0,
+        tokens.stride(-2),
+        WIDTH=width,
+        BLOCK=block,
+        ROWS=rows,
+        LARGEST=_LARGEST[is_fp8],
+        IS_FP8=is_fp8,
+        num_warps=num_warps,
+        num_stages=1,
+    )
+
+
+def candidates(width: int) -> list[dict[str, int]]:
+    """Settings in order of preference: 32 values a thread keep four 16-byte loads in flight."""
+    return [{"elements": 1024 * warps, "num_warps": warps} for warps in (4, 8)] + [{"elements": 2048, "num_warps": 4}]
+
+
+def case(width: int, settings: Mapping[str, int]) -> list[Case]:
+    """What one setting compiles to at one width: both formats of a bfloat16 teacher."""
+    block = triton.next_power_of_2(width)
+    constants = {"WIDTH": width, "BLOCK": block, "ROWS": max(1, settings["elements"] // block)}
+    types = {"tokens": "*bf16", "values": "*i8", "scales": "*fp32", "sums": "*fp32", "squares": "*fp32"}
+    types |= dict.fromkeys(("num_tokens", "tokens_per_image", "image_stride", "token_stride"), "i32")
+    return [
+        Case(
+            name=f"quantize_rows {name} D {width}",
+            kernel=quantize_rows,
+            types={**types, "values": pointer},
+            constants={**constants, "LARGEST": _LARGEST[name == "fp8"], "IS_FP8": name == "fp8"},
+            num_warps=settings["num_warps"],
+            num_stages=1,
+            ragged=frozenset({"num_tokens", "tokens_per_image"}),
+            has_products=False,
+        )
+        for name, pointer in (("int8", "*i8"), ("fp8", "*u8"))
+    ]
+
+
+def cases() -> Iterator[Case]:
+    """Both formats at the widths of common teachers, as the table for Hopper launches them."""
+    settings = read_table("sm_90").get("quantize_rows", {}).get("*") or candidates(1024)[0]
+    for width in _LINTED_WIDTHS:
+        yield from case(width, settings)
+
+
+def timing(width: int, settings: Mapping[str, int], device: torch.device) -> Callable[[], None]:
+    """A launch to int8 of a batch of 256 images with 196 tokens each."""
+    tokens = torch.randn(256 * 196, width, device=device, dtype=torch.bfloat16)
+    values = torch.empty_like(tokens, dtype=torch.int8)
+    scale, sums, squares = (torch.empty(len(tokens), device=device) for _ in range(3))
+    return lambda: launch(tokens, values, scale, sums, squares, **settings)

@@ -1,0 +1,46 @@
+"""Widths the projection kernels are tuned and compiled at, and a problem of each to time them on."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from kdcache_kernels.device.case import Case
+from kdcache_kernels.dispatch import read_table
+from kdcache_kernels.projection_problem import Problem
+
+# Students of width Ds as timm has them; a wider one runs in plain torch.
+WIDTHS = {str(width): width for width in (192, 256, 384, 512, 768, 1024)}
+# Stored formats that a row must serve: as the student's, and converted in registers.
+FORMATS = ("bf16", "int8")
+_LINTED = (192, 384, 768)
+_TOKENS = 256 * 196
+
+
+def linted_cases(kernel: str, case: Callable[[int, Mapping[str, int]], list[Case]]) -> Iterator[Case]:
+    """Cases at some widths with the settings that the table of Hopper launches."""
+    table = read_table("sm_90").get(kernel, {})
+    for width in _LINTED:
+        if str(width) in table:
+            yield from case(width, table[str(width)])
+
+
+def timing_problem(width: int, depth: int, device: torch.device) -> Problem:
+    """A batch of 256 images with 196 tokens each, bfloat16 throughout."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator, device=device)
+
+    student, values = normal(_TOKENS, width).bfloat16(), normal(_TOKENS, depth).bfloat16()
+    weight = normal(depth, width).bfloat16() / width**0.5
+    return Problem(student, weight, normal(depth), values, None, None, None, None)
+
+
+def stages(settings: Mapping[str, int], is_converted: bool) -> int:
+    """Stages of the pipeline: an operand that is converted in registers has its own number (triton#9433)."""
+    return settings.get("num_stages_converted", settings["num_stages"]) if is_converted else settings["num_stages"]
+
+
+def is_hazard_free(settings: Mapping[str, int]) -> dict[str, int]:
+    """The same settings without a pipeline for converted operands: right with every assembler, and slower."""
+    return {**settings, "num_stages_converted": 1}

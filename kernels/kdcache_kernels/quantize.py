@@ -1,0 +1,79 @@
+"""Tokens to 8 bits with one scale per token, and the token statistics that the losses want, in one pass."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kdcache_kernels.dispatch import choose
+
+Format = Literal["int8", "fp8"]
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+
+
+def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Symmetric 8-bit values of each token: ``scale * values`` is the token again, to half a step.
+
+    The largest absolute value of a token becomes 127 (int8) or 448 (fp8, e4m3); values are rounded to nearest, ties to
+    even. The int8 form has the very bytes that the cache's int8 codec writes. A token of zeros, or one so small that
+    its scale underflows, has scale 0.
+
+    Args:
+        tokens: (N, D) or (B, L, D) of any float dtype, rows contiguous, read as float32. No gradient comes back.
+        codec: int8, or fp8 for e4m3.
+
+    Returns:
+        values: shaped as tokens, contiguous, int8 or float8_e4m3fn.
+        scale: one float32 per token. **NaN or Inf where the token holds NaN or Inf**, whose values then mean nothing;
+            a caller who cannot rule that out must look at it.
+        sums: sum over each token, float32.
+        squares: sum of squares over each token, float32.
+
+    Raises: ValueError for another shape, dtype, layout or codec.
+    """
+    if codec not in get_args(Format):
+        raise ValueError(f"codec must be int8 or fp8, got {codec!r}")
+    if tokens.dim() not in (2, 3) or tokens.numel() == 0:
+        raise ValueError(f"tokens must be (N, D) or (B, L, D) with no empty dimension, got {tuple(tokens.shape)}")
+    if not tokens.is_floating_point() or tokens.dtype.itemsize == 1:
+        raise ValueError(f"tokens must be float64, float32, float16 or bfloat16, got {tokens.dtype}")
+    if tokens.stride(-1) != 1 and tokens.shape[-1] > 1:
+        raise ValueError(f"rows of tokens must be contiguous, got strides {tokens.stride()}; call .contiguous() first")
+    return _quantize(tokens, codec)
+
+
+@torch.library.custom_op("kd::quantize", mutates_args=())
+def _quantize(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    width = tokens.shape[-1]
+    choice = choose(["quantize_rows"], tokens, width)
+    if choice.form == "torch":
+        return _quantize_in_torch(tokens, codec)
+    from kdcache_kernels.device.quantize_rows import launch
+
+    values, scale, sums, squares = _outputs(tokens, codec)
+    launch(tokens, values, scale, sums, squares, **choice.configs["quantize_rows"])
+    return values, scale, sums, squares
+
+
+@_quantize.register_fake
+def _(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(tokens, codec)
+
+
+def _outputs(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape = tokens.shape
+    scale, sums, squares = (tokens.new_empty(shape[:-1], dtype=torch.float32) for _ in range(3))
+    return tokens.new_empty(shape, dtype=_DTYPES[codec]), scale, sums, squares
+
+
+def _quantize_in_torch(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    exact = tokens.float()
+    largest = exact.abs().amax(dim=-1)
+    # A tensor, because torch on CUDA divides by a number by multiplying with its rounded reciprocal.
+    scale = largest / torch.full_like(largest, LARGEST[codec])
+    steps = exact / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1)
+    if codec == "int8":
+        steps = steps.round()
+    values = steps.clamp(-LARGEST[codec], LARGEST[codec]).to(_DTYPES[codec])
+    return values.contiguous(), scale, exact.sum(dim=-1), exact.square().sum(dim=-1)

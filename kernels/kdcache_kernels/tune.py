@@ -1,0 +1,191 @@
+"""``python -m kdcache_kernels.tune --arch sm_90``: choose every kernel's settings for a GPU and write its table.
+
+On a GPU of that architecture each candidate is timed and the fastest is taken. Without one it is the first candidate
+that compiles to clean code, and the table says that nothing was timed. Code that is clean with an old assembler is so
+with a new one, but not the other way round (triton#9433): make a table with the oldest Triton it has to serve. What a
+kernel must offer stands in ``kdcache_kernels/device/__init__.py``.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.testing import do_bench
+
+from kdcache_kernels import aot
+from kdcache_kernels.dispatch import INTERPRETER, architecture
+from kdcache_kernels.lint import Fault, faults_of, kernel_modules
+
+Settings = Mapping[str, int]
+_TABLES = Path(__file__).parent / "tables"
+_PARTS = ("WIDTHS", "candidates", "case", "timing")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate and what is known of it.
+
+    Args:
+        settings: As ``launch`` takes them.
+        faults: What the lint found in its cases.
+    """
+
+    settings: Settings
+    faults: Sequence[Fault]
+
+    def __str__(self) -> str:
+        return f"{dict(self.settings)}: {'; '.join(map(str, self.faults)) or 'clean'}"
+
+
+def choose_first_clean(trials: Iterable[Trial]) -> Settings | None:
+    """Settings of the first trial without a fault, looking at no more than needed; None if all have one."""
+    for trial in trials:
+        print(f"  {trial}", flush=True)
+        if not trial.faults:
+            return trial.settings
+    return None
+
+
+def choose_fastest(trials: Iterable[Trial], time_ms: Callable[[Settings], float]) -> Settings | None:
+    """Settings of the fastest trial; one that would fail or give wrong numbers is not timed. None if all would."""
+    times: list[tuple[float, Settings]] = []
+    for trial in trials:
+        if any(fault.breaks for fault in trial.faults):
+            print(f"  {trial}", flush=True)
+            continue
+        times.append((time_ms(trial.settings), trial.settings))
+        print(f"  {times[-1][0]:.4f} ms {trial}", flush=True)
+    return min(times, key=lambda timed: timed[0])[1] if times else None
+
+
+def try_all(module: Any, width: int, arch: str) -> Iterable[Trial]:
+    """Compile a module's candidates one by one, as they are asked for."""
+    for settings in module.candidates(width):
+        reports = [aot.report(case, module.__name__, arch) for case in module.case(width, settings)]
+        yield Trial(settings, [fault for report in reports for fault in faults_of(report)])
+
+
+def tuned_modules(names: Sequence[str], pattern: str) -> dict[str, Any]:
+    """Modules that have candidates, by kernel.
+
+    Raises: ValueError if none matches the pattern, or one lacks another part of the contract.
+    """
+    modules = {name.rpartition(".")[2]: importlib.import_module(name) for name in kernel_modules(names)}
+    chosen = {
+        kernel: module
+        for kernel, module in modules.items()
+        if hasattr(module, "candidates") and re.search(pattern, kernel)
+    }
+    if not chosen:
+        raise ValueError(f"no kernel to tune matches --kernels {pattern!r}; there are {', '.join(modules)}")
+    for kernel, module in chosen.items():
+        if absent := [part for part in _PARTS if not hasattr(module, part)]:
+            raise ValueError(
+                f"{kernel} has candidates but no {', '.join(absent)}; see kdcache_kernels/device/__init__.py"
+            )
+    return chosen
+
+
+def choose_row(module: Any, width: int, arch: str, device: torch.device | None) -> Settings | None:
+    """Settings for one row of the table; None if no candidate will do.
+
+    Args:
+        module: A module of ``kdcache_kernels.device`` or one made like it.
+        width: Where the row is decided.
+        arch: As tables are named.
+        device: A GPU of that architecture to time on, or None.
+    """
+    if arch == INTERPRETER:
+        return getattr(module, "INTERPRETED", None) or module.candidates(width)[0]
+    trials = try_all(module, width, arch)
+    if device is None:
+        return choose_first_clean(trials)
+    return choose_fastest(trials, lambda settings: _median_ms(module.timing(width, settings, device)))
+
+
+def merge(old: Mapping[str, Any], kernels: Mapping[str, Any], made_by: str, arch: str, timed_on: str | None) -> Any:
+    """The new table: kernels not tuned now keep their rows, and it counts as timed only if all of it was."""
+    kept = {name: rows for name, rows in old.get("kernels", {}).items() if name not in kernels}
+    ptxas = None if arch == INTERPRETER else aot.ptxas_version(arch)
+    return {
+        "made_by": made_by,
+        "timed_on": timed_on if not kept or old.get("timed_on") == timed_on else None,
+        "versions": {
+            "torch": str(torch.__version__),
+            "triton": triton.__version__,
+            "ptxas": None if ptxas is None else "{}.{}".format(*ptxas),
+        },
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "kernels": dict(sorted({**kept, **kernels}.items())),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if every row asked for was decided, 1 if some kernel has no candidate that will do."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        if options.arch != INTERPRETER:
+            aot.require_compiler()
+        chosen = tuned_modules(options.modules, options.kernels)
+    except (RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    device = _gpu(options.arch)
+    kernels: dict[str, dict[str, Settings]] = {}
+    num_missing = 0
+    for name, module in chosen.items():
+        kernels[name] = {}
+        rows = {"*": next(iter(module.WIDTHS.values()))} if options.arch == INTERPRETER else module.WIDTHS
+        for row, width in rows.items():
+            print(f"{name} {row} on {options.arch}", flush=True)
+            settings = choose_row(module, width, options.arch, device)
+            if settings is None:
+                num_missing += 1
+                print(f"  no candidate will do: width {row} gets no row and runs in plain torch", flush=True)
+            else:
+                kernels[name][row] = dict(settings)
+    out = options.out or _TABLES / f"{options.arch}.json"
+    old = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    timed_on = None if device is None else torch.cuda.get_device_name(device)
+    table = merge(old, kernels, f"python -m kdcache_kernels.tune --arch {options.arch}", options.arch, timed_on)
+    out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {out}, {'nothing was timed' if timed_on is None else f'timed on {timed_on}'}")
+    return 1 if num_missing else 0
+
+
+def _gpu(arch: str) -> torch.device | None:
+    """A GPU of this architecture, if this machine has one."""
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        if architecture(torch.empty(0, device=device)) == arch:
+            torch.cuda.set_device(device)
+            return device
+    return None
+
+
+def _median_ms(launch: Callable[[], None]) -> float:
+    median: Any = do_bench(launch, return_mode="median")
+    return float(median)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kdcache_kernels.tune", description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="default: all of kdcache_kernels.device")
+    known = [*aot.TARGETS, INTERPRETER]
+    parser.add_argument("--arch", required=True, choices=known, help="whose table to write")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: the table that the package reads")
+    parser.add_argument("--kernels", default="", metavar="RE", help="only these; the table keeps the others")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What is read out of compiled code, on pieces of what Triton, ptxas, nvdisasm and LLVM print."""
+
+import pytest
+from kdcache_kernels.aot import (
+    TARGETS,
+    Resources,
+    compile_case,
+    exposed_to_hazard,
+    read_amd,
+    read_nvidia,
+    read_ptxas_version,
+    report,
+    require_compiler,
+)
+from kdcache_kernels.device.case import Case
+
+LOG = """ptxas info    : Compiling entry function 'gram_ds' for 'sm_90a'
+ptxas info    : (C7515) Potential Performance Loss: wgmma.mma_async instructions are serialized due to
+    24 bytes stack frame, 12 bytes spill stores, 20 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers
+"""
+CODE = """
+        /*0a10*/                   LDG.E.128 R4, desc[UR6][R2.64] ;
+        /*0a20*/                   LDGSTS.E.BYPASS.128 [R9], desc[UR6][R10.64] ;
+        /*0a30*/                   LDG.E.U16.CONSTANT R5, desc[UR6][R2.64] ;
+        /*0a40*/                   LDG.E.S8 R5, desc[UR6][R2.64] ;
+        /*0a50*/                   LDG.E R5, desc[UR6][R2.64] ;
+        /*0a60*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24 ;
+        /*0a70*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+        /*0a80*/                   UTCHMMA gdesc[UR8], gdesc[UR10], tmem[UR12] ;
+        /*0a90*/                   IMMA.16832.S8.S8 R4, R8.ROW, R12.COL, R4 ;
+"""
+SHARED_OPERANDS = "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%f1,%f2}, %rd1, %rd2, p, 1, 1, 0, 1;"
+REGISTER_OPERAND = "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%f1,%f2}, {%r1,%r2}, %rd2, p, 1, 1, 1;"
+
+
+def resources(**changes: object) -> Resources:
+    plain = {"registers": 64, "spill_bytes": 0, "stack_bytes": 0, "shared_bytes": 0, "shared_limit_bytes": 1024}
+    return Resources(**{**plain, **changes})  # pyright: ignore
+
+
+def test_every_number_of_an_nvidia_kernel_is_found() -> None:
+    found = read_nvidia("", LOG, CODE)
+    assert found == {
+        "registers": 255,
+        "spill_bytes": 32,
+        "stack_bytes": 24,
+        "matrix_instructions": {"HGMMA": 2, "IMMA": 1, "UTCHMMA": 1},
+        "wide_loads": 2,
+        "small_loads": 2,
+        "serialised": True,
+        "pipelined_register_operand": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("ptx", "pipelined"),
+    [
+        (f"{REGISTER_OPERAND}\nwgmma.wait_group.sync.aligned 1;", True),
+        (f"{REGISTER_OPERAND}\nwgmma.wait_group.sync.aligned 0;", False),
+        (f"{SHARED_OPERANDS}\nwgmma.wait_group.sync.aligned 1;", False),
+    ],
+)
+def test_only_a_pipelined_product_with_a_register_operand_is_marked(ptx: str, pipelined: bool) -> None:
+    assert read_nvidia(ptx, "", "")["pipelined_register_operand"] is pipelined
+
+
+def test_numbers_of_an_amd_kernel_are_found() -> None:
+    code = """
+        global_load_dwordx4 v[0:3], v[4:5], off
+        buffer_load_dwordx4 v[0:3], v4, s[0:3], 0 offen
+        global_load_ushort v1, v[2:3], off
+        buffer_load_ubyte v1, v2, s[0:3], 0 offen
+        global_load_dword v1, v[2:3], off
+        v_mfma_f32_32x32x8_bf16_1k a[0:15], v[0:1], v[2:3], a[0:15]
+    .private_segment_fixed_size: 16
+    .vgpr_count:     190
+    .vgpr_spill_count: 3
+    """
+    assert read_amd(code) == {
+        "registers": 190,
+        "spill_bytes": 12,
+        "stack_bytes": 16,
+        "matrix_instructions": {"MFMA": 1},
+        "wide_loads": 2,
+        "small_loads": 2,
+    }
+
+
+@pytest.mark.parametrize(("ptxas", "exposed"), [((12, 8), True), ((13, 2), True), ((13, 3), False), ((13, 4), False)])
+def test_the_hazard_ends_with_ptxas_13_3(ptxas: tuple[int, int], exposed: bool) -> None:
+    assert exposed_to_hazard(resources(pipelined_register_operand=True, ptxas=ptxas)) is exposed
+    assert not exposed_to_hazard(resources(pipelined_register_operand=False, ptxas=ptxas))
+
+
+def test_the_version_of_ptxas_is_read() -> None:
+    assert read_ptxas_version("Cuda compilation tools, release 12.8, V12.8.93\nBuild cuda_12.8") == (12, 8)
+    with pytest.raises(ValueError, match="no release"):
+        read_ptxas_version("ptxas")
+
+
+def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET=0"):
+        require_compiler()
+    case = Case(name="any", kernel=None, types={}, constants={}, num_warps=4, num_stages=1)
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET=0"):
+        compile_case(case, "sm_90")
+    failed = report(case, "nowhere", "sm_90")
+    assert failed.resources is None
+    assert failed.error is not None and failed.error.startswith("RuntimeError: TRITON_INTERPRET")
+
+
+def test_every_target_says_what_a_block_may_use() -> None:
+    assert {name: target.shared_limit_bytes // 1024 for name, target in TARGETS.items()} == {
+        "sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64, "gfx950": 160
+    }  # fmt: skip

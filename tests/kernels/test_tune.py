@@ -1,0 +1,139 @@
+"""Tables are made from the first clean or the fastest candidate, and keep what was not asked about."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kdcache_kernels import dispatch
+from kdcache_kernels.lint import Fault, kernel_modules
+from kdcache_kernels.tune import Trial, choose_fastest, choose_first_clean, main, merge, tuned_modules
+
+SLOW = Fault(found="spills", wanted="none", remedy="smaller tiles")
+WRONG = Fault(found="hazard", wanted="none", remedy="one stage", breaks=True)
+TOY = """
+import triton
+import triton.language as tl
+from kdcache_kernels.device.case import Case
+
+WIDTHS = {"64": 64}
+
+@triton.jit
+def toy(values, out, SIZE: tl.constexpr):
+    each = tl.arange(0, SIZE)
+    x = tl.load(values + each)
+    tl.store(out + each, x / tl.sum(x))
+
+def candidates(width):
+    return [{"size": 16384}, {"size": 16 * width}, {"size": width}]
+
+def case(width, settings):
+    return [Case(name=f"toy {settings}", kernel=toy, types={"values": "*fp32", "out": "*fp32"},
+                 constants={"SIZE": settings["size"]}, num_warps=1, num_stages=1, has_products=False)]
+
+def timing(width, settings, device):
+    raise AssertionError("nothing is timed without a GPU")
+"""
+
+
+def trials(*faults: list[Fault]) -> Any:
+    for number, found in enumerate(faults):
+        yield Trial({"number": number}, found)
+
+
+def test_the_first_clean_candidate_is_chosen_and_no_later_one_compiled() -> None:
+    def until_clean() -> Any:
+        yield from trials([SLOW], [WRONG], [])
+        raise AssertionError("a candidate after the first clean one was tried")
+
+    assert choose_first_clean(until_clean()) == {"number": 2}
+    assert choose_first_clean(trials([SLOW], [WRONG])) is None
+
+
+def test_the_fastest_candidate_that_is_right_is_chosen() -> None:
+    times = {0: 3.0, 1: 2.0, 3: 4.0}
+
+    def time_ms(settings: Any) -> float:
+        return times[settings["number"]]
+
+    assert choose_fastest(trials([], [SLOW], [WRONG], []), time_ms) == {"number": 1}
+    assert choose_fastest(trials([WRONG]), time_ms) is None
+
+
+def test_other_kernels_keep_their_rows() -> None:
+    old = {"timed_on": "H100", "kernels": {"gram": {"192": {"tile": 64}}, "toy": {"64": {"size": 1}}}}
+    new = merge(old, {"toy": {"128": {"size": 2}}}, "me", "interpreter", "H100")
+    assert new["kernels"] == {"gram": {"192": {"tile": 64}}, "toy": {"128": {"size": 2}}}
+    assert new["timed_on"] == "H100"
+    assert new["versions"].keys() == {"torch", "triton", "ptxas"}
+    assert len(new["date"]) == 10
+
+
+def test_a_table_counts_as_timed_only_if_all_of_it_was() -> None:
+    untimed = {"timed_on": None, "kernels": {"gram": {"192": {"tile": 64}}}}
+    assert merge(untimed, {"toy": {}}, "me", "interpreter", "H100")["timed_on"] is None
+    assert merge(untimed, {"gram": {}}, "me", "interpreter", "H100")["timed_on"] == "H100"
+    timed = {**untimed, "timed_on": "H100"}
+    assert merge(timed, {"toy": {}}, "me", "interpreter", None)["timed_on"] is None
+
+
+def test_a_toy_is_tuned_without_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(TOY, encoding="utf-8")
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"kernels": {"gram": {"192": {"tile": 64}}}}), encoding="utf-8")
+    search = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": search, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "kdcache_kernels.tune", "toy", "--arch", "sm_90", "--out", str(table)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    written = json.loads(table.read_text(encoding="utf-8"))
+    assert written["kernels"] == {"gram": {"192": {"tile": 64}}, "toy": {"64": {"size": 1024}}}
+    assert written["timed_on"] is None
+    assert written["made_by"] == "python -m kdcache_kernels.tune --arch sm_90"
+    assert all(part.isdecimal() for part in written["versions"]["ptxas"].split("."))
+    assert "bytes of spills" in result.stdout
+    assert "nothing was timed" in result.stdout
+
+
+def test_the_interpreter_gets_the_first_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy_interpreted.py").write_text(TOY, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "table.json"
+    assert main(["toy_interpreted", "--arch", "interpreter", "--out", str(out)]) == 0
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert written["kernels"] == {"toy_interpreted": {"64": {"size": 16384}}}
+    assert written["versions"]["ptxas"] is None
+
+
+def test_incomplete_modules_and_unknown_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    half: Any = SimpleNamespace(candidates=lambda width: [], WIDTHS={})
+    monkeypatch.setitem(sys.modules, "half_done", half)
+    with pytest.raises(ValueError, match="half_done has candidates but no case, timing"):
+        tuned_modules(["half_done"], "")
+    with pytest.raises(ValueError, match="'nothing'"):
+        tuned_modules([], "nothing")
+
+
+def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--arch", "sm_90"])
+    assert stopped.value.code == 2
+    assert "TRITON_INTERPRET=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "interpreter"])
+def test_shipped_tables_hold_rows_that_the_kernels_know(arch: str) -> None:
+    table = dispatch.read_table(arch)
+    for kernel, module in tuned_modules([], "").items():
+        assert table[kernel].keys() <= module.WIDTHS.keys()
+        for row, settings in table[kernel].items():
+            if settings.get("form") == "torch":
+                continue
+            names = {frozenset(each) for each in module.candidates(module.WIDTHS[row])}
+            assert frozenset(settings) - {"form"} in names
+    assert table.keys() <= {name.rpartition(".")[2] for name in kernel_modules()}
