@@ -1,5 +1,5 @@
 """The one door to kdcache_kernels: fused operations on targets as the cache stores them."""
 
-from kdcache_kernels import dequantize, proj_cosine, proj_mse, proj_smooth_l1
+from kdcache_kernels import FeatureLoss
 
-__all__ = ["dequantize", "proj_cosine", "proj_mse", "proj_smooth_l1"]
+__all__ = ["FeatureLoss"]

@@ -1,7 +1,7 @@
 """Feature distillation without a change to the student: what Lift and WideLast are measured against."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import Any, Literal, cast, final
 
 from torch import Tensor, nn
 
@@ -11,7 +11,8 @@ from kdcache.methods.base import FeatureTerm, Method
 from kdcache.models import StudentSpec
 from kdcache.stream.targets import PackedTargets
 
-_FUSED = {"mse": ops.proj_mse, "smooth_l1": ops.proj_smooth_l1, "cosine": ops.proj_cosine}
+# normalized_mse normalises the projected tokens as well, so they must exist.
+_FUSED = ("mse", "smooth_l1", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +48,16 @@ class Feature(Method):
     def adapter(self, student_width: int, teacher_width: int) -> nn.Module | None:
         if self.config.adapter == "pool":
             return None
-        return nn.Linear(student_width, teacher_width)
+        if self.config.feature_loss not in _FUSED:
+            return nn.Linear(student_width, teacher_width)
+        return ops.FeatureLoss(student_width, teacher_width, loss=cast("Any", self.config.feature_loss))
 
     def feature_term(self, tokens: Tensor, targets: PackedTargets, adapter: nn.Module | None) -> Tensor:
-        if isinstance(adapter, nn.Linear):
-            fused = _FUSED.get(self.config.feature_loss)
-            if fused is None:
-                return feature_loss(adapter(tokens), targets.decode(), kind=self.config.feature_loss)
+        if isinstance(adapter, ops.FeatureLoss):
             values, scale = targets.payload_and_scale()
-            return fused(tokens, adapter.weight, adapter.bias, values, scale=scale)
+            return adapter(tokens, values, scale=scale)
+        if adapter is not None:
+            return feature_loss(adapter(tokens), targets.decode(), kind=self.config.feature_loss)
         teacher = targets.decode()
         width = min(tokens.shape[-1], teacher.shape[-1])
         return feature_loss(pool_channels(tokens, width), pool_channels(teacher, width), kind=self.config.feature_loss)

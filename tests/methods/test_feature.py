@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdcache import ops
 from kdcache.cache import Cache
 from kdcache.losses import feature_loss, pool_channels
 from kdcache.methods import FeatureConfig
@@ -16,14 +17,21 @@ def test_the_projected_tokens_against_packed_targets(tiny_cache: Cache, kind: st
     """Packed targets go to the loss as they are; the result is that of decoding first."""
     method = Feature(FeatureConfig(feature_loss=kind, logit_weight=0.0))  # type: ignore[arg-type]
     adapter = method.adapter(12, 24)
-    assert isinstance(adapter, nn.Linear)
+    assert adapter is not None
+    project = adapter if isinstance(adapter, nn.Linear) else adapter.projection
     batch = one_batch(tiny_cache)
     logits, tokens = student_says(12)
     targets = targets_of(batch, features=f"blocks-1-patch-{codec}")
     assert targets.features is not None
     found = method.loss(logits, tokens, batch.labels, targets, adapter)["feature"]
-    expected = feature_loss(adapter(tokens), targets.features.decode(), kind=kind)  # type: ignore[arg-type]
+    expected = feature_loss(project(tokens), targets.features.decode(), kind=kind)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected)
+
+
+def test_only_what_must_exist_is_projected_outside_the_loss() -> None:
+    for kind in ("mse", "smooth_l1", "cosine"):
+        assert isinstance(Feature(FeatureConfig(feature_loss=kind)).adapter(12, 24), ops.FeatureLoss)  # type: ignore[arg-type]
+    assert isinstance(Feature(FeatureConfig(feature_loss="normalized_mse")).adapter(12, 24), nn.Linear)
 
 
 @pytest.mark.parametrize("width", [12, 24, 48])

@@ -1,0 +1,80 @@
+"""KD_KERNELS, tables, and what is said where Triton cannot be had."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from kdcache_kernels import dispatch
+from kdcache_kernels.dispatch import choose, read_table
+
+CPU = torch.zeros(1)
+
+
+class OnGpu:
+    """What `choose` looks at of a tensor on a GPU."""
+
+    is_cuda = True
+    device = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnGpu:
+    table = {"kernels": {"sums": {"192": {"tile": 64}, "384": {"form": "torch", "tile": 1}}, "ds": {"*": {"tile": 8}}}}
+    (tmp_path / "sm_90.json").write_text(json.dumps(table))
+    monkeypatch.setattr(dispatch, "_TABLES", tmp_path)
+    monkeypatch.setattr(dispatch, "_cuda_architecture", lambda index: "sm_90")
+    monkeypatch.delenv("KD_KERNELS", raising=False)
+    dispatch.read_table.cache_clear()
+    dispatch._warn_once.cache_clear()
+    yield OnGpu()  # type: ignore[misc]
+    dispatch.read_table.cache_clear()
+    dispatch._warn_once.cache_clear()
+
+
+def test_a_gpu_with_entries_runs_triton(hopper: OnGpu) -> None:
+    chosen = choose(["sums", "ds"], hopper, 192)  # type: ignore[arg-type]
+    assert (chosen.form, chosen.configs) == ("triton", {"sums": {"tile": 64}, "ds": {"tile": 8}})
+
+
+def test_an_unknown_width_runs_torch_and_warns_once(hopper: OnGpu, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.warns(UserWarning, match="no sums for width 100"):
+        assert choose(["sums"], hopper, 100).form == "torch"  # type: ignore[arg-type]
+    assert choose(["sums"], hopper, 100).form == "torch"  # type: ignore[arg-type]
+
+
+def test_where_library_products_were_faster_they_run(hopper: OnGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = choose(["sums"], hopper, 384)  # type: ignore[arg-type]
+    assert chosen.form == "torch"
+    assert "faster" in chosen.reason
+    monkeypatch.setenv("KD_KERNELS", "triton")
+    assert choose(["sums"], hopper, 384).configs == {"sums": {"tile": 1}}  # type: ignore[arg-type]
+
+
+def test_insisting_on_triton_fails_where_it_cannot_be_had(hopper: OnGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_KERNELS", "triton")
+    with pytest.raises(RuntimeError, match="no sums for width 100; make an entry"):
+        choose(["sums"], hopper, 100)  # type: ignore[arg-type]
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(RuntimeError, match="tensors on cpu have no Triton"):
+        choose(["sums"], CPU, 192)
+
+
+def test_torch_is_always_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_KERNELS", "torch")
+    assert choose(["sums"], CPU, 192).reason == "KD_KERNELS=torch"
+    monkeypatch.setenv("KD_KERNELS", "fast")
+    with pytest.raises(ValueError, match="auto, torch, triton, got 'fast'"):
+        choose(["sums"], CPU, 192)
+
+
+def test_a_cpu_runs_torch_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KD_KERNELS", raising=False)
+    assert choose(["gram_sums"], CPU, 192).form == "torch"
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert choose(["gram_sums"], CPU, 192).form == "torch"
+
+
+def test_shipped_tables_are_read() -> None:
+    assert {"gram_sums", "gram_ds", "gram_small"} <= read_table("interpreter").keys()
+    assert read_table("sm_12345") == {}

@@ -1,0 +1,134 @@
+"""The operations as torch sees them: schema, fakes, autograd and compilation; and planted faults that must show."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kdcache_kernels import proj_mse
+from kdcache_kernels.device import gram_ds, gram_sums
+from kdcache_kernels.projection import algorithm, proj_loss, proj_loss_ds
+from kdcache_kernels.projection_problem import Problem, TokenRows
+from torch import Tensor
+
+from tests.kernels.problems import LOSSES, make, three_ways
+from tests.kernels.test_proj_loss import CAPS, check
+
+KINDS = list(LOSSES)
+
+
+def arguments(dtype: torch.dtype = torch.float64, *, packed: bool = False) -> tuple[Any, ...]:
+    """Small inputs of the raw operation, without kind and beta."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    student = normal(2, 6, 5).to(dtype).requires_grad_()
+    weight, bias = normal(9, 5).requires_grad_(), normal(9).requires_grad_()
+    values = torch.randint(-127, 128, (12, 9), generator=generator).to(torch.int8) if packed else normal(12, 9)
+    rows = normal(12).abs() / 60, normal(12), torch.rand(12, generator=generator, dtype=torch.float64)
+    return student, weight, bias, values, *rows, None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_finite_differences(kind: str) -> None:
+    student, weight, bias, *rest = arguments()
+    assert torch.autograd.gradcheck(lambda *each: proj_loss(*each, *rest, kind, 0.7)[0], (student, weight, bias))
+
+
+def test_the_gram_form_has_them_too() -> None:
+    basis = torch.linalg.qr(torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    student, weight, bias, *_ = arguments()
+    values = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    rest = (values, None, None, None, basis.t().contiguous())
+    assert torch.autograd.gradcheck(lambda *each: proj_loss(*each, *rest, "mse", 1.0)[0], (student, weight, bias))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, while it checks
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_finds_no_fault_with_the_operations(kind: str) -> None:
+    inputs = (*arguments(packed=True), kind, 1.0)
+    torch.library.opcheck(proj_loss, inputs)
+    detached = [each.detach() if isinstance(each, Tensor) else each for each in inputs[:-2]]
+    factors = torch.ones(2, 12 if kind == "cosine" else 0, dtype=torch.float64)
+    torch.library.opcheck(proj_loss_ds, (torch.tensor(3.0), *detached, factors, kind, 1.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_whole(kind: str) -> None:
+    inputs = make((3, 7, 12), 24, torch.float32)
+
+    def loss(student: Tensor, weight: Tensor) -> Tensor:
+        return 2 * LOSSES[kind](torch.tanh(student)[:, 1:], weight, None, inputs.targets[:, 1:])
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for function in (loss, compiled):
+        leaves = [each.clone().requires_grad_() for each in (inputs.student, inputs.weight)]
+        function(*leaves).backward()
+        gradients.append([each.grad for each in leaves])
+    for eager, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, eager)
+
+
+def test_the_algorithm_follows_widths_and_types() -> None:
+    def problem(width: int, depth: int, dtype: torch.dtype, basis: Tensor | None = None) -> Problem:
+        student, weight = torch.zeros(4, width, dtype=dtype), torch.zeros(depth, width)
+        return Problem(student, weight, torch.zeros(depth), torch.zeros(4, depth), None, None, None, basis)
+
+    assert algorithm(problem(8, 12, torch.bfloat16), "mse") == "gram"
+    assert algorithm(problem(8, 11, torch.bfloat16), "mse") == "direct"
+    assert algorithm(problem(8, 32, torch.float32), "mse") == "direct"
+    assert algorithm(problem(8, 32, torch.float32, torch.eye(32)), "mse") == "gram"
+    assert algorithm(problem(8, 32, torch.bfloat16), "smooth_l1") == "direct"
+    assert algorithm(problem(8, 32, torch.bfloat16), "cosine") == "cosine"
+
+
+def test_rows_of_a_slice_are_addressed_and_not_copied() -> None:
+    whole = torch.arange(2 * 5 * 4.0).view(2, 5, 4)
+    rows = TokenRows(whole[:, 1:])
+    assert (rows.per_batch, rows.batch_stride, rows.row_stride) == (4, 20, 4)
+    assert (TokenRows(whole).per_batch, TokenRows(whole).batch_stride) == (10, 0)
+    with pytest.raises(ValueError, match="contiguous"):
+        TokenRows(whole.transpose(1, 2))
+
+
+def test_a_planted_wrong_reduction_is_caught(triton_form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of the other tests fail when one split of the tokens is left out of the sums."""
+    honest = gram_sums.launch
+
+    def forgets_a_split(*given: Any) -> gram_sums.PartialSums:
+        sums = honest(*given)
+        assert len(sums.st) > 1
+        return replace(sums, st=sums.st[:-1].contiguous(), t_sum=sums.t_sum[:-1], t_square=sums.t_square[:-1])
+
+    inputs = make((130, 48), 96, torch.bfloat16)
+    check(three_ways("mse", inputs, triton_form), CAPS[torch.bfloat16])
+    monkeypatch.setattr(gram_sums, "launch", forgets_a_split)
+    with pytest.raises(AssertionError, match="loss"):
+        check(three_ways("mse", inputs, triton_form), CAPS[torch.bfloat16])
+
+
+def test_a_planted_unwritten_output_is_caught(triton_form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs begin as NaN, so a tile that no program writes cannot pass."""
+    honest = gram_ds.gram_ds
+
+    class OneProgramShort:
+        def __getitem__(self, grid: tuple[int, int]) -> Any:
+            return honest[(grid[0] - 1, grid[1])]
+
+    monkeypatch.setattr(gram_ds, "gram_ds", OneProgramShort())
+    with pytest.raises(AssertionError, match="student"):
+        check(three_ways("mse", make((130, 48), 96, torch.bfloat16), triton_form), CAPS[torch.bfloat16])
+
+
+def test_there_is_no_second_derivative_to_get_wrong() -> None:
+    inputs = make((6, 4), 8, torch.float32)
+    weight = inputs.weight.clone().requires_grad_()
+    student = inputs.student.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(proj_mse(student, weight, None, inputs.targets), student, create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()
+    assert F.mse_loss(gradient, gradient) == 0
