@@ -4,7 +4,10 @@ import argparse
 import importlib
 import sys
 
-BENCHMARKS = {"teacher_pass": "what the cache costs on top of the bare teacher: bare forwards against whole passes"}
+BENCHMARKS = {
+    "teacher_pass": "what the cache costs on top of the bare teacher: bare forwards against whole passes",
+    "kernels": "the Triton kernels on a GPU: right, and how fast beside the floor and what else a user could run",
+}
 
 
 def main() -> int:

@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
-from kdcache_kernels.device.sizes import FORMATS, WIDTHS, linted_cases, timing_problem
+from kdcache_kernels.device.sizes import DIRECT_WIDTHS as WIDTHS
+from kdcache_kernels.device.sizes import FORMATS, linted_cases, timing_problem
 from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows

@@ -10,6 +10,8 @@ from kdcache_kernels.projection_problem import Problem
 
 # Students of width Ds as timm has them; a wider one runs in plain torch.
 WIDTHS = {str(width): width for width in (192, 256, 384, 512, 768, 1024)}
+# The direct form holds a whole row of student channels in a tile, which wider students do not fit into.
+DIRECT_WIDTHS = {name: width for name, width in WIDTHS.items() if width <= 512}
 # Stored formats that a row must serve: as the student's, and converted in registers.
 FORMATS = ("bf16", "int8")
 _LINTED = (192, 384, 768)

@@ -1,0 +1,107 @@
+"""The kernels on a GPU: right, and how far from the floor and from everything a user could run instead.
+
+Every section compiles a few dozen kernels and fits one call of ten minutes: ``--only check,projection``, then
+``--only statistics,share``. Without a GPU only ``--toy`` runs (interpreted: TRITON_INTERPRET=1), to show that it would.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import kernels_check, kernels_projection, kernels_statistics
+from benchmarks.kernels_meter import Meter, ceilings, guarded, read_predictions
+from benchmarks.record import environment, write
+from kdcache.reports.tables import text_table
+
+SECTIONS = ("check", "projection", "statistics", "share")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections (default: {','.join(SECTIONS)})")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no measurement begins after these (9)")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes on a CPU, interpreted; the times mean nothing")
+    parser.add_argument("--out", type=Path, help="JSON file; a table of the same name ends in .md")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure."""
+    sections = arguments.only.split(",")
+    if unknown := sorted(set(sections) - set(SECTIONS)):
+        print(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}", file=sys.stderr)
+        return 2
+    if not arguments.toy and not torch.cuda.is_available():
+        print("no GPU here; --toy with TRITON_INTERPRET=1 shows that the benchmark runs", file=sys.stderr)
+        return 2
+    if arguments.toy and os.environ.get("TRITON_INTERPRET") != "1":
+        print("--toy interprets the kernels: set TRITON_INTERPRET=1", file=sys.stderr)
+        return 2
+    meter = Meter(torch.device("cpu" if arguments.toy else "cuda"), time.monotonic() + 60 * arguments.minutes)
+    result = _measure(meter, sections)
+    if arguments.out is not None:
+        write(arguments.out, result)
+        arguments.out.with_suffix(".md").write_text(_page(result))
+    wrong = [row["name"] for row in result.get("check", []) if not row["ok"]]
+    print(f"{len(wrong)} checks failed, {len(result['errors'])} measurements failed: {', '.join(wrong)}")
+    return 1 if wrong or result["errors"] else 0
+
+
+def _measure(meter: Meter, sections: list[str]) -> dict[str, Any]:
+    import triton
+
+    errors: list[dict[str, str]] = []
+    rates = guarded("ceilings", errors, lambda: ceilings(meter)) or {"copy_gb_s": 3000.0, "bf16_tflop_s": 798.0}
+    result: dict[str, Any] = {
+        "benchmark": "kernels",
+        **environment(meter.device),
+        "triton": triton.__version__,
+        "fp_fusion": os.environ.get("TRITON_DEFAULT_FP_FUSION", "default"),
+        "ceilings": rates,
+        "predictions": read_predictions(),
+        "errors": errors,
+    }
+    print(rates, flush=True)
+    if "check" in sections:
+        result["check"] = kernels_check.run(meter, errors)
+        result["hazard"] = kernels_check.hunt_hazard(meter, errors)
+    if "projection" in sections:
+        result["projection"] = kernels_projection.run(meter, rates, errors)
+    if "statistics" in sections:
+        result["statistics"] = kernels_statistics.run(meter, rates, errors)
+    if "share" in sections:
+        result["share"] = kernels_projection.step_share(meter, errors)
+    return result
+
+
+def _page(result: dict[str, Any]) -> str:
+    """The measured rows as a table for people."""
+    rows = []
+    for row in (*result.get("projection", []), *result.get("statistics", [])):
+        floor_ms = next(iter(row["floors"].values()))
+        median = row["ms"]["median"]
+        rows.append(
+            [
+                row["shape"],
+                row["variant"],
+                f"{median * 1e3:.1f}",
+                f"{row['ms']['p20'] * 1e3:.1f} to {row['ms']['p80'] * 1e3:.1f}",
+                f"{median / floor_ms:.2f}",
+                "" if row["peak_mb"] is None else f"{row['peak_mb']:.1f}",
+                "" if row["launches"] is None else str(row["launches"]),
+            ]
+        )
+    head = f"{result['device']}, {result['date']}, torch {result['versions']['torch']}, Triton {result['triton']}"
+    table = text_table(["what", "by", "us", "p20 to p80", "x floor", "MB", "launches"], rows)
+    share = result.get("share")
+    words = ""
+    if share:
+        with_loss, without = (share[key]["ms"]["median"] for key in ("with_loss", "without_loss"))
+        words = (
+            f"\n{share['student']} at batch {share['batch']}: {without:.2f} ms a step, {with_loss:.2f} with the loss\n"
+        )
+    return f"# Kernels\n\n{head}\n\n```\n{table}\n```\n{words}"

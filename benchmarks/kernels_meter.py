@@ -1,0 +1,102 @@
+"""Times, memory and launches of one function on a GPU; on a CPU enough of it to run at toy size."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.record import spread
+
+_TOY_REPEATS = 3
+
+
+@dataclass
+class Meter:
+    """What measures, and how long it may.
+
+    Args:
+        device: Where everything runs; times on a CPU only show that the benchmark works.
+        deadline: `time.monotonic` after which no new measurement begins.
+    """
+
+    device: torch.device
+    deadline: float
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether this is not a GPU."""
+        return self.device.type != "cuda"
+
+    def has_time(self, seconds: float = 20.0) -> bool:
+        """Whether another measurement fits."""
+        return time.monotonic() + seconds < self.deadline
+
+    def measure(self, run: Callable[[], object]) -> dict[str, Any]:
+        """Milliseconds (caches flushed before each repeat), MB of memory beyond what was there, kernels launched."""
+        run()
+        times = self._times_ms(run)
+        return {"ms": spread(times), "peak_mb": self._peak_mb(run), "launches": self._launches(run)}
+
+    def _times_ms(self, run: Callable[[], object]) -> list[float]:
+        if self.is_toy:
+            times = []
+            for _ in range(_TOY_REPEATS):
+                started = time.perf_counter()
+                run()
+                times.append((time.perf_counter() - started) * 1e3)
+            return times
+        from triton.testing import do_bench
+
+        times: Any = do_bench(run, warmup=25, rep=100, return_mode="all")
+        return list(times)
+
+    def _peak_mb(self, run: Callable[[], object]) -> float | None:
+        if self.is_toy:
+            return None
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+    def _launches(self, run: Callable[[], object]) -> int | None:
+        if self.is_toy:
+            return None
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            run()
+            torch.cuda.synchronize()
+        return sum(event.count for event in profiler.key_averages())
+
+
+def ceilings(meter: Meter) -> dict[str, float]:
+    """Copy bandwidth in GB/s (bytes read and written) and bf16 product rate in TFLOP/s of this device."""
+    elements, side = (2**14, 64) if meter.is_toy else (2**29, 8192)
+    source = torch.randn(elements, device=meter.device).bfloat16()
+    target = torch.empty_like(source)
+    copy_ms = statistics.median(meter._times_ms(lambda: target.copy_(source)))
+    left, right = (torch.randn(side, side, device=meter.device).bfloat16() for _ in "ab")
+    product_ms = statistics.median(meter._times_ms(lambda: left @ right))
+    return {"copy_gb_s": 4 * elements / copy_ms / 1e6, "bf16_tflop_s": 2 * side**3 / product_ms / 1e9}
+
+
+def guarded(name: str, errors: list[dict[str, str]], run: Callable[[], Any]) -> Any:
+    """The result of one measurement, or None and a note: one failure must not cost the rest of a lent GPU's minutes."""
+    try:
+        return run()
+    except Exception as error:
+        errors.append({"what": name, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
+        print(f"FAILED {name}: {errors[-1]['error'][:200]}", flush=True)
+        return None
+
+
+def read_predictions() -> dict[str, Any]:
+    """Floors and predicted times that were written down before anything ran on a GPU."""
+    return json.loads((Path(__file__).parent / "kernels_predictions.json").read_text())

@@ -1,0 +1,195 @@
+"""Projected feature losses, forward and backward, beside everything a user could run instead."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from kdcache_kernels import FeatureLoss, proj_mse, quantize, which
+from torch import Tensor
+
+from benchmarks.kernels_meter import Meter, guarded
+
+SHAPES = [
+    (192, 768, "bf16"),
+    (192, 768, "int8"),
+    (192, 768, "pca64"),
+    (192, 1024, "bf16"),
+    (192, 384, "bf16"),
+    (384, 1024, "bf16"),
+    (384, 1024, "int8"),
+]
+_TOY_SHAPES = [(16, 32, "bf16"), (16, 32, "int8"), (16, 32, "pca64")]
+_STUDENT_STEP = ("deit_tiny_patch16_224", 256)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: leaves that take gradients, and targets as stored."""
+
+    label: str
+    student: Tensor
+    weight: Tensor
+    bias: Tensor
+    values: Tensor
+    scale: Tensor | None
+    basis: Tensor | None
+
+    def decoded(self) -> Tensor:
+        """Float32 targets."""
+        values = self.values.float()
+        values = values if self.scale is None else values * self.scale.unsqueeze(-1)
+        return values if self.basis is None else values @ self.basis
+
+
+def make_case(width: int, depth: int, stored: str, device: torch.device, tokens: int) -> Case:
+    """Random tokens and a teacher that a projection of them half explains."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, device=device)
+
+    student, weight, bias = normal(tokens, width).bfloat16(), normal(depth, width) / width**0.5, 0.1 * normal(depth)
+    teacher = 0.5 * F.linear(student.float(), weight, bias) + 0.5 * normal(tokens, depth)
+    values, scale, basis = teacher.bfloat16(), None, None
+    if stored == "int8":
+        values, scale, *_ = quantize(teacher)
+    elif stored.startswith("pca"):
+        rank = min(int(stored.removeprefix("pca")), depth // 2)
+        basis = torch.linalg.qr(normal(depth, rank))[0].t().contiguous()
+        values = (teacher @ basis.t()).bfloat16()
+    leaves = [each.requires_grad_() for each in (student, weight, bias)]
+    return Case(f"{width}->{depth} {stored}", leaves[0], leaves[1], leaves[2], values, scale, basis)
+
+
+def eager_autocast(case: Case) -> Tensor:
+    """What a training script writes: autocast's linear layer, then mse_loss, which autocast computes in float32."""
+    with torch.autocast(case.student.device.type, dtype=torch.bfloat16):
+        return F.mse_loss(F.linear(case.student, case.weight, case.bias).float(), case.decoded())
+
+
+def eager_bfloat16(case: Case) -> Tensor:
+    """The same with the residual kept in bfloat16, as somebody short of memory writes it."""
+    projected = F.linear(case.student, case.weight.bfloat16(), case.bias.bfloat16())
+    return (projected - case.decoded().bfloat16()).square().mean(dtype=torch.float32)
+
+
+def ours(case: Case) -> Tensor:
+    """The fused loss."""
+    return proj_mse(case.student, case.weight, case.bias, case.values, scale=case.scale, basis=case.basis)
+
+
+@contextmanager
+def kernels(mode: str) -> Iterator[None]:
+    """KD_KERNELS for a while."""
+    before = os.environ.get("KD_KERNELS")
+    os.environ["KD_KERNELS"] = mode
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["KD_KERNELS"]
+        else:
+            os.environ["KD_KERNELS"] = before
+
+
+def step(loss: Callable[[Case], Tensor], case: Case) -> Callable[[], None]:
+    """Forward and backward of one loss, gradients dropped before."""
+
+    def run() -> None:
+        case.student.grad = case.weight.grad = case.bias.grad = None
+        loss(case).backward()
+
+    return run
+
+
+def floors(case: Case, rates: dict[str, float]) -> dict[str, float]:
+    """Milliseconds of the Gram form's two sweeps if each ran at the slower of memory and products."""
+    tokens, width = case.student.shape
+    depth = case.values.shape[1]
+    sweep = tokens * (2 * width + case.values.element_size() * depth)
+    products = 2 * tokens * width * (depth + width), 2 * tokens * width * (depth + 2 * width)
+    bytes_moved = sweep, sweep + 2 * tokens * width
+    times = [
+        max(moved / rates["copy_gb_s"] / 1e6, flop / rates["bf16_tflop_s"] / 1e9)
+        for moved, flop in zip(bytes_moved, products, strict=True)
+    ]
+    return {"gram_two_sweeps_ms": sum(times)}
+
+
+def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """Every shape with every variant."""
+    rows: list[dict[str, Any]] = []
+    tokens = 80 if meter.is_toy else 256 * 196
+    for width, depth, stored in _TOY_SHAPES if meter.is_toy else SHAPES:
+        case = make_case(width, depth, stored, meter.device, tokens)
+        floor = floors(case, rates)
+        rows += [row for row in _variants(case, meter, floor, errors) if row is not None]
+    return rows
+
+
+def _variants(
+    case: Case, meter: Meter, floor: dict[str, float], errors: list[dict[str, str]]
+) -> Iterator[dict[str, Any] | None]:
+    compiled = torch.compile(eager_autocast, dynamic=False, backend="aot_eager" if meter.is_toy else "inductor")
+    variants: dict[str, tuple[str, Callable[[Case], Tensor]]] = {
+        "kdcache, Triton": ("triton", ours),
+        "kdcache, library products": ("torch", ours),
+        "torch.compile": ("auto", compiled),
+        "eager autocast": ("auto", eager_autocast),
+        "eager bfloat16": ("auto", eager_bfloat16),
+    }
+    for name, (mode, loss) in variants.items():
+        if not meter.has_time():
+            return
+        torch._dynamo.reset()
+
+        def measure(mode: str = mode, loss: Callable[[Case], Tensor] = loss, name: str = name) -> dict[str, Any]:
+            with kernels(mode):
+                found = meter.measure(step(loss, case))
+                form = which(case.student, case.weight, case.values, basis=case.basis)
+            found |= {"shape": case.label, "variant": name, "floors": floor}
+            return {**found, "form": form} if loss is ours else found
+
+        row = guarded(f"{case.label} {name}", errors, measure)
+        if row is not None:
+            over = row["ms"]["median"] / floor["gram_two_sweeps_ms"]
+            print(f"{case.label:16s} {name:28s} {row['ms']['median'] * 1e3:9.1f} us, {over:5.2f} x floor", flush=True)
+        yield row
+
+
+def step_share(meter: Meter, errors: list[dict[str, str]]) -> dict[str, Any] | None:
+    """What the loss is of a real training step: one of a DeiT-Tiny at batch 256 under autocast, with and without it."""
+    import timm
+
+    def measure() -> dict[str, Any]:
+        name, batch = ("vit_tiny_patch16_224", 2) if meter.is_toy else _STUDENT_STEP
+        small = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 3} if meter.is_toy else {}
+        model = timm.create_model(name, num_classes=10, **small).to(meter.device)
+        side = 32 if meter.is_toy else 224
+        images = torch.randn(batch, 3, side, side, device=meter.device)
+        width = model.embed_dim
+        feature_loss = FeatureLoss(width, 4 * width).to(meter.device)
+        tokens = (side // 16) ** 2
+        targets = torch.randn(batch, tokens, 4 * width, device=meter.device).bfloat16()
+
+        def train(with_features: bool) -> Callable[[], None]:
+            def run() -> None:
+                with torch.autocast(meter.device.type, dtype=torch.bfloat16):
+                    features = model.forward_features(images)
+                    loss = model.forward_head(features).float().square().mean()
+                    if with_features:
+                        loss = loss + feature_loss(features[:, 1:], targets)
+                model.zero_grad()
+                loss.backward()
+
+            return run
+
+        return {"student": name, "batch": batch, **{
+            key: meter.measure(train(flag)) for key, flag in (("with_loss", True), ("without_loss", False))
+        }}  # fmt: skip
+
+    return guarded("share of a step", errors, measure)
