@@ -32,7 +32,7 @@ setup(
     packages=[*find_packages(include=["kdcache", "kdcache.*"]), *find_packages("kernels")],
     # The folder is not a package itself: `kernels` would shadow a package of that name that Hugging Face publishes.
     package_dir={"kdcache_kernels": "kernels/kdcache_kernels"},
-    package_data={"kdcache": ["py.typed", "cache/FORMAT.md"], "kdcache_kernels": ["py.typed"]},
+    package_data={"kdcache": ["py.typed", "cache/FORMAT.md"], "kdcache_kernels": ["py.typed", "tables/*.json"]},
     install_requires=[
         "braceexpand>=0.1.7",
         "h5py>=3.10",
