@@ -2,14 +2,25 @@
 
 from kdcache_kernels.feature_loss import FeatureLoss, layer_norm_affine, which
 from kdcache_kernels.proj_loss import proj_cosine, proj_mse, proj_smooth_l1
+from kdcache_kernels.quantize import quantize
 from kdcache_kernels.reference import dequantize
+from kdcache_kernels.second_moment import mean_spectrum_from_second_moment, second_moment
+from kdcache_kernels.spectral_align import spectral_align
+from kdcache_kernels.token_spectrum import cumulative_energy, skipped_tokens, token_spectrum
 
 __all__ = [
     "FeatureLoss",
+    "cumulative_energy",
     "dequantize",
     "layer_norm_affine",
+    "mean_spectrum_from_second_moment",
     "proj_cosine",
     "proj_mse",
     "proj_smooth_l1",
+    "quantize",
+    "second_moment",
+    "skipped_tokens",
+    "spectral_align",
+    "token_spectrum",
     "which",
 ]

@@ -98,6 +98,7 @@ class Report:
     num_warps: int
     num_stages: int
     has_products: bool
+    narrow_loads: str
     seconds: float
     resources: Resources | None
     error: str | None
@@ -149,6 +150,7 @@ def report(case: Case, module: str, target: str) -> Report:
         num_warps=case.num_warps,
         num_stages=case.num_stages,
         has_products=case.has_products,
+        narrow_loads=case.narrow_loads,
         seconds=time.perf_counter() - start,
         resources=resources,
         error=error,

@@ -69,7 +69,7 @@ def _product_faults(report: Report) -> list[Fault]:
     if not used.matrix_instructions:
         remedy = "check the tile sizes and operand types of tl.dot, or say has_products=False"
         faults.append(Fault(found="no matrix instruction", wanted="one at least", remedy=remedy))
-    if used.wide_loads == 0 or used.small_loads:
+    if not report.narrow_loads and (used.wide_loads == 0 or used.small_loads):
         found = f"{used.wide_loads} loads of 16 bytes and {used.small_loads} of one or two"
         remedy = "check row strides and masks, and `ragged` of the case"
         faults.append(Fault(found=found, wanted="16-byte loads and none of one or two bytes", remedy=remedy))

@@ -112,8 +112,8 @@ def test_every_real_kernel_passes_on_hopper(tmp_path: Path) -> None:
 def test_each_fault_is_named_alone(changes: dict[str, Any], found: str | None) -> None:
     used = Resources(**{**vars(CLEAN), **changes})
     report = Report(
-        target="sm_90", module="m", name="n", num_warps=4, num_stages=2, has_products=True, seconds=0.0,
-        resources=used, error=None,
+        target="sm_90", module="m", name="n", num_warps=4, num_stages=2, has_products=True, narrow_loads="",
+        seconds=0.0, resources=used, error=None,
     )  # fmt: skip
     faults = [str(fault) for fault in faults_of(report)]
     assert len(faults) == (found is not None)

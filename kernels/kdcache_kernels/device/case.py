@@ -17,6 +17,7 @@ class Case:
         num_warps, num_stages: As launched.
         ragged: Integer arguments that are not multiples of 16 in general (numbers of tokens, loop counts).
         has_products: Whether it must use matrix instructions.
+        narrow_loads: Why a kernel with products loads one or two bytes at a time; empty where it must not.
     """
 
     name: str
@@ -27,3 +28,4 @@ class Case:
     num_stages: int
     ragged: frozenset[str] = frozenset()
     has_products: bool = True
+    narrow_loads: str = ""

@@ -137,7 +137,7 @@ INTERPRETED = {"columns": 1024, "block_t": 32, "block_n": 32, "num_warps": 4, "n
 def candidates(width: int) -> list[dict[str, int]]:
     """Settings for students of this width, best guess first."""
     names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
-    sizes = [(64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)]
+    sizes = [(64, 128, 8, 1), (64, 64, 8, 1), (64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)]
     return [dict(zip(names, (sum(column_pieces(width, 1024)), *size), strict=True)) for size in sizes]
 
 

@@ -1,0 +1,166 @@
+"""How a token's energy is spread over the frequencies of its channels: mean spectrum and bandwidths."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcache_kernels import dispatch
+from kdcache_kernels.token_chunks import check_tokens, token_chunks
+
+# Values that the torch form transforms at a time.
+_CHUNK_VALUES = 2**22
+# A quarter of a wider token does not fit into registers, so those take the plain product with a DFT matrix.
+_WIDEST_FOLD4 = 1024
+
+
+def token_spectrum(tokens: Tensor, *, levels: Sequence[float] = (0.9,), fold: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean spectral energy of tokens over channels, and the bandwidth of each token.
+
+    Each token's energies are scaled to sum to 1, by Parseval's identity D sum x^2. Mean energies are exact to rounding
+    in the torch form, and to about 5e-4 per bin in the Triton form, whose products take tokens and DFT matrix in
+    float16 (1e-3 if one channel dominates all tokens). Bandwidths are exact where no rounding of the cumulative energy
+    crosses a level, else mostly off by one bin; a level of 1 asks for exactly that rounding. A token must have a root
+    mean square between 1e-15 and 1e15, or be zero.
+
+    Args:
+        tokens: (N, D) or (B, L, D), float; a slice such as ``tokens[:, 1:]`` is not copied. Channels that do not lie
+            side by side are copied first.
+        levels: Shares of the energy, each in (0, 1].
+        fold: False for all D bins as an FFT orders them (METHODS 1.3, published numbers); True for the D // 2 + 1 bins
+            of a real FFT, with both halves' energy in each.
+
+    Returns:
+        energy: (D,) or (D // 2 + 1,), float32 (float64 for float64 tokens), the mean over tokens that are not zero;
+            zeros if all are, NaN if a token is not finite.
+        bandwidth: (N, len(levels)) or (B, L, len(levels)), int32: the smallest number of bins, in that order, that
+            hold the level. 0 for tokens of zero energy (see `skipped_tokens`), -1 for tokens that are not finite.
+        Neither is differentiable.
+
+    Raises: ValueError for no tokens, other shapes or dtypes, or levels outside (0, 1].
+    """
+    check_tokens(tokens)
+    shares = [float(level) for level in levels]
+    if not shares or not all(0 < level <= 1 for level in shares):
+        raise ValueError(f"levels must be one or more numbers in (0, 1], got {tuple(levels)}")
+    if tokens.stride(-1) != 1:
+        tokens = tokens.contiguous()
+    return _token_spectrum(tokens, shares, fold)
+
+
+def skipped_tokens(bandwidth: Tensor) -> Tensor:
+    """How many tokens had no energy and are not in the mean, by their bandwidths; a scalar on the device."""
+    return (bandwidth[..., 0] == 0).sum()
+
+
+def cumulative_energy(energy: Tensor) -> Tensor:
+    """The curve whose crossings METHODS 1.3 publishes: energy of the first 1, 2, ... bins, float64, ends at 1."""
+    return energy.double().cumsum(-1)
+
+
+@torch.library.custom_op("kd::token_spectrum", mutates_args=())
+def _token_spectrum(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Tensor, Tensor]:
+    width = tokens.shape[-1]
+    kernel = "spectrum_fold4" if width % 4 == 0 and width <= _WIDEST_FOLD4 else "spectrum_dft"
+    if tokens.dtype != torch.float64:
+        choice = dispatch.choose([kernel], tokens, width)
+        if choice.form == "triton":
+            return _triton_form(tokens, levels, fold, kernel, choice.configs[kernel])
+    return _torch_form(tokens, levels, fold)
+
+
+@_token_spectrum.register_fake
+def _(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Tensor, Tensor]:
+    width = tokens.shape[-1]
+    dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
+    energy = tokens.new_empty(width // 2 + 1 if fold else width, dtype=dtype)
+    return energy, tokens.new_empty((*tokens.shape[:-1], len(levels)), dtype=torch.int32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*output)
+
+
+def _backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+    return None, None, None
+
+
+_token_spectrum.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _triton_form(
+    tokens: Tensor, levels: list[float], fold: bool, kernel: str, config: dispatch.Config
+) -> tuple[Tensor, Tensor]:
+    if kernel == "spectrum_fold4":
+        from kdcache_kernels.device.spectrum_fold4 import launch
+    else:
+        from kdcache_kernels.device.spectrum_dft import launch
+    batches = tokens.unsqueeze(0) if tokens.dim() == 2 else tokens
+    partial, bandwidth = launch(batches, _on_device(tuple(levels), tokens.device), fold, config)
+    bandwidth = bandwidth.view(*tokens.shape[:-1], len(levels))
+    energy = _mean(partial.sum(0, dtype=torch.float64), bandwidth, tokens.shape[-1], fold)
+    return energy.float(), bandwidth
+
+
+def _torch_form(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Tensor, Tensor]:
+    width = tokens.shape[-1]
+    dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
+    total = tokens.new_zeros(width // 2 + 1, dtype=torch.float64)
+    bandwidths: list[Tensor] = []
+    for chunk in token_chunks(tokens, max(1, _CHUNK_VALUES // width)):
+        values = chunk.reshape(-1, width).to(dtype)
+        normaliser = width * values.square().sum(-1, keepdim=True)
+        normaliser = normaliser.where(normaliser < torch.inf, torch.nan)
+        half = torch.view_as_real(torch.fft.rfft(values)).square().sum(-1) / normaliser
+        half = half.where(normaliser != 0, 0)
+        total += half.sum(0, dtype=torch.float64)
+        counts = _bandwidth(half, levels, width, fold).where(normaliser != 0, 0)
+        bandwidths.append(counts.where(normaliser == normaliser, -1).int())
+    bandwidth = torch.cat(bandwidths).view(*tokens.shape[:-1], len(levels))
+    return _mean(total, bandwidth, width, fold).to(dtype), bandwidth
+
+
+def _bandwidth(half: Tensor, levels: list[float], width: int, fold: bool) -> Tensor:
+    """One more than the bins below a level, from energies of bins 0 .. D // 2.
+
+    In FFT order the energy through bin D - 1 - m is 1 - (energy of bins 1 .. m), so the upper half's bins below a level
+    are those m with more than 1 - level there, and the half spectrum is enough. (For even D the middle bin is counted
+    with the upper half.)
+    """
+    cumulative = half.cumsum(-1)
+    dc = half[..., :1]
+    counts = []
+    for level in levels:
+        if fold:
+            counts.append(((2 * cumulative - dc)[..., : width // 2] < level).sum(-1))
+        else:
+            lower = cumulative[..., : (width + 1) // 2] < level
+            upper = (cumulative - dc)[..., 1 : width // 2] > 1 - level
+            counts.append(lower.sum(-1) + upper.sum(-1))
+    return torch.stack(counts, -1) + 1
+
+
+def _mean(half_sum: Tensor, bandwidth: Tensor, width: int, fold: bool) -> Tensor:
+    half = half_sum / (bandwidth[..., 0] != 0).sum().clamp(min=1)
+    return from_half(half, width, fold)
+
+
+def from_half(half: Tensor, width: int, fold: bool) -> Tensor:
+    """All bins' energies, or the folded ones, from those of bins 0 .. D // 2 of a real signal.
+
+    Args:
+        half: (D // 2 + 1,).
+        width: D.
+        fold: As in `token_spectrum`.
+    """
+    inner = half[1 : width - width // 2]
+    if fold:
+        return torch.cat((half[:1], 2 * inner, half[inner.shape[0] + 1 :]))
+    return torch.cat((half, inner.flip(0)))
+
+
+@functools.lru_cache(maxsize=16)
+def _on_device(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(levels, dtype=torch.float32, device=device)
