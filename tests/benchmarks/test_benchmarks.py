@@ -1,13 +1,16 @@
 """Benchmarks stay runnable: each at toy size."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.record import spread
+from tests.kernels.conftest import triton_form as triton_form  # the fixture
 
 
 def test_the_teacher_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +33,31 @@ def test_the_teacher_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert set(result["stage_shares"]) == {"read", "compute", "write"}
     assert "whole pass, views/s" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.usefixtures("triton_form")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="the toy size is for the interpreter")
+def test_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "k.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "kernels", "--toy", "--out", str(out)])
+    assert main() == 0
+    result = json.loads(out.read_text())
+    assert result["errors"] == []
+    assert {row["name"].split()[0] for row in result["check"]} == {"mse", "smooth_l1", "cosine"}
+    assert {row["variant"] for row in result["projection"]} >= {"kdcache, Triton", "torch.compile", "eager autocast"}
+    assert {row["form"].split(":")[0] for row in result["projection"] if "form" in row} == {"triton", "torch"}
+    assert {row["shape"].split()[0] for row in result["statistics"]} >= {"token_spectrum", "quantize", "spectral_align"}
+    assert result["predictions"]["tokens"] == 50176
+    assert result["share"]["with_loss"]["ms"]["median"] > 0
+    assert "kdcache, library products" in out.with_suffix(".md").read_text()
+
+
+def test_the_kernels_need_a_gpu_or_a_toy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for words, message in ((["--only", "all"], "no section all"), ([], "no GPU here")):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "kernels", *words])
+        assert main() == 2
+        assert message in capsys.readouterr().err
 
 
 def test_unknown_names_list_the_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

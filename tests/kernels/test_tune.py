@@ -105,7 +105,7 @@ def test_the_interpreter_gets_the_first_candidate(tmp_path: Path, monkeypatch: p
     out = tmp_path / "table.json"
     assert main(["toy_interpreted", "--arch", "interpreter", "--out", str(out)]) == 0
     written = json.loads(out.read_text(encoding="utf-8"))
-    assert written["kernels"] == {"toy_interpreted": {"64": {"size": 16384}}}
+    assert written["kernels"] == {"toy_interpreted": {"*": {"size": 16384}}}
     assert written["versions"]["ptxas"] is None
 
 
@@ -130,6 +130,9 @@ def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch, caps
 def test_shipped_tables_hold_rows_that_the_kernels_know(arch: str) -> None:
     table = dispatch.read_table(arch)
     for kernel, module in tuned_modules([], "").items():
+        if arch == dispatch.INTERPRETER:
+            assert table[kernel] == {"*": getattr(module, "INTERPRETED", None) or module.candidates(1024)[0]}
+            continue
         assert table[kernel].keys() <= module.WIDTHS.keys()
         for row, settings in table[kernel].items():
             if settings.get("form") == "torch":
