@@ -212,6 +212,8 @@ def train(
     """
     env = env or worker_env()
     device = choose_device(config.device, env)
+    if config.cpu_threads is not None:
+        torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
     setup = prepare(config, cache)
     with process_group(env, device), graceful_stop() as stop:

@@ -95,6 +95,13 @@ def test_a_damaged_checkpoint_costs_steps_and_no_correctness(tiny_root: Path, tm
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+def test_a_run_takes_the_threads_it_was_given(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    train(tiny_root, tmp_path / "run", tiny_run("epochs=1", "cpu_threads=1"))
+    assert given == [1]
+
+
 def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path) -> None:
     first = train(tiny_root, tmp_path / "run", tiny_run())
     events: list[str] = []
