@@ -1,10 +1,14 @@
 """Shared fixtures: a tiny cache of real digits, made once, and what is needed to make others."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+# The models of the tests are tiny: a second thread gains nothing, and costs much where others use the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
