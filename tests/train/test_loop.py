@@ -102,6 +102,20 @@ def test_a_run_takes_the_threads_it_was_given(tiny_root: Path, tmp_path: Path, m
     assert given == [1]
 
 
+def test_going_on_keeps_the_threads_the_run_began_with(tiny_root: Path, tmp_path: Path) -> None:
+    """The shell that resumes may have another OMP_NUM_THREADS, and the last bits depend on the number."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(Killed):
+            train(tiny_root, tmp_path / "run", tiny_run(), on_event=killed_after(7))
+        torch.set_num_threads(1)
+        train(tiny_root, tmp_path / "run", tiny_run())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path) -> None:
     first = train(tiny_root, tmp_path / "run", tiny_run())
     events: list[str] = []
