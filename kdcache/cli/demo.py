@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (default: runs/demo)"
     )
-    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="of each student (30)")
+    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="of each student (20)")
     parser.add_argument("--teacher-epochs", type=int, default=30, metavar="N", help="of the teacher (30)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON at the end")
 
@@ -112,7 +112,7 @@ def _extract_command(out: Path, cache: Path) -> list[str]:
 def _train_command(cache: Path, folder: Path, flags: list[str], epochs: int) -> list[str]:
     command = ["train", "--cache", str(cache), "--student", "vit_tiny_patch16_224", "--student-kwargs", *_STUDENT]
     command += [*flags, "--epochs", str(epochs), "--eval-data", "digits:test"]
-    command += ["--set", "optimizer.lr=2e-3", "--set", "eval.crop_pct=1", "--set", "eval.every_epochs=3"]
+    command += ["--set", "optimizer.lr=4e-3", "--set", "eval.crop_pct=1", "--set", "eval.every_epochs=3"]
     command += ["--set", f"cpu_threads={_CPU_THREADS}"]
     return [*command, "--out", str(folder)]
 
