@@ -11,6 +11,9 @@ from typing import Any
 if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# The models of the tests are tiny: a second thread gains nothing, and costs much where others use the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

@@ -21,6 +21,9 @@ USAGE = "[--out DIR] [options]"
 EXAMPLE = """example:
   kdcache demo --out runs/demo"""
 
+# The models are so small that a second thread gains little, and where others use the cores, waiting for it at every
+# operation costs more than tenfold (benchmarks/LOG.md).
+_CPU_THREADS = 1
 _STUDENT = ["img_size=16", "patch_size=4", "embed_dim=48", "depth=4", "num_heads=3"]
 _RUNS = {
     "student alone": ["--method", "none"],
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (default: runs/demo)"
     )
-    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="of each student (30)")
+    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="of each student (20)")
     parser.add_argument("--teacher-epochs", type=int, default=30, metavar="N", help="of the teacher (30)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON at the end")
 
@@ -78,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _teacher(out: Path, epochs: int) -> float:
     from dataclasses import replace
 
+    import torch
+
     from kdcache.recipes.digits_teacher import DigitsTeacher, train_digits_teacher
     from kdcache.strict_json import dump_json
 
@@ -85,6 +90,7 @@ def _teacher(out: Path, epochs: int) -> float:
     if weights.is_file() and facts.is_file():
         return json.loads(facts.read_bytes())["top1"]
     print(f"training a teacher on the digits: a ViT of width 96, {epochs} epochs", flush=True)
+    torch.set_num_threads(_CPU_THREADS)
     top1 = train_digits_teacher(weights, replace(DigitsTeacher(), epochs=epochs))
     facts.write_bytes(dump_json({"top1": top1}))
     print(f"the teacher has a top-1 of {top1:.2f} %", flush=True)
@@ -100,13 +106,14 @@ def _extract_command(out: Path, cache: Path) -> list[str]:
     command += [f"{name}={value}" for name, value in teacher.kwargs.items()]
     command += ["--tap", "blocks.-1/patch:fp16", "--tap", "blocks.-1/patch:int8", "--tap", "head/logits"]
     command += ["--views", "4", "--view-recipe", "rrc-flip", "--view-params", "scale=[0.6,1.0]", "flip=0"]
-    return [*command, "--batch-size", "64", "--out", str(cache)]
+    return [*command, "--batch-size", "64", "--cpu-threads", str(_CPU_THREADS), "--out", str(cache)]
 
 
 def _train_command(cache: Path, folder: Path, flags: list[str], epochs: int) -> list[str]:
     command = ["train", "--cache", str(cache), "--student", "vit_tiny_patch16_224", "--student-kwargs", *_STUDENT]
     command += [*flags, "--epochs", str(epochs), "--eval-data", "digits:test"]
-    command += ["--set", "optimizer.lr=2e-3", "--set", "eval.crop_pct=1", "--set", "eval.every_epochs=3"]
+    command += ["--set", "optimizer.lr=4e-3", "--set", "eval.crop_pct=1", "--set", "eval.every_epochs=3"]
+    command += ["--set", f"cpu_threads={_CPU_THREADS}"]
     return [*command, "--out", str(folder)]
 
 

@@ -87,6 +87,8 @@ class RunConfig:
         seed: Of initial weights, order and dropout.
         precision: Autocast type; auto is bf16 on an accelerator and fp32 on a CPU. fp16 scales its loss.
         device: auto, cpu, cuda, cuda:1.
+        cpu_threads: Of a step on a CPU; None takes torch's number. The last bits of the losses depend on it, so a run
+            that goes on keeps the number it began with.
         grad_checkpointing: Recompute block activations in the backward pass.
         compile: Run the training step through torch.compile.
         ema_decay: Of the averaged weights; None for no average.
@@ -106,6 +108,7 @@ class RunConfig:
     seed: int = 0
     precision: Precision = "auto"
     device: str = "auto"
+    cpu_threads: int | None = None
     grad_checkpointing: bool = False
     compile: bool = False
     ema_decay: float | None = None
@@ -125,6 +128,8 @@ class RunConfig:
         for name in ("epochs", "batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.cpu_threads is not None and self.cpu_threads < 1:
+            raise ValueError(f"cpu_threads must be at least 1, got {self.cpu_threads}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -71,6 +71,9 @@ class _Run:
         self.trainer.load_state_dict(state["trainer"])
         self.loader.load_state_dict(state["stream"])
         self.progress = _Progress(**state["progress"])
+        if self.device.type == "cpu":
+            # Another number would change the last bits of what follows.
+            torch.set_num_threads(state["cpu_threads"])
         on_event("resume", {"step": self.progress.steps})
         return state["metrics_bytes"]
 
@@ -84,6 +87,7 @@ class _Run:
                     "stream": self.loader.state_dict(),
                     "progress": asdict(self.progress),
                     "metrics_bytes": log.sync(),
+                    "cpu_threads": torch.get_num_threads(),
                 },
             )
 
@@ -212,6 +216,8 @@ def train(
     """
     env = env or worker_env()
     device = choose_device(config.device, env)
+    if config.cpu_threads is not None:
+        torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
     setup = prepare(config, cache)
     with process_group(env, device), graceful_stop() as stop:

@@ -77,6 +77,7 @@ def test_training_killed_in_the_middle_of_an_epoch_continues_to_the_same_losses(
     tiny_root: Path, tmp_path: Path, every_steps: str
 ) -> None:
     settings = ["--epochs", "40", "--set", "log_every=1", "--set", f"checkpoint.every_steps={every_steps}"]
+    settings += ["--set", "cpu_threads=1"]
     assert main(train_words(tiny_root, tmp_path / "whole", *settings)) == 0
 
     def is_in_the_middle(run: Path) -> bool:

@@ -25,7 +25,8 @@ def test_settings_of_another_method_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"precision": "fp8"}, {"ema_decay": 1.0}]
+    "values",
+    [{"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"precision": "fp8"}, {"cpu_threads": 0}, {"ema_decay": 1.0}],
 )
 def test_mistakes_are_named(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):

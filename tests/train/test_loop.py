@@ -95,6 +95,27 @@ def test_a_damaged_checkpoint_costs_steps_and_no_correctness(tiny_root: Path, tm
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+def test_a_run_takes_the_threads_it_was_given(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    train(tiny_root, tmp_path / "run", tiny_run("epochs=1", "cpu_threads=1"))
+    assert given == [1]
+
+
+def test_going_on_keeps_the_threads_the_run_began_with(tiny_root: Path, tmp_path: Path) -> None:
+    """The shell that resumes may have another OMP_NUM_THREADS, and the last bits depend on the number."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(Killed):
+            train(tiny_root, tmp_path / "run", tiny_run(), on_event=killed_after(7))
+        torch.set_num_threads(1)
+        train(tiny_root, tmp_path / "run", tiny_run())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path) -> None:
     first = train(tiny_root, tmp_path / "run", tiny_run())
     events: list[str] = []
