@@ -52,7 +52,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
         ("spilling", "registers; wanted none; take smaller tiles"),
         ("too much shared memory", "bytes of shared memory; wanted at most 232,448"),
         ("narrow loads", "wanted 16-byte loads and none of one or two bytes"),
-        ("no products", "no matrix instruction; wanted one at least"),
+        ("no products", "no matrix instruction; wanted HGMMA"),
         ("no code", "does not compile: "),
     ],
 )

@@ -11,8 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
-from kdcache_kernels.device.sizes import DIRECT_WIDTHS as WIDTHS
-from kdcache_kernels.device.sizes import FORMATS, linted_cases, timing_problem
+from kdcache_kernels.device.sizes import FORMATS, WIDTHS, linted_cases, timing_problem
 from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets, value_and_slope
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
@@ -25,25 +24,25 @@ def direct_dw(
     S, T, SCALE, SHIFT, MASK, CA, CB, W, BIAS, PART, SUM, LOSS, beta,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     IS_SMOOTH: tl.constexpr, HAS_FACTORS: tl.constexpr,
     HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
-    """One split's PART (DT, DS) = G^T S and SUM (DT,) of G, with G the loss's slope, for one block of T's columns.
+    """One split's PART (DT, DS) = G^T S and SUM (DT,) of G, with G the loss's slope, for one block of T's columns and
+    one of S's.
 
     With factors G = ca P + cb T, the cosine's, whose loss is known already; else LOSS takes one number a program.
     Splits cover fixed ranges of tokens, so every run adds in the same order.
     """
     block = tl.program_id(0)
     split = tl.program_id(1)
+    first_s = tl.program_id(2) * (C0 + C1)
     cols = block * BLOCK_T + tl.arange(0, BLOCK_T)
     is_col = cols < DT
-    c0 = tl.arange(0, C0)
-    w0 = tl.load(W + cols[:, None] * DS + c0[None, :], mask=is_col[:, None] & (c0 < DS)[None, :], other=0.0)
+    c0 = first_s + tl.arange(0, C0)
     acc0 = tl.zeros((BLOCK_T, C0), tl.float32)
     if C1 > 0:
-        c1 = C0 + tl.arange(0, C1)
-        w1 = tl.load(W + cols[:, None] * DS + c1[None, :], mask=is_col[:, None] & (c1 < DS)[None, :], other=0.0)
+        c1 = first_s + C0 + tl.arange(0, C1)
         acc1 = tl.zeros((BLOCK_T, C1), tl.float32)
     bias = tl.load(BIAS + cols, mask=is_col, other=0.0).to(tl.float32)
     slopes = tl.zeros((BLOCK_T,), tl.float32)
@@ -56,11 +55,12 @@ def direct_dw(
         t_at = rows.to(tl.int64) * t_row
         stored = tl.load(T + t_at[:, None] + cols[None, :], mask=is_row[:, None] & is_col[None, :], other=0.0)
         t = scaled(stored.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
-        s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
-        projected = tl.dot(s0, tl.trans(w0), input_precision="ieee")
-        if C1 > 0:
-            s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
-            projected = tl.dot(s1, tl.trans(w1), projected, input_precision="ieee")
+        projected = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+        for first in range(0, DS, BLOCK_K):
+            ks = first + tl.arange(0, BLOCK_K)
+            s = tl.load(S + s_at[:, None] + ks[None, :], mask=is_row[:, None] & (ks < DS)[None, :], other=0.0)
+            w = tl.load(W + cols[:, None] * DS + ks[None, :], mask=is_col[:, None] & (ks < DS)[None, :], other=0.0)
+            projected = tl.dot(s, tl.trans(w), projected, input_precision="ieee")
         if HAS_FACTORS:
             ca = tl.load(CA + rows, mask=is_row, other=0.0)
             cb = tl.load(CB + rows, mask=is_row, other=0.0)
@@ -75,15 +75,18 @@ def direct_dw(
             loss += tl.sum(value, 0)
         slopes += tl.sum(slope, 0)
         slope = slope.to(S.dtype.element_ty)
+        s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
         acc0 = tl.dot(tl.trans(slope), s0, acc0, input_precision="ieee")
         if C1 > 0:
+            s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
             acc1 = tl.dot(tl.trans(slope), s1, acc1, input_precision="ieee")
     part = PART + split.to(tl.int64) * DS * DT
     tl.store(part + cols[:, None] * DS + c0[None, :], acc0, mask=is_col[:, None] & (c0 < DS)[None, :])
     if C1 > 0:
         tl.store(part + cols[:, None] * DS + c1[None, :], acc1, mask=is_col[:, None] & (c1 < DS)[None, :])
-    tl.store(SUM + split * DT + cols, slopes, mask=is_col)
-    tl.store(LOSS + split * tl.num_programs(0) + block, tl.sum(loss, 0))
+    if tl.program_id(2) == 0:
+        tl.store(SUM + split * DT + cols, slopes, mask=is_col)
+        tl.store(LOSS + split * tl.num_programs(0) + block, tl.sum(loss, 0))
 
 
 def launch(
@@ -102,7 +105,8 @@ def launch(
         weight: (Dt, Ds), rounded, contiguous.
         kind: ``mse``, ``smooth_l1`` or ``cosine``.
         beta: Of smooth L1.
-        config: ``columns`` (at least Ds), ``block_t``, ``block_n``, ``num_warps``, ``num_stages``.
+        config: ``columns`` (most of S's in a tile), ``block_t``, ``block_n``, ``block_k``, ``num_warps``,
+            ``num_stages``.
         num_programs: Programs that run at a time.
         factors: (2, N) of the cosine; its loss is not computed here.
     """
@@ -110,20 +114,21 @@ def launch(
     depth, width = weight.shape
     c0, c1 = column_pieces(width, config["columns"])
     blocks, num_tiles = triton.cdiv(depth, config["block_t"]), triton.cdiv(problem.num_tokens, config["block_n"])
-    per_split = triton.cdiv(num_tiles, max(1, min(num_tiles, num_programs // blocks)))
+    own_blocks = triton.cdiv(width, c0 + c1)
+    per_split = triton.cdiv(num_tiles, max(1, min(num_tiles, num_programs // (blocks * own_blocks))))
     splits = triton.cdiv(num_tiles, per_split)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=values.device)
 
     part, sums, losses = empty(splits, depth, width), empty(splits, depth), empty(splits, blocks)
-    direct_dw[(blocks, splits)](
+    direct_dw[(blocks, splits, own_blocks)](
         student.tokens, values, pointer(problem.scale, part), pointer(problem.shift, part),
         pointer(problem.mask, part), part if factors is None else factors[0], part if factors is None else factors[1],
         weight, problem.bias, part, sums, losses, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
-        IS_SMOOTH=kind == "smooth_l1", HAS_FACTORS=factors is not None,
+        BLOCK_K=config["block_k"], IS_SMOOTH=kind == "smooth_l1", HAS_FACTORS=factors is not None,
         HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
         HAS_MASK=problem.mask is not None, num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
@@ -131,14 +136,15 @@ def launch(
 
 
 # Tiles so small that tests at toy sizes launch several programs.
-INTERPRETED = {"columns": 1024, "block_t": 32, "block_n": 32, "num_warps": 4, "num_stages": 1}
+INTERPRETED = {"columns": 48, "block_t": 32, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 1}
 
 
 def candidates(width: int) -> list[dict[str, int]]:
     """Settings for students of this width, best guess first."""
-    names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
-    sizes = [(64, 128, 8, 1), (64, 64, 8, 1), (64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)]
-    return [dict(zip(names, (sum(column_pieces(width, 1024)), *size), strict=True)) for size in sizes]
+    names = ("columns", "block_t", "block_n", "block_k", "num_warps", "num_stages")
+    # Without a pipeline: the slopes are an operand made in registers (triton#9433).
+    sizes = [(256, 64, 64, 64, 8, 1), (128, 64, 64, 64, 8, 1), (256, 64, 128, 64, 8, 1)]
+    return [dict(zip(names, size, strict=True)) for size in sizes]
 
 
 def case(width: int, settings: Config) -> list[Case]:
@@ -157,6 +163,7 @@ def case(width: int, settings: Config) -> list[Case]:
         "C1": c1,
         "BLOCK_T": settings["block_t"],
         "BLOCK_N": settings["block_n"],
+        "BLOCK_K": settings["block_k"],
         "IS_SMOOTH": True,
         "HAS_FACTORS": False,
         "HAS_SHIFT": False,
