@@ -1,7 +1,7 @@
 """Feature-distillation losses and token spectra on stored targets. Needs torch, and Triton on a GPU."""
 
 from kdcache_kernels.feature_loss import FeatureLoss, layer_norm_affine, which
-from kdcache_kernels.proj_loss import proj_cosine, proj_mse, proj_smooth_l1
+from kdcache_kernels.proj_loss import from_components, proj_cosine, proj_mse, proj_smooth_l1
 from kdcache_kernels.quantize import quantize
 from kdcache_kernels.reference import dequantize
 from kdcache_kernels.second_moment import mean_spectrum_from_second_moment, second_moment
@@ -12,6 +12,7 @@ __all__ = [
     "FeatureLoss",
     "cumulative_energy",
     "dequantize",
+    "from_components",
     "layer_norm_affine",
     "mean_spectrum_from_second_moment",
     "proj_cosine",

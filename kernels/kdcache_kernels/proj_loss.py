@@ -54,7 +54,10 @@ def proj_smooth_l1(
     mask: Tensor | None = None,
     beta: float = 1.0,
 ) -> Tensor:
-    """Smooth L1, quadratic below `beta` > 0; arguments as in `proj_mse`. The residual exists a block at a time."""
+    """Smooth L1, quadratic below `beta` > 0; arguments as in `proj_mse`. The residual exists a block at a time.
+
+    Coefficients of principal components have no form of their own here: decode them first, with `from_components`.
+    """
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta}")
     return _loss(student, weight, bias, targets, (scale, shift, mask), None, "smooth_l1", beta)
@@ -70,8 +73,19 @@ def proj_cosine(
     shift: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """One minus the cosine of projected student tokens and targets, mean over tokens; arguments as in `proj_mse`."""
+    """One minus the cosine of projected student tokens and targets, mean over tokens; arguments as in `proj_mse`.
+
+    Coefficients of principal components have no form of their own here: decode them first, with `from_components`.
+    """
     return _loss(student, weight, bias, targets, (scale, shift, mask), None, "cosine", 1.0)
+
+
+def from_components(
+    coefficients: Tensor, basis: Tensor, mean: Tensor | None = None, *, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Targets (..., Dt) from coefficients (..., R) of components (R, Dt) and their mean (Dt,), rounded to a dtype."""
+    decoded = coefficients.to(basis.dtype) @ basis
+    return (decoded if mean is None else decoded + mean).to(dtype)
 
 
 def _loss(

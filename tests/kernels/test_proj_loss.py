@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import direct, gram, layer_norm_affine, proj_cosine, proj_mse
+from kdcache_kernels import direct, from_components, gram, layer_norm_affine, proj_cosine, proj_mse
 from kdcache_kernels.projection_problem import CHUNK_TOKENS, Problem
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -124,6 +124,14 @@ def test_principal_components_stand_for_the_teacher(form: str, dtype: torch.dtyp
     )
     for mine, wanted in zip(found, right, strict=True):
         assert relative_error(mine, wanted) < CAPS[dtype]
+
+
+def test_other_losses_take_components_decoded() -> None:
+    basis, mean = torch.linalg.qr(torch.randn(24, 6))[0].t().contiguous(), torch.randn(24)
+    coefficients = torch.randn(2, 5, 6)
+    decoded = from_components(coefficients, basis, mean, dtype=torch.float32)
+    torch.testing.assert_close(decoded, coefficients @ basis + mean)
+    assert from_components(coefficients, basis).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", LOSSES)
