@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.sizes import DIRECT_WIDTHS as WIDTHS
-from kdcache_kernels.device.sizes import FORMATS, linted_cases, timing_problem
-from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
+from kdcache_kernels.device.sizes import format_cases, linted_cases, tile_constants, timing_problem
+from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
 
@@ -98,33 +98,11 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher twice as wide."""
-    c0, c1 = column_pieces(width, settings["columns"])
     types = {
         **dict.fromkeys(("S", "W"), "*bf16"),
         **dict.fromkeys(("SCALE", "SHIFT", "BIAS", "PRODUCTS"), "*fp32"),
-        **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
     }
-    constants = {
-        "DS": width,
-        "DT": 2 * width,
-        "C0": c0,
-        "C1": c1,
-        "BLOCK_T": settings["block_t"],
-        "BLOCK_N": settings["block_n"],
-        "HAS_SHIFT": False,
-    }
-    return [
-        Case(
-            name=f"cosine_factors {stored} {width}->{2 * width}",
-            kernel=cosine_factors,
-            types={**types, "T": POINTERS[stored]},
-            constants={**constants, "HAS_SCALE": stored == "int8"},
-            num_warps=settings["num_warps"],
-            num_stages=settings["num_stages"],
-            ragged=frozenset(("num_rows", "per_batch")),
-        )
-        for stored in FORMATS
-    ]
+    return format_cases(cosine_factors, types, tile_constants(width, 2 * width, settings), settings)
 
 
 def cases() -> Iterator[Case]:

@@ -11,8 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
-from kdcache_kernels.device.sizes import FORMATS, WIDTHS, linted_cases, timing_problem
-from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets, value_and_slope
+from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
+from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets, value_and_slope
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
 
@@ -149,38 +149,14 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for smooth L1 and a teacher twice as wide."""
-    c0, c1 = column_pieces(width, settings["columns"])
     types = {
         **dict.fromkeys(("S", "W"), "*bf16"),
         **dict.fromkeys(("SCALE", "SHIFT", "MASK", "CA", "CB", "BIAS", "PART", "SUM", "LOSS"), "*fp32"),
         "beta": "fp32",
-        **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row", "tiles_per_split"), "i32"),
+        "tiles_per_split": "i32",
     }
-    constants = {
-        "DS": width,
-        "DT": 2 * width,
-        "C0": c0,
-        "C1": c1,
-        "BLOCK_T": settings["block_t"],
-        "BLOCK_N": settings["block_n"],
-        "BLOCK_K": settings["block_k"],
-        "IS_SMOOTH": True,
-        "HAS_FACTORS": False,
-        "HAS_SHIFT": False,
-        "HAS_MASK": False,
-    }
-    return [
-        Case(
-            name=f"direct_dw {stored} {width}->{2 * width}",
-            kernel=direct_dw,
-            types={**types, "T": POINTERS[stored]},
-            constants={**constants, "HAS_SCALE": stored == "int8"},
-            num_warps=settings["num_warps"],
-            num_stages=settings["num_stages"],
-            ragged=frozenset(("num_rows", "per_batch", "tiles_per_split")),
-        )
-        for stored in FORMATS
-    ]
+    kind = {"IS_SMOOTH": True, "HAS_FACTORS": False, "HAS_MASK": False}
+    return format_cases(direct_dw, types, {**tile_constants(width, 2 * width, settings), **kind}, settings)
 
 
 def cases() -> Iterator[Case]:

@@ -4,6 +4,7 @@
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 import triton
@@ -11,8 +12,16 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
-from kdcache_kernels.device.sizes import WIDTHS, is_hazard_free, linted_cases, stages, timing_problem
-from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, token_offsets
+from kdcache_kernels.device.sizes import (
+    WIDTHS,
+    format_cases,
+    is_hazard_free,
+    linted_cases,
+    stages,
+    tile_constants,
+    timing_problem,
+)
+from kdcache_kernels.device.tile import column_pieces, pointer, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
 
@@ -164,37 +173,13 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher four times as wide: squared error, and the cosine."""
-    c0, c1 = column_pieces(width, settings["columns"])
     rows = ("SCALE", "SHIFT", "CA", "CB", "MASK", "CONSTANT", "FROM_ONE", "UPSTREAM")
-    types = {
-        **dict.fromkeys(("S", "SQUARE", "FROM_T", "OUT"), "*bf16"),
-        **dict.fromkeys(rows, "*fp32"),
-        **dict.fromkeys(("num_rows", "per_batch", "s_batch", "s_row", "t_row"), "i32"),
-    }
-    constants = {
-        "DS": width,
-        "DT": 4 * width,
-        "C0": c0,
-        "C1": c1,
-        "HALVES": 2,
-        "T_HALVES": 1,
-        "BLOCK_N": settings["block_n"],
-        "BLOCK_K": settings["block_k"],
-        "HAS_SHIFT": False,
-        "HAS_MASK": False,
-    }
-    return [
-        Case(
-            name=f"gram_ds {'cosine ' if has_factors else ''}{stored} {width}->{4 * width}",
-            kernel=gram_ds,
-            types={**types, "T": POINTERS[stored]},
-            constants={**constants, "HAS_SCALE": stored == "int8", "HAS_FACTORS": has_factors},
-            num_warps=settings["num_warps"],
-            num_stages=stages(settings, stored != "bf16"),
-            ragged=frozenset(("num_rows", "per_batch")),
-        )
-        for stored, has_factors in (("bf16", False), ("int8", False), ("bf16", True))
-    ]
+    types = {**dict.fromkeys(("S", "SQUARE", "FROM_T", "OUT"), "*bf16"), **dict.fromkeys(rows, "*fp32")}
+    kind = {"HALVES": 2, "T_HALVES": 1, "HAS_FACTORS": False, "HAS_MASK": False}
+    constants = {**tile_constants(width, 4 * width, settings), **kind}
+    plain, converted = format_cases(gram_ds, types, constants, settings)
+    cosine = replace(plain, name=f"{plain.name} cosine", constants={**plain.constants, "HAS_FACTORS": True})
+    return [plain, replace(converted, num_stages=stages(settings, True)), cosine]
 
 
 def cases() -> Iterator[Case]:

@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
-from kdcache_kernels.device.sizes import FORMATS, WIDTHS, linted_cases, timing_problem
-from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
+from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
+from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
 
@@ -177,34 +177,10 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher four times as wide."""
-    depth = 4 * width
-    c0, c1 = column_pieces(width, settings["columns"])
     pointers = ("SCALE", "SHIFT", "MASK", "PART_T", "T_SUM", "T_SQUARE", "PART_S", "S_SUM", "S_SQUARE")
-    counts = ("num_rows", "per_batch", "s_batch", "s_row", "t_row", "tiles_per_split")
-    constants = {
-        "DS": width,
-        "DT": depth,
-        "C0": c0,
-        "C1": c1,
-        "BLOCK_T": settings["block_t"],
-        "BLOCK_N": settings["block_n"],
-        "T_BLOCKS": triton.cdiv(depth, settings["block_t"]),
-        "HAS_SHIFT": False,
-        "HAS_MASK": False,
-    }
-    types = {"S": "*bf16", **dict.fromkeys(pointers, "*fp32"), **dict.fromkeys(counts, "i32")}
-    return [
-        Case(
-            name=f"gram_sums {stored} {width}->{depth}",
-            kernel=gram_sums,
-            types={**types, "T": POINTERS[stored]},
-            constants={**constants, "HAS_SCALE": stored == "int8"},
-            num_warps=settings["num_warps"],
-            num_stages=settings["num_stages"],
-            ragged=frozenset(("num_rows", "per_batch", "tiles_per_split")),
-        )
-        for stored in FORMATS
-    ]
+    types = {"S": "*bf16", **dict.fromkeys(pointers, "*fp32"), "tiles_per_split": "i32"}
+    blocks = {"T_BLOCKS": triton.cdiv(4 * width, settings["block_t"]), "HAS_MASK": False}
+    return format_cases(gram_sums, types, {**tile_constants(width, 4 * width, settings), **blocks}, settings)
 
 
 def cases() -> Iterator[Case]:

@@ -3,7 +3,8 @@
 # Triton's launch options, indexing and constexprs are beyond the type checker.
 # pyright: reportCallIssue=false
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -89,17 +90,24 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 
 def case(width: int, settings: Config) -> list[Case]:
-    """What these settings compile to at 14 x 14, for teachers of other widths too, in both layouts."""
+    """What these settings compile to at 14 x 14, for a teacher as wide and one twice as wide, in both layouts."""
+    types = {"STUDENT": "*bf16", "TEACHER": "*bf16", "PARTIAL": "*fp32", "num_lines": "i32"}
+    return layout_cases(spectral_align, "st", types, width, (width, 2 * width), settings)
+
+
+def layout_cases(
+    kernel: Any, sides: str, types: Mapping[str, str], width: int, t_widths: Sequence[int], settings: Config
+) -> list[Case]:
+    """Cases of a kernel on maps of 14 x 14, channels first and last; `sides` are the letters of its maps' strides."""
     found: list[Case] = []
-    for t_channels in (width, 2 * width):
+    for t_channels in t_widths:
         for last in (False, True):
-            strides, ones = example_strides("st", last)
+            strides, ones = example_strides(sides, last)
             is_aligned = last and min(width, t_channels) % 16 == 0
-            types = {"STUDENT": "*bf16", "TEACHER": "*bf16", "PARTIAL": "*fp32", "num_lines": "i32"}
             found.append(
                 Case(
-                    name=f"spectral_align {width} from {t_channels} {'BHWC' if last else 'BCHW'}",
-                    kernel=spectral_align,
+                    name=f"{kernel.__name__} {width} from {t_channels} {'BHWC' if last else 'BCHW'}",
+                    kernel=kernel,
                     types={**types, **strides},
                     constants=constants_of(torch.Size((1, width, 14, 14)), t_channels, settings, last) | ones,
                     num_warps=settings["num_warps"],

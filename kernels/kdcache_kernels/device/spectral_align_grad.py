@@ -13,13 +13,12 @@ from torch import Tensor
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.map_tile import (
     channels_last,
-    example_strides,
     line_offsets,
     line_parts,
     pooled_lines,
     window,
 )
-from kdcache_kernels.device.spectral_align import constants_of
+from kdcache_kernels.device.spectral_align import constants_of, layout_cases
 from kdcache_kernels.dispatch import Config, read_table
 
 
@@ -90,31 +89,14 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 
 def case(width: int, settings: Config) -> list[Case]:
-    """What these settings compile to at 14 x 14, for teachers of other widths too, in both layouts."""
-    found: list[Case] = []
-    for t_channels in (width, 2 * width, width // 2):
-        for last in (False, True):
-            strides, ones = example_strides("stg", last)
-            is_aligned = last and min(width, t_channels) % 16 == 0
-            types = {
-                **dict.fromkeys(("STUDENT", "TEACHER", "GRADIENT"), "*bf16"),
-                "UPSTREAM": "*fp32",
-                "factor": "fp32",
-                "num_lines": "i32",
-            }
-            found.append(
-                Case(
-                    name=f"spectral_align_grad {width} from {t_channels} {'BHWC' if last else 'BCHW'}",
-                    kernel=spectral_align_grad,
-                    types={**types, **strides},
-                    constants=constants_of(torch.Size((1, width, 14, 14)), t_channels, settings, last) | ones,
-                    num_warps=settings["num_warps"],
-                    num_stages=settings["num_stages"],
-                    ragged=frozenset() if is_aligned else frozenset(("num_lines", *strides)),
-                    has_products=False,
-                )
-            )
-    return found
+    """What these settings compile to at 14 x 14: teachers as wide, twice and half as wide, in both layouts."""
+    types = {
+        **dict.fromkeys(("STUDENT", "TEACHER", "GRADIENT"), "*bf16"),
+        "UPSTREAM": "*fp32",
+        "factor": "fp32",
+        "num_lines": "i32",
+    }
+    return layout_cases(spectral_align_grad, "stg", types, width, (width, 2 * width, width // 2), settings)
 
 
 def cases() -> Iterator[Case]:
