@@ -88,7 +88,7 @@ def test_only_strict_targets_decide_the_exit_status(tmp_path: Path) -> None:
 
 def test_some_real_kernels_pass_on_hopper(tmp_path: Path) -> None:
     """One of each kind, for time's sake; .ci/run lints them all, with two versions of Triton."""
-    sample = "gram_ds bf16 192|gram_prepare 192|spectrum_fold4 192 levels 1|quantize_rows int8 D 192"
+    sample = "gram_ds bf16 192->768$|gram_prepare 192|spectrum_fold4 192 levels 1|quantize_rows int8 D 192"
     out = tmp_path / "out.json"
     result = run_lint("--strict", "sm_90", "--filter", sample, "--json", str(out), path=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from kdcache_kernels import dequantize
 
 from kdcache.cache import Cache
 from kdcache.stream.batch import BatchBuffers
@@ -43,7 +44,5 @@ def test_rows_and_moves_keep_the_bits(tiny_cache: Cache) -> None:
 
 @pytest.mark.parametrize("codec", ["fp16", "bf16", "int8"])
 def test_payload_and_scale_are_what_the_fused_losses_take(tiny_cache: Cache, codec: str) -> None:
-    from kdcache.ops import dequantize
-
     targets, expected = packed(tiny_cache, "patch", codec)
     np.testing.assert_array_equal(dequantize(*targets.payload_and_scale()).numpy(), expected)

@@ -38,7 +38,9 @@ def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
     """The published ProjectorKD created it afterwards and never trained it."""
     setup = prepare(tiny_run(method=FeatureConfig(tap="blocks.1/patch")), tiny_cache)
     assert setup.step.adapter is not None
-    assert {"adapter.weight", "adapter.bias"} <= {name for name, _ in setup.step.named_parameters()}
+    assert {"adapter.projection.weight", "adapter.projection.bias"} <= {
+        name for name, _ in setup.step.named_parameters()
+    }
 
 
 @pytest.mark.parametrize(
