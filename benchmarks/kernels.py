@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,24 @@ def run(arguments: argparse.Namespace) -> int:
         print("--toy interprets the kernels: set TRITON_INTERPRET=1", file=sys.stderr)
         return 2
     meter = Meter(torch.device("cpu" if arguments.toy else "cuda"), time.monotonic() + 60 * arguments.minutes)
-    result = _measure(meter, sections)
-    if arguments.out is not None:
-        write(arguments.out, result)
-        arguments.out.with_suffix(".md").write_text(_page(result))
+    result: dict[str, Any] = {}
+    for _ in _measured(meter, sections, result):
+        # After every section: a call that is cut off keeps what it has.
+        if arguments.out is not None:
+            write(arguments.out, result)
+            arguments.out.with_suffix(".md").write_text(_page(result))
     wrong = [row["name"] for row in result.get("check", []) if not row["ok"]]
     print(f"{len(wrong)} checks failed, {len(result['errors'])} measurements failed: {', '.join(wrong)}")
     return 1 if wrong or result["errors"] else 0
 
 
-def _measure(meter: Meter, sections: list[str]) -> dict[str, Any]:
+def _measured(meter: Meter, sections: list[str], result: dict[str, Any]) -> Iterator[None]:
+    """Fill the result, one section at a time."""
     import triton
 
     errors: list[dict[str, str]] = []
     rates = guarded("ceilings", errors, lambda: ceilings(meter)) or {"copy_gb_s": 3000.0, "bf16_tflop_s": 798.0}
-    result: dict[str, Any] = {
+    result |= {
         "benchmark": "kernels",
         **environment(meter.device),
         "triton": triton.__version__,
@@ -68,14 +72,18 @@ def _measure(meter: Meter, sections: list[str]) -> dict[str, Any]:
     print(rates, flush=True)
     if "check" in sections:
         result["check"] = kernels_check.run(meter, errors)
+        yield
         result["hazard"] = kernels_check.hunt_hazard(meter, errors)
+        yield
     if "projection" in sections:
         result["projection"] = kernels_projection.run(meter, rates, errors)
+        yield
     if "statistics" in sections:
         result["statistics"] = kernels_statistics.run(meter, rates, errors)
+        yield
     if "share" in sections:
         result["share"] = kernels_projection.step_share(meter, errors)
-    return result
+        yield
 
 
 def _page(result: dict[str, Any]) -> str:
@@ -92,7 +100,7 @@ def _page(result: dict[str, Any]) -> str:
                 f"{row['ms']['p20'] * 1e3:.1f} to {row['ms']['p80'] * 1e3:.1f}",
                 f"{median / floor_ms:.2f}",
                 "" if row["peak_mb"] is None else f"{row['peak_mb']:.1f}",
-                "" if row["launches"] is None else str(row["launches"]),
+                "" if row["launches"] is None else f"{row['launches']} ({row['kernel_us']:.1f} us)",
             ]
         )
     head = f"{result['device']}, {result['date']}, torch {result['versions']['torch']}, Triton {result['triton']}"

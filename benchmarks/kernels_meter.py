@@ -36,13 +36,21 @@ class Meter:
         """Whether another measurement fits."""
         return time.monotonic() + seconds < self.deadline
 
-    def measure(self, run: Callable[[], object]) -> dict[str, Any]:
-        """Milliseconds (caches flushed before each repeat), MB of memory beyond what was there, kernels launched."""
-        run()
-        times = self._times_ms(run)
-        return {"ms": spread(times), "peak_mb": self._peak_mb(run), "launches": self._launches(run)}
+    def measure(self, run: Callable[[], object], *, num_ms: int = 100) -> dict[str, Any]:
+        """Milliseconds (caches flushed before each repeat), memory, and kernels.
 
-    def _times_ms(self, run: Callable[[], object]) -> list[float]:
+        Args:
+            run: What to measure; called many times.
+            num_ms: Time to spend on repeats.
+
+        Returns: ``ms``; ``peak_mb``, most memory beside what was there before and what stays (outputs, gradients);
+            ``launches`` and ``kernel_us``, number and summed time of the kernels of one call, without gaps between.
+        """
+        run()
+        times = self._times_ms(run, num_ms)
+        return {"ms": spread(times), "peak_mb": self._peak_mb(run), **self._kernels(run)}
+
+    def _times_ms(self, run: Callable[[], object], num_ms: int = 100) -> list[float]:
         if self.is_toy:
             times = []
             for _ in range(_TOY_REPEATS):
@@ -52,28 +60,30 @@ class Meter:
             return times
         from triton.testing import do_bench
 
-        times: Any = do_bench(run, warmup=25, rep=100, return_mode="all")
+        times: Any = do_bench(run, warmup=25, rep=num_ms, return_mode="all")
         return list(times)
 
     def _peak_mb(self, run: Callable[[], object]) -> float | None:
         if self.is_toy:
             return None
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
+        # What stays from the call before stays from this one too, so what it leaves behind is what was there.
         run()
         torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return (torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()) / 1e6
 
-    def _launches(self, run: Callable[[], object]) -> int | None:
+    def _kernels(self, run: Callable[[], object]) -> dict[str, float | None]:
         if self.is_toy:
-            return None
+            return {"launches": None, "kernel_us": None}
+        from torch.autograd import DeviceType
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             run()
             torch.cuda.synchronize()
-        return sum(event.count for event in profiler.key_averages())
+        on_device = [event for event in profiler.events() or () if event.device_type == DeviceType.CUDA]
+        return {"launches": len(on_device), "kernel_us": sum(event.time_range.elapsed_us() for event in on_device)}
 
 
 def ceilings(meter: Meter) -> dict[str, float]:

@@ -74,7 +74,9 @@ def eager_autocast(case: Case) -> Tensor:
 def eager_bfloat16(case: Case) -> Tensor:
     """The same with the residual kept in bfloat16, as somebody short of memory writes it."""
     projected = F.linear(case.student, case.weight.bfloat16(), case.bias.bfloat16())
-    return (projected - case.decoded().bfloat16()).square().mean(dtype=torch.float32)
+    targets = case.values if case.scale is None else case.values.bfloat16() * case.scale.bfloat16().unsqueeze(-1)
+    targets = targets if case.basis is None else targets @ case.basis.bfloat16()
+    return (projected - targets).square().mean(dtype=torch.float32)
 
 
 def ours(case: Case) -> Tensor:
@@ -134,11 +136,15 @@ def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> 
 def _variants(
     case: Case, meter: Meter, floor: dict[str, float], errors: list[dict[str, str]]
 ) -> Iterator[dict[str, Any] | None]:
-    compiled = torch.compile(eager_autocast, dynamic=False, backend="aot_eager" if meter.is_toy else "inductor")
+    backend = "aot_eager" if meter.is_toy else "inductor"
+    compiled, compiled_bfloat16 = (
+        torch.compile(each, dynamic=False, backend=backend) for each in (eager_autocast, eager_bfloat16)
+    )
     variants: dict[str, tuple[str, Callable[[Case], Tensor]]] = {
         "kdcache, Triton": ("triton", ours),
         "kdcache, library products": ("torch", ours),
         "torch.compile": ("auto", compiled),
+        "torch.compile, bfloat16": ("auto", compiled_bfloat16),
         "eager autocast": ("auto", eager_autocast),
         "eager bfloat16": ("auto", eager_bfloat16),
     }
@@ -184,12 +190,14 @@ def step_share(meter: Meter, errors: list[dict[str, str]]) -> dict[str, Any] | N
                     if with_features:
                         loss = loss + feature_loss(features[:, 1:], targets)
                 model.zero_grad()
+                feature_loss.zero_grad()
                 loss.backward()
 
             return run
 
         return {"student": name, "batch": batch, **{
-            key: meter.measure(train(flag)) for key, flag in (("with_loss", True), ("without_loss", False))
+            key: meter.measure(train(flag), num_ms=3000)
+            for key, flag in (("with_loss", True), ("without_loss", False), ("with_loss_again", True))
         }}  # fmt: skip
 
     return guarded("share of a step", errors, measure)

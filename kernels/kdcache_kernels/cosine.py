@@ -51,7 +51,7 @@ def parameter_gradients(problem: Problem, ca: Tensor, cb: Tensor) -> tuple[Tenso
     """
     dtype = problem.accumulator
     weight, bias = problem.rounded_weight.to(dtype), problem.bias.to(dtype)
-    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    grad_weight, grad_bias = weight.new_zeros(weight.shape), torch.zeros_like(bias)
     for part, student, targets, _ in problem.chunks():
         tokens = student.to(dtype)
         slopes = ca[part, None] * (tokens @ weight.t() + bias) + cb[part, None] * targets.to(dtype)

@@ -17,7 +17,7 @@ def loss_and_parameter_gradients(problem: Problem, kind: str, beta: float) -> tu
     dtype = problem.accumulator
     weight, bias = problem.rounded_weight.to(dtype), problem.bias.to(dtype)
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
-    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    grad_weight, grad_bias = weight.new_zeros(weight.shape), torch.zeros_like(bias)
     for _, student, targets, mask in problem.chunks():
         tokens = student.to(dtype)
         residual = tokens @ weight.t() + bias - targets.to(dtype)

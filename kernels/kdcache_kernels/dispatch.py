@@ -1,8 +1,9 @@
 """Which form of an operation runs: its Triton kernels, or plain torch.
 
-``KD_KERNELS`` decides: ``torch`` never uses Triton; ``triton`` insists on it and fails where it cannot; ``auto`` (the
-default) uses Triton on a GPU whose table has an entry for the width, and plain torch everywhere else. The tables lie in
-``tables/``, one a GPU architecture, and are made by ``python -m kdcache_kernels.tune``.
+``KD_KERNELS`` decides: ``torch`` never uses Triton; ``triton`` insists on it and fails where a table has no entry;
+``auto`` (the default) uses Triton on a GPU whose table has an entry for the width, and plain torch everywhere else.
+What has no kernels runs in plain torch under each: float64 everywhere, float32 students on a GPU, second moments. The
+tables lie in ``tables/``, one a GPU architecture, and are made by ``python -m kdcache_kernels.tune``.
 """
 
 import functools

@@ -109,7 +109,10 @@ def which(
     loss: FeatureLossKind = "mse",
     basis: Tensor | None = None,
 ) -> str:
-    """What would run for these inputs, and why: for example ``torch: KD_KERNELS=torch``."""
+    """What would run for these inputs, and why: for example ``torch: KD_KERNELS=torch``.
+
+    Under autocast the loss casts the student first; ask with a student of that dtype.
+    """
     values = targets.reshape(-1, targets.shape[-1])
     bias = weight.new_empty(weight.shape[0])
     chosen = choice(Problem(student, weight, bias, values, None, None, None, basis), loss)

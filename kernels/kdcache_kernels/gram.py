@@ -12,7 +12,7 @@ from torch import Tensor
 from kdcache_kernels.projection_problem import Problem
 
 # Before 2.8 a product of 16-bit matrices could not give its float32 accumulator away.
-_MM_GIVES_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+_MM_GIVES_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8) and not torch.version.hip
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class GramSums:
 def token_sums(problem: Problem) -> GramSums:
     """One sweep over the tokens with library products."""
     width, depth = problem.student.shape[-1], problem.values.shape[1]
-    dtype = torch.float64 if problem.student.device.type == "cpu" else problem.accumulator
+    # Partial sums in float32, their sum in float64, where no setting of float32 products reaches the small algebra.
+    dtype = torch.float64
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=problem.values.device)
@@ -62,6 +63,15 @@ def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
         return torch.mm(left.t(), right, out_dtype=torch.float32)
     dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     return left.to(dtype).t() @ right.to(dtype)
+
+
+def _product(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tokens @ matrix`` for a small float64 matrix; 16-bit tokens on a GPU meet it in two 16-bit halves."""
+    if not (tokens.is_cuda and tokens.dtype.itemsize == 2 and _MM_GIVES_FLOAT32):
+        return tokens.to(dtype) @ matrix.to(dtype)
+    high = matrix.to(tokens.dtype)
+    low = (matrix - high.double()).to(tokens.dtype)
+    return torch.mm(tokens, high, out_dtype=torch.float32) + torch.mm(tokens, low, out_dtype=torch.float32)
 
 
 def finish(sums: GramSums, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,16 +104,16 @@ def student_gradient(upstream: Tensor, problem: Problem, ca: Tensor | None = Non
             for those of the mean squared error. They carry the tokens' weights.
     """
     dtype = problem.accumulator
-    weight, bias = problem.rounded_weight.to(dtype), problem.bias.to(dtype)
-    to_student = weight if problem.basis is None else problem.basis.to(dtype) @ weight
-    square, constant = weight.t() @ weight, weight.t() @ bias
+    weight, bias = problem.rounded_weight.double(), problem.bias.double()
+    to_student = weight if problem.basis is None else problem.basis.double() @ weight
+    square, constant = weight.t() @ weight, (weight.t() @ bias).to(dtype)
     factor = upstream.to(dtype) * problem.inverse_count().to(dtype)
     if ca is None or cb is None:
         factor = factor * 2 / weight.shape[0]
     out = torch.empty(problem.num_tokens, weight.shape[1], dtype=problem.student.dtype, device=problem.student.device)
     for part, student, targets, mask in problem.chunks():
-        projected = student.to(dtype) @ square + constant
-        stored = targets.to(dtype) @ to_student
+        projected = _product(student, square, dtype) + constant
+        stored = _product(targets, to_student, dtype)
         if ca is None or cb is None:
             gradient = projected - stored if mask is None else (projected - stored) * mask
         else:

@@ -25,13 +25,16 @@ def proj_mse(
     would cast it. Gradients go to student, weight and bias, once (no double backward).
 
     Args:
-        student: (N, Ds) or (B, L, Ds), any float dtype; a slice such as ``tokens[:, 1:]`` is not copied.
+        student: (N, Ds) or (B, L, Ds), float64, float32 or 16-bit; kernels read a slice such as ``tokens[:, 1:]`` in
+            place, plain torch copies it.
         weight: (Dt, Ds).
         bias: (Dt,) or None.
-        targets: (N, Dt) or (B, L, Dt) as stored: float, int8 or fp8. The target is ``scale * targets + shift``.
+        targets: (N, Dt) or (B, L, Dt) as stored: float, int8 or fp8; a slice is copied. The target is
+            ``scale * targets + shift``.
         scale, shift: One number a token, (N,) or (B, L), or None. `layer_norm_affine` gives those of a teacher whose
             tokens are to be layer-normalised.
         mask: Weights of tokens, bool or >= 0, (N,) or (B, L); the loss is the mean over what they select, 0 if nothing.
+            Tokens of weight 0 must be finite all the same.
         basis, mean: Principal components of the teacher, (R, Dt) with orthonormal rows and (Dt,); targets are then
             coefficients (..., R), the target is ``targets @ basis + mean``, and no work of width Dt is done per token.
 
@@ -104,9 +107,13 @@ def _loss(
         student = student.to(torch.get_autocast_dtype(device))
     # A stride of the channels is the one layout that no form reads; a copy is what a linear layer would make too.
     student = student if student.stride(-1) == 1 else student.contiguous()
-    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    # Kernels read bias, scale, shift and mask one after another, whatever their strides were.
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.contiguous()
     dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
-    scale, shift, mask = (None if each is None else each.detach().reshape(-1).to(dtype) for each in rows)
+    scale, shift, mask = (None if each is None else each.detach().reshape(-1).to(dtype).contiguous() for each in rows)
+    if mask is not None:
+        # The loss does not depend on the masks' scale; 16-bit products of tiny ones would.
+        mask = mask / mask.amax().clamp_min(1e-30)
     values = targets.detach().reshape(-1, targets.shape[-1]).contiguous()
     return proj_loss(student, weight, bias, values, scale, shift, mask, basis, kind, beta)[0]
 
@@ -121,7 +128,7 @@ def _check_shapes(
 ) -> None:
     if student.dim() not in (2, 3) or student.shape[:-1].numel() == 0:
         raise ValueError(f"student must be (N, Ds) or (B, L, Ds) with at least one token, got {tuple(student.shape)}")
-    if not student.is_floating_point():
+    if not student.is_floating_point() or student.dtype.itemsize == 1:
         raise ValueError(f"student must be of a float dtype, got {student.dtype}")
     if weight.dim() != 2 or weight.shape[1] != student.shape[-1]:
         raise ValueError(f"weight must be (Dt, {student.shape[-1]}), got {tuple(weight.shape)}")

@@ -6,7 +6,8 @@ on the device there, so a loss scale reaches the gradient before it is rounded t
 is kept between the two but the tokens themselves.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,9 +51,11 @@ def choice(problem: Problem, kind: str) -> Choice:
     return choose(_KERNELS[how], student, problem.weight.shape[1])
 
 
-def _exactly(student: Tensor) -> AbstractContextManager[Any]:
-    """Autocast of the caller would reach the small products in here, whose precision is the point."""
-    return torch.autocast(student.device.type, enabled=False)
+@contextmanager
+def _exactly(student: Tensor) -> Iterator[None]:
+    """Launch on the student's device, and keep the caller's autocast from products whose precision is the point."""
+    with torch.cuda.device_of(student), torch.autocast(student.device.type, enabled=False):
+        yield
 
 
 @torch.library.custom_op("kd::proj_loss", mutates_args=())

@@ -58,6 +58,8 @@ class Problem:
 
     def inverse_count(self) -> Tensor:
         """One over `count`, 0 where no token is selected: such a batch has loss 0 and no gradient."""
+        if self.mask is None:
+            return torch.full((), 1 / self.num_tokens, dtype=self.accumulator, device=self.values.device)
         count = self.count()
         return torch.where(count > 0, 1 / count, torch.zeros_like(count))
 
@@ -70,13 +72,12 @@ class Problem:
         rounded = self.student.dtype if self.student.dtype.itemsize == 2 else self.accumulator
         for first in range(0, self.num_tokens, CHUNK_TOKENS):
             part = slice(first, min(first + CHUNK_TOKENS, self.num_tokens))
-            targets = decode(
-                self.values[part],
-                None if self.scale is None else self.scale[part],
-                None if self.shift is None else self.shift[part],
-                self.accumulator,
-            )
-            yield part, flat[part], targets.to(rounded), None if self.mask is None else self.mask[part, None]
+            scale = None if self.scale is None else self.scale[part]
+            shift = None if self.shift is None else self.shift[part]
+            targets = self.values[part]
+            if targets.dtype != rounded or scale is not None or shift is not None:
+                targets = decode(targets, scale, shift, self.accumulator).to(rounded)
+            yield part, flat[part], targets, None if self.mask is None else self.mask[part, None]
 
 
 def decode(values: Tensor, scale: Tensor | None, shift: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from kdcache_kernels.dispatch import choose
 
 Format = Literal["int8", "fp8"]
+# A program of the kernel holds a whole token.
+_WIDEST = 16384
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 _DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
@@ -47,12 +49,13 @@ def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor,
 def _quantize(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     width = tokens.shape[-1]
     choice = choose(["quantize_rows"], tokens, width)
-    if choice.form == "torch":
+    if choice.form == "torch" or width > _WIDEST:
         return _quantize_in_torch(tokens, codec)
     from kdcache_kernels.device.quantize_rows import launch
 
     values, scale, sums, squares = _outputs(tokens, codec)
-    launch(tokens, values, scale, sums, squares, **choice.configs["quantize_rows"])
+    with torch.cuda.device_of(tokens):
+        launch(tokens, values, scale, sums, squares, **choice.configs["quantize_rows"])
     return values, scale, sums, squares
 
 

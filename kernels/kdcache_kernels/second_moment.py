@@ -9,7 +9,7 @@ from kdcache_kernels.token_spectrum import from_half
 # Float32 sums of more tokens than this lose digits that the float64 sum of partials keeps.
 _CHUNK_TOKENS = 4096
 # torch.mm takes out_dtype from 2.8 on.
-_SUMS_IN_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+_SUMS_IN_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8) and not torch.version.hip
 
 
 @torch.no_grad()

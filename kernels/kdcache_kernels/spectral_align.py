@@ -51,7 +51,8 @@ def _spectral_align(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     if configs:
         from kdcache_kernels.device.spectral_align import launch
 
-        total = launch(student_map, teacher_map, configs["spectral_align"]).sum(dtype=torch.float64)
+        with torch.cuda.device_of(student_map):
+            total = launch(student_map, teacher_map, configs["spectral_align"]).sum(dtype=torch.float64)
         return (total / (2 * _spread(student_map, teacher_map))).float()
     difference = _difference(student_map, teacher_map)
     total = difference.square().sum() + difference.sum(-1).square().sum() / difference.shape[-1]
@@ -72,7 +73,8 @@ def _spectral_align_grad(upstream: Tensor, student_map: Tensor, teacher_map: Ten
     if configs:
         from kdcache_kernels.device.spectral_align_grad import launch
 
-        return launch(upstream, student_map, teacher_map, factor, configs["spectral_align_grad"])
+        with torch.cuda.device_of(student_map):
+            return launch(upstream, student_map, teacher_map, factor, configs["spectral_align_grad"])
     gradient = _difference(student_map, teacher_map)
     width = gradient.shape[-1]
     along = gradient.sum(-1, keepdim=True)

@@ -98,7 +98,8 @@ def _triton_form(
     else:
         from kdcache_kernels.device.spectrum_dft import launch
     batches = tokens.unsqueeze(0) if tokens.dim() == 2 else tokens
-    partial, bandwidth = launch(batches, _on_device(tuple(levels), tokens.device), fold, config)
+    with torch.cuda.device_of(tokens):
+        partial, bandwidth = launch(batches, _on_device(tuple(levels), tokens.device), fold, config)
     bandwidth = bandwidth.view(*tokens.shape[:-1], len(levels))
     energy = _mean(partial.sum(0, dtype=torch.float64), bandwidth, tokens.shape[-1], fold)
     return energy.float(), bandwidth

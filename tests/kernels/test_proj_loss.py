@@ -150,6 +150,53 @@ def test_a_slice_of_the_tokens_is_read_in_place(form: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LOSSES)
+def test_rows_of_any_stride(form: str, kind: str) -> None:
+    """One number for all tokens expanded, a column of a table, every other bias: kernels see them as torch does."""
+    inputs = make((40, 48), 96, torch.bfloat16)
+    table = torch.rand(40, 2, generator=torch.Generator().manual_seed(3)) + 0.5
+    biases = torch.stack([inputs.bias, -inputs.bias], 1)
+    arguments = [each.to(form) for each in (inputs.student, inputs.weight, inputs.targets)]
+    for scale, mask in ((torch.tensor(0.5).expand(40), table[:, 1]), (table[:, 0], torch.tensor(1.0).expand(40))):
+        strided = {"scale": scale.to(form), "mask": mask.to(form)}
+        plain = {name: each.contiguous() for name, each in strided.items()}
+        found = LOSSES[kind](arguments[0], arguments[1], biases.to(form)[:, 0], arguments[2], **strided)
+        wanted = LOSSES[kind](arguments[0], arguments[1], inputs.bias.to(form), arguments[2], **plain)
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_scale_of_the_masks_does_not_matter(form: str, kind: str) -> None:
+    inputs = make((40, 48), 96, torch.float16)
+    mask = torch.arange(40.0) % 2
+
+    def loss(size: float) -> tuple[Tensor, ...]:
+        return gradients(
+            lambda *each: LOSSES[kind](*each, inputs.targets.to(form), mask=(mask * size).to(form)),
+            *(each.to(form) for each in (inputs.student, inputs.weight, inputs.bias)),
+        )
+
+    for tiny, plain in zip(loss(1e-9), loss(1.0), strict=True):
+        torch.testing.assert_close(tiny, plain)
+
+
+def test_large_weights_stay_in_float16(form: str) -> None:
+    inputs = make((40, 48), 96, torch.float16)
+    student = (inputs.student * 1e-2).to(form).requires_grad_()
+    proj_mse(student, (inputs.weight * 200).to(form), None, inputs.targets.to(form)).backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_a_token_without_length_spoils_no_weight(form: str) -> None:
+    inputs = make((40, 48), 96, torch.float16)
+    student, weight = inputs.student.clone().to(form), inputs.weight.to(form).requires_grad_()
+    student[3] = 0
+    proj_cosine(student, weight, None, inputs.targets.to(form)).backward()
+    assert weight.grad is not None
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", LOSSES)
 def test_the_same_bits_every_time(form: str, kind: str) -> None:
     inputs = make((130, 48), 96, torch.bfloat16)
     arguments = [each.to(form) for each in (inputs.student, inputs.weight, inputs.bias)]
@@ -228,6 +275,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         ((student, weight, torch.zeros(3), targets), r"bias must be \(4,\)"),
         ((torch.zeros(0, 3), weight, None, targets), "at least one token"),
         ((student.long(), weight, None, targets), "float dtype"),
+        ((student.to(torch.float8_e4m3fn), weight, None, targets), "float dtype"),
     ):
         with pytest.raises(ValueError, match=message):
             proj_mse(*arguments)

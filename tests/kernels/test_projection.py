@@ -56,6 +56,14 @@ def test_torch_finds_no_fault_with_the_operations(kind: str) -> None:
     torch.library.opcheck(proj_loss_ds, (torch.tensor(3.0), *detached, factors, kind, 1.0))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_transposed_weight_keeps_the_promised_strides() -> None:
+    student, weight, *rest = (each if each is None else each.detach().float() for each in arguments())
+    transposed = weight.t().contiguous().t().requires_grad_()
+    assert not transposed.is_contiguous()
+    torch.library.opcheck(proj_loss, (student, transposed, *rest, "smooth_l1", 1.0))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiles_whole(kind: str) -> None:
     inputs = make((3, 7, 12), 24, torch.float32)

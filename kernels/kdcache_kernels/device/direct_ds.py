@@ -20,7 +20,7 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 __all__ = ["WIDTHS"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "per_batch"])
 def direct_ds(
     S, T, SCALE, SHIFT, MASK, W, BIAS, UPSTREAM, OUT, beta,
     num_rows, per_batch, s_batch, s_row, t_row,

@@ -19,7 +19,7 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 __all__ = ["WIDTHS"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "per_batch", "tiles_per_split"])
 def direct_dw(
     S, T, SCALE, SHIFT, MASK, CA, CB, W, BIAS, PART, SUM, LOSS, beta,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
@@ -65,6 +65,9 @@ def direct_dw(
             ca = tl.load(CA + rows, mask=is_row, other=0.0)
             cb = tl.load(CB + rows, mask=is_row, other=0.0)
             slope = ca[:, None] * (projected + bias[None, :]) + cb[:, None] * t
+            if S.dtype.element_ty == tl.float16:
+                # A token without length has a slope beyond float16; infinity times its zeros would be NaN.
+                slope = tl.minimum(tl.maximum(slope, -65504.0), 65504.0)
         else:
             residual = tl.where(is_row[:, None] & is_col[None, :], projected + bias[None, :] - t, 0.0)
             value, slope = value_and_slope(residual, beta, IS_SMOOTH)

@@ -51,7 +51,7 @@ def _factors(
     return -1.0 / scale, -weight * scale, -weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "per_batch"])
 def gram_ds(
     S, T, SCALE, SHIFT, CA, CB, MASK, SQUARE, CONSTANT, FROM_T, FROM_ONE, UPSTREAM, OUT,
     num_rows, per_batch, s_batch, s_row, t_row,
@@ -60,11 +60,12 @@ def gram_ds(
     HALVES: tl.constexpr, T_HALVES: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr,
     HAS_FACTORS: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
-    """OUT = upstream * (ca (S M + constant) + cb (T U)), one tile of tokens and of S's channels.
+    """OUT = upstream * (ca (16 S M + constant) + cb (T U)), one tile of tokens and of S's channels.
 
-    M (DS, DS) and, where T are coefficients, U (DT, DS) come in halves stacked along their rows, because their rounding
-    would reach the difference of the two sums. ca = mask and cb = -mask for the squared error. UPSTREAM, a scalar on
-    the device, holds all constant factors. FROM_ONE is the column sum of U, for shifted targets.
+    M (DS, DS), a sixteenth of W^T W, and where T are coefficients also U (DT, DS), come in halves stacked along their
+    rows, because their rounding would reach the difference of the two sums. ca = mask and cb = -mask for the squared
+    error. UPSTREAM, a scalar on the device, holds all constant factors. FROM_ONE is the column sum of U, for shifted
+    targets.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row = rows < num_rows
@@ -88,9 +89,9 @@ def gram_ds(
         if C1 > 0:
             m1 = tl.load(SQUARE + at + c1[None, :], mask=is_k[:, None] & (c1 < DS)[None, :], other=0.0)
             acc1 = tl.dot(s, m1, acc1, input_precision="ieee")
-    acc0 = (acc0 + tl.load(CONSTANT + c0, mask=c0 < DS, other=0.0)[None, :]) * before[:, None]
+    acc0 = (acc0 * 16.0 + tl.load(CONSTANT + c0, mask=c0 < DS, other=0.0)[None, :]) * before[:, None]
     if C1 > 0:
-        acc1 = (acc1 + tl.load(CONSTANT + c1, mask=c1 < DS, other=0.0)[None, :]) * before[:, None]
+        acc1 = (acc1 * 16.0 + tl.load(CONSTANT + c1, mask=c1 < DS, other=0.0)[None, :]) * before[:, None]
     T_TILES: tl.constexpr = (DT + BLOCK_K - 1) // BLOCK_K
     for tile in range(T_HALVES * T_TILES):
         ks = (tile % T_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)

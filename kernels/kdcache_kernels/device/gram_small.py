@@ -19,7 +19,7 @@ from kdcache_kernels.projection_problem import Problem
 __all__ = ["WIDTHS"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def gram_finish(
     ST, T_SUM, T_SQUARE, SS, S_SUM, W, BIAS, COUNT, INVERSE, GRAD_W, GRAD_B, LOSS, splits,
     DS: tl.constexpr, DT: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -70,7 +70,10 @@ def gram_prepare(
     W, BIAS, SQUARE, CONSTANT,
     DS: tl.constexpr, DT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, HALVES: tl.constexpr,
 ):  # fmt: skip
-    """SQUARE = W^T W in W's type, its rounding error below it as a second half, and CONSTANT = W^T bias."""
+    """SQUARE = W^T W / 16 in W's type, its rounding error below it as a second half, and CONSTANT = W^T bias.
+
+    The 16 keeps the squares of large weights in float16's range; `gram_ds` takes it back.
+    """
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_row, is_col = rows < DS, cols < DS
@@ -86,6 +89,7 @@ def gram_prepare(
         constant += tl.sum(left.to(tl.float32) * bias[:, None], 0)
     is_in = is_row[:, None] & is_col[None, :]
     at = rows[:, None] * DS + cols[None, :]
+    square *= 0.0625
     high = square.to(SQUARE.dtype.element_ty)
     tl.store(SQUARE + at, high, mask=is_in)
     if HALVES == 2:
@@ -120,7 +124,7 @@ def finish(problem: Problem, weight: Tensor, sums: PartialSums, config: Config) 
 
 
 def prepare(weight: Tensor, bias: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """W^T W as (halves * Ds, Ds) in W's dtype, and W^T bias (Ds,) float32. float32 has one half, 16 bits two."""
+    """W^T W / 16 as (halves * Ds, Ds) in W's dtype, and W^T bias (Ds,) float32. float32 has one half, 16 bits two."""
     depth, width = weight.shape
     halves = 2 if weight.dtype.itemsize == 2 else 1
     square = torch.empty((halves * width, width), dtype=weight.dtype, device=weight.device)

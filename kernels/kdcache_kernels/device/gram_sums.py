@@ -80,7 +80,7 @@ def _sweep(
         tl.store(SQUARE + split * DT + cols, t_square, mask=is_col)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "per_batch", "tiles_per_split"])
 def gram_sums(
     S, T, SCALE, SHIFT, MASK, PART_T, T_SUM, T_SQUARE, PART_S, S_SUM, S_SQUARE,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,

@@ -46,7 +46,9 @@ def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, c
     scaled_upstream = upstream.float() * problem.inverse_count()
     if factors.shape[1] == 0:
         scaled_upstream = scaled_upstream * (2 / weight.shape[0])
-    from_t = (weight, 1) if problem.basis is None else _in_halves(problem.basis.float() @ weight.float(), weight.dtype)
+    from_t = (
+        (weight, 1) if problem.basis is None else _in_halves(problem.basis.double() @ weight.double(), weight.dtype)
+    )
     small = gram_small.prepare(weight, problem.bias, configs["gram_small"])
     own = factors if factors.shape[1] else None
     return gram_ds.launch(problem, scaled_upstream, own, small, from_t, configs["gram_ds"])
@@ -70,21 +72,21 @@ def direct_student_gradient(upstream: Tensor, problem: Problem, kind: str, beta:
 
 def _summed(problem: Problem, sums: gram_sums.PartialSums) -> GramSums:
     return GramSums(
-        ss=sums.ss.sum(0),
-        ts=sums.st.sum(0).t(),
-        s_sum=sums.s_sum.sum(0),
-        t_sum=sums.t_sum.sum(0),
-        t_square=sums.t_square.sum(),
-        count=problem.count(),
+        ss=sums.ss.sum(0, dtype=torch.float64),
+        ts=sums.st.sum(0, dtype=torch.float64).t(),
+        s_sum=sums.s_sum.sum(0, dtype=torch.float64),
+        t_sum=sums.t_sum.sum(0, dtype=torch.float64),
+        t_square=sums.t_square.sum(dtype=torch.float64),
+        count=problem.count().double(),
     )
 
 
 def _in_halves(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
-    """A float32 matrix in a narrower type with its rounding error stacked below, and the number of parts."""
+    """A float64 matrix in a narrower type with its rounding error stacked below, and the number of parts."""
     high = matrix.to(dtype)
     if dtype.itemsize > 2:
         return high.contiguous(), 1
-    return torch.cat([high, (matrix - high.float()).to(dtype)]), 2
+    return torch.cat([high, (matrix - high.double()).to(dtype)]), 2
 
 
 def _num_programs(tensor: Tensor) -> int:

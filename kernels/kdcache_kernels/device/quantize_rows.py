@@ -94,7 +94,9 @@ def launch(
     width = tokens.shape[-1]
     block = triton.next_power_of_2(width)
     if block > _LARGEST_BLOCK:
-        raise ValueError(f"tokens of {width} values are too wide, at most {_LARGEST_BLOCK}; set KD_KERNELS=torch")
+        raise ValueError(
+            f"tokens of {width} values are too wide, at most {_LARGEST_BLOCK}; quantize() runs them in torch"
+        )
     num_tokens = scale.numel()
     rows = max(1, elements // block)
     is_fp8 = values.dtype == torch.float8_e4m3fn
