@@ -10,6 +10,8 @@ from typing import Any
 # Triton reads this when torch first imports it: without a GPU its kernels are interpreted.
 if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Triton 3.9 warns, and warnings are errors here, where nobody said whether products and sums may fuse.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 # The models of the tests are tiny: a second thread gains nothing, and costs much where others use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
