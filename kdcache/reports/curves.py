@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from kdcache.durable import write_file
 
@@ -37,6 +37,7 @@ def draw_curves(
         epochs, values = [entry["epoch"] + 1 for entry in entries], [entry["top1"] for entry in entries]
         accuracy.plot(epochs, values, style, color=colour, label=f"{name}: {values[-1]:.1f} %" if values else name)
     accuracy.axhline(reference[1], color="#888888", linewidth=1, label=f"{reference[0]}: {reference[1]:.1f} %")
+    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.set(xlabel="epoch", ylabel="top-1 on held-out images (%)", title="Accuracy: higher is better")
     accuracy.legend(loc="lower right", fontsize="small")
     for name, entries in steps.items():
