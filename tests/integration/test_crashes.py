@@ -59,12 +59,12 @@ def test_an_extraction_killed_in_the_middle_continues_to_the_same_hashes(tmp_pat
         "--batch-size",
         "4",
     ]
-    assert main(extract_words(tmp_path / "whole", *more, limit=600)) == 0
+    assert main(extract_words(tmp_path / "whole", *more, limit=300)) == 0
 
     def some_shards_are_done(root: Path) -> bool:
         return (root / "index").is_dir() and len(list((root / "index").glob("*.h5"))) >= 3
 
-    words = extract_words(tmp_path / "cut", *more, limit=600)
+    words = extract_words(tmp_path / "cut", *more, limit=300)
     killed_when(some_shards_are_done, words, tmp_path / "cut")
     assert not (tmp_path / "cut" / "manifest.json").exists()
     assert main(["verify", str(tmp_path / "cut")]) == 1
@@ -76,7 +76,7 @@ def test_an_extraction_killed_in_the_middle_continues_to_the_same_hashes(tmp_pat
 def test_training_killed_in_the_middle_of_an_epoch_continues_to_the_same_losses(
     tiny_root: Path, tmp_path: Path, every_steps: str
 ) -> None:
-    settings = ["--epochs", "40", "--set", "log_every=1", "--set", f"checkpoint.every_steps={every_steps}"]
+    settings = ["--epochs", "24", "--set", "log_every=1", "--set", f"checkpoint.every_steps={every_steps}"]
     settings += ["--set", "cpu_threads=1"]
     assert main(train_words(tiny_root, tmp_path / "whole", *settings)) == 0
 
