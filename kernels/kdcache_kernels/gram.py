@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdcache_kernels.products import parts_for, token_product, transposed_product
 from kdcache_kernels.projection_problem import Problem
-
-# Before 2.8 a product of 16-bit matrices could not give its float32 accumulator away.
-_MM_GIVES_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8) and not torch.version.hip
 
 
 @dataclass(frozen=True)
@@ -47,31 +45,14 @@ def token_sums(problem: Problem) -> GramSums:
 
     ss, ts, s_sum, t_sum, square = zeros(width, width), zeros(depth, width), zeros(width), zeros(depth), zeros()
     for _, student, targets, mask in problem.chunks():
-        # Weights of tokens take the products out of 16 bits: the cosine's are too small for float16.
+        # Weights of tokens are float32 and take the products out of 16 bits.
         weighed, weighed_targets = (student, targets) if mask is None else (student * mask, targets * mask)
-        ss += _transposed_product(weighed, student)
-        ts += _transposed_product(weighed_targets, student)
+        ss += transposed_product(weighed, student)
+        ts += transposed_product(weighed_targets, student)
         s_sum += weighed.sum(0, dtype=problem.accumulator)
         t_sum += weighed_targets.sum(0, dtype=problem.accumulator)
         square += (weighed_targets.to(problem.accumulator) * targets).sum(dtype=dtype)
     return GramSums(ss, ts, s_sum, t_sum, square, problem.count().to(dtype))
-
-
-def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right`` with sums in at least float32."""
-    if left.dtype == right.dtype and left.is_cuda and left.dtype.itemsize == 2 and _MM_GIVES_FLOAT32:
-        return torch.mm(left.t(), right, out_dtype=torch.float32)
-    dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
-    return left.to(dtype).t() @ right.to(dtype)
-
-
-def _product(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tokens @ matrix`` for a small float64 matrix; 16-bit tokens on a GPU meet it in two 16-bit halves."""
-    if not (tokens.is_cuda and tokens.dtype.itemsize == 2 and _MM_GIVES_FLOAT32):
-        return tokens.to(dtype) @ matrix.to(dtype)
-    high = matrix.to(tokens.dtype)
-    low = (matrix - high.double()).to(tokens.dtype)
-    return torch.mm(tokens, high, out_dtype=torch.float32) + torch.mm(tokens, low, out_dtype=torch.float32)
 
 
 def finish(sums: GramSums, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,14 +87,15 @@ def student_gradient(upstream: Tensor, problem: Problem, ca: Tensor | None = Non
     dtype = problem.accumulator
     weight, bias = problem.rounded_weight.double(), problem.bias.double()
     to_student = weight if problem.basis is None else problem.basis.double() @ weight
-    square, constant = weight.t() @ weight, (weight.t() @ bias).to(dtype)
+    square, to_student = (parts_for(problem.student, each, dtype) for each in (weight.t() @ weight, to_student))
+    constant = (weight.t() @ bias).to(dtype)
     factor = upstream.to(dtype) * problem.inverse_count().to(dtype)
     if ca is None or cb is None:
         factor = factor * 2 / weight.shape[0]
     out = torch.empty(problem.num_tokens, weight.shape[1], dtype=problem.student.dtype, device=problem.student.device)
     for part, student, targets, mask in problem.chunks():
-        projected = _product(student, square, dtype) + constant
-        stored = _product(targets, to_student, dtype)
+        projected = token_product(student, square) + constant
+        stored = token_product(targets, to_student)
         if ca is None or cb is None:
             gradient = projected - stored if mask is None else (projected - stored) * mask
         else:

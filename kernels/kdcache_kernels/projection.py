@@ -104,17 +104,9 @@ def _forward(problem: Problem, kind: str, beta: float) -> tuple[Tensor, Tensor, 
 
 @proj_loss.register_fake
 def _(
-    student: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    values: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    mask: Tensor | None,
-    basis: Tensor | None,
-    kind: str,
-    beta: float,
+    student: Tensor, weight: Tensor, bias: Tensor, values: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *_, kind, _beta = rest
     dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
     num_factors = values.shape[0] if kind == "cosine" else 0
     return (
@@ -162,20 +154,7 @@ def _student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, kind:
 
 
 @proj_loss_ds.register_fake
-def _(
-    upstream: Tensor,
-    student: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    values: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    mask: Tensor | None,
-    basis: Tensor | None,
-    factors: Tensor,
-    kind: str,
-    beta: float,
-) -> Tensor:
+def _(upstream: Tensor, student: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(student, memory_format=torch.contiguous_format)
 
 

@@ -47,8 +47,8 @@ class Problem:
 
     @property
     def rounded_weight(self) -> Tensor:
-        """The projection as the products see it."""
-        return self.weight.to(self.student.dtype)
+        """The projection as the products see it, contiguous."""
+        return self.weight.to(self.student.dtype).contiguous()
 
     def count(self) -> Tensor:
         """Weight of all tokens together, a scalar on the device."""
@@ -76,17 +76,8 @@ class Problem:
             shift = None if self.shift is None else self.shift[part]
             targets = self.values[part]
             if targets.dtype != rounded or scale is not None or shift is not None:
-                targets = decode(targets, scale, shift, self.accumulator).to(rounded)
+                targets = dequantize(targets, scale, shift, dtype=self.accumulator).to(rounded)
             yield part, flat[part], targets, None if self.mask is None else self.mask[part, None]
-
-
-def decode(values: Tensor, scale: Tensor | None, shift: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Stored targets to a floating type; float64 only matters to tests."""
-    if dtype != torch.float64:
-        return dequantize(values, scale, shift)
-    decoded = values.double()
-    decoded = decoded if scale is None else decoded * scale.double().unsqueeze(-1)
-    return decoded if shift is None else decoded + shift.double().unsqueeze(-1)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from kdcache_kernels.dispatch import choose
+from kdcache_kernels.token_chunks import check_tokens
 
 Format = Literal["int8", "fp8"]
 # A program of the kernel holds a whole token.
-_WIDEST = 16384
+WIDEST = 16384
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 _DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
@@ -36,10 +37,7 @@ def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor,
     """
     if codec not in get_args(Format):
         raise ValueError(f"codec must be int8 or fp8, got {codec!r}")
-    if tokens.dim() not in (2, 3) or tokens.numel() == 0:
-        raise ValueError(f"tokens must be (N, D) or (B, L, D) with no empty dimension, got {tuple(tokens.shape)}")
-    if not tokens.is_floating_point() or tokens.dtype.itemsize == 1:
-        raise ValueError(f"tokens must be float64, float32, float16 or bfloat16, got {tokens.dtype}")
+    check_tokens(tokens)
     if tokens.stride(-1) != 1 and tokens.shape[-1] > 1:
         raise ValueError(f"rows of tokens must be contiguous, got strides {tokens.stride()}; call .contiguous() first")
     return _quantize(tokens, codec)
@@ -49,7 +47,7 @@ def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor,
 def _quantize(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     width = tokens.shape[-1]
     choice = choose(["quantize_rows"], tokens, width)
-    if choice.form == "torch" or width > _WIDEST:
+    if choice.form == "torch" or width > WIDEST:
         return _quantize_in_torch(tokens, codec)
     from kdcache_kernels.device.quantize_rows import launch
 

@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
+from kdcache_kernels.products import transposed_product
 from kdcache_kernels.token_chunks import check_tokens, token_chunks
 from kdcache_kernels.token_spectrum import from_half
 
 # Float32 sums of more tokens than this lose digits that the float64 sum of partials keeps.
 _CHUNK_TOKENS = 4096
-# torch.mm takes out_dtype from 2.8 on.
-_SUMS_IN_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8) and not torch.version.hip
 
 
 @torch.no_grad()
@@ -48,8 +47,8 @@ def second_moment(tokens: Tensor, *, unit_norm: bool = False, weights: Tensor | 
 
 
 def _partial(values: Tensor, unit_norm: bool, share: Tensor | None) -> tuple[Tensor, Tensor | int]:
-    if not unit_norm and share is None and _SUMS_IN_FLOAT32 and values.is_cuda and values.element_size() == 2:
-        return torch.mm(values.t(), values, out_dtype=torch.float32), values.shape[0]
+    if not unit_norm and share is None:
+        return transposed_product(values, values), values.shape[0]
     values = values if values.dtype == torch.float64 else values.float()
     mass = values.new_ones(values.shape[0], 1) if share is None else share.to(values.dtype)
     scaled = values * mass

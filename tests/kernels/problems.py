@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import proj_cosine, proj_mse, proj_smooth_l1
+from kdcache_kernels import proj_cosine, proj_mse, proj_smooth_l1, reference
 from torch import Tensor
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": proj_mse, "smooth_l1": proj_smooth_l1, "cosine": proj_cosine}
@@ -59,12 +59,7 @@ def exact(kind: str, student: Tensor, weight: Tensor, bias: Tensor, decoded: Ten
     """The loss as its definition reads, in whatever types come in."""
     projected = F.linear(student, weight, bias)
     projected = projected.float() if projected.dtype != torch.float64 else projected
-    targets = decoded.to(projected.dtype)
-    if kind == "mse":
-        return F.mse_loss(projected, targets)
-    if kind == "smooth_l1":
-        return F.smooth_l1_loss(projected, targets)
-    return (1 - F.cosine_similarity(projected, targets, dim=-1)).mean()
+    return reference.feature_loss(kind, projected, decoded.to(projected.dtype))
 
 
 def gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:

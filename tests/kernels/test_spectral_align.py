@@ -13,12 +13,6 @@ CHANNELS = [(6, 6), (6, 12), (6, 16), (12, 6), (10, 4), (7, 5)]
 CAPS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 3e-3}
 
 
-@pytest.fixture(params=["torch", "triton"])
-def form(request: pytest.FixtureRequest) -> str:
-    """Each form in turn; gives the device to put tensors on."""
-    return request.getfixturevalue("triton_form") if request.param == "triton" else "cpu"
-
-
 def maps(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, *, seed: int = 0, outlier: float = 1) -> Tensor:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.2
     values[:, shape[1] // 2] *= outlier

@@ -12,12 +12,6 @@ LEVELS = (0.5, 0.9, 0.99)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-@pytest.fixture(params=["torch", "triton"])
-def form(request: pytest.FixtureRequest) -> str:
-    """Each form in turn; gives the device to put tensors on."""
-    return request.getfixturevalue("triton_form") if request.param == "triton" else "cpu"
-
-
 def noise(*shape: int, dtype: torch.dtype = torch.float64, outlier: float = 1, mean: float = 0) -> Tensor:
     tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + mean
     tokens[..., shape[-1] // 3] *= outlier

@@ -15,11 +15,11 @@ from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.sizes import (
     WIDTHS,
     format_cases,
-    is_hazard_free,
     linted_cases,
     stages,
     tile_constants,
     timing_problem,
+    unpipelined,
 )
 from kdcache_kernels.device.tile import column_pieces, pointer, token_offsets
 from kdcache_kernels.dispatch import Config
@@ -124,7 +124,7 @@ def launch(
     upstream: Tensor,
     factors: Tensor | None,
     small: tuple[Tensor, Tensor],
-    from_t: tuple[Tensor, int],
+    from_t: Tensor,
     config: Config,
 ) -> Tensor:
     """The gradient (N, Ds), contiguous, in the student's dtype.
@@ -134,23 +134,22 @@ def launch(
         upstream: scalar with every constant factor in it, float32.
         factors: (2, N), ca and cb with the tokens' weights in them; None for the squared error.
         small: `gram_small.prepare`'s M and constant.
-        from_t: U stacked in so many halves, and their number.
+        from_t: U, or its halves stacked.
         config: ``columns``, ``block_n``, ``block_k``, ``num_warps``, ``num_stages``, ``num_stages_converted``.
     """
     student, values = TokenRows(problem.student), problem.values
     width, depth, num_rows = problem.student.shape[-1], values.shape[1], problem.num_tokens
     square, constant = small
-    stacked, halves = from_t
-    from_one = stacked.float().sum(0) if problem.shift is not None else constant
+    from_one = from_t.float().sum(0) if problem.shift is not None else constant
     c0, c1 = column_pieces(width, config["columns"])
     out = torch.empty((num_rows, width), dtype=problem.student.dtype, device=values.device)
     gram_ds[(triton.cdiv(num_rows, config["block_n"]), triton.cdiv(width, c0 + c1))](
         student.tokens, values, pointer(problem.scale, constant), pointer(problem.shift, constant),
         constant if factors is None else factors[0], constant if factors is None else factors[1],
-        pointer(problem.mask, constant), square, constant, stacked, from_one, upstream, out,
+        pointer(problem.mask, constant), square, constant, from_t, from_one, upstream, out,
         num_rows, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_N=config["block_n"], BLOCK_K=config["block_k"],
-        HALVES=square.shape[0] // width, T_HALVES=halves, HAS_SCALE=problem.scale is not None,
+        HALVES=square.shape[0] // width, T_HALVES=from_t.shape[0] // depth, HAS_SCALE=problem.scale is not None,
         HAS_SHIFT=problem.shift is not None, HAS_FACTORS=factors is not None, HAS_MASK=problem.mask is not None,
         num_warps=config["num_warps"],
         num_stages=stages(config, problem.values.dtype != problem.student.dtype),
@@ -169,7 +168,7 @@ def candidates(width: int) -> list[dict[str, int]]:
     else:
         sizes = [(384, 64, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 32, 8, 3)]
     names = ("columns", "block_n", "block_k", "num_warps", "num_stages")
-    return [is_hazard_free(dict(zip(names, size, strict=True))) for size in sizes]
+    return [unpipelined(dict(zip(names, size, strict=True))) for size in sizes]
 
 
 def case(width: int, settings: Config) -> list[Case]:
@@ -193,4 +192,4 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     problem = timing_problem(width, 4 * width, device)
     small = torch.zeros(2 * width, width, device=device, dtype=torch.bfloat16), torch.zeros(width, device=device)
     upstream = torch.ones((), device=device)
-    return lambda: launch(problem, upstream, None, small, (problem.weight, 1), settings)
+    return lambda: launch(problem, upstream, None, small, problem.weight, settings)

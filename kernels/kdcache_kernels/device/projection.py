@@ -10,6 +10,7 @@ from kdcache_kernels.device import cosine_factors, direct_ds, direct_dw, gram_ds
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.gram import GramSums
 from kdcache_kernels.gram import finish as finish_in_torch
+from kdcache_kernels.products import in_halves
 from kdcache_kernels.projection_problem import Problem
 
 _INTERPRETED_PROGRAMS = 12
@@ -20,13 +21,13 @@ def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error: loss and gradients for weight and bias."""
     sums = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values))
     if problem.basis is None:
-        return gram_small.finish(problem, problem.rounded_weight.contiguous(), sums, configs["gram_small"])
+        return gram_small.finish(problem, problem.rounded_weight, sums, configs["gram_small"])
     return finish_in_torch(_summed(problem, sums), problem)
 
 
 def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
-    weight = problem.rounded_weight.contiguous()
+    weight = problem.rounded_weight
     pp, pt, tt = cosine_factors.launch(problem, weight, configs["cosine_factors"])
     losses, ca, cb = factors_from_products(pp, pt, tt, problem.mask)
     # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
@@ -42,13 +43,11 @@ def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, 
 
 def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, configs: Configs) -> Tensor:
     """The student's gradient (N, Ds) of either; the factors are empty for the squared error."""
-    weight = problem.rounded_weight.contiguous()
+    weight = problem.rounded_weight
     scaled_upstream = upstream.float() * problem.inverse_count()
     if factors.shape[1] == 0:
         scaled_upstream = scaled_upstream * (2 / weight.shape[0])
-    from_t = (
-        (weight, 1) if problem.basis is None else _in_halves(problem.basis.double() @ weight.double(), weight.dtype)
-    )
+    from_t = weight if problem.basis is None else _stacked(problem.basis.double() @ weight.double(), weight.dtype)
     small = gram_small.prepare(weight, problem.bias, configs["gram_small"])
     own = factors if factors.shape[1] else None
     return gram_ds.launch(problem, scaled_upstream, own, small, from_t, configs["gram_ds"])
@@ -56,7 +55,7 @@ def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, c
 
 def direct(problem: Problem, kind: str, beta: float, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error or smooth L1 through the residual: loss and gradients for weight and bias."""
-    weight = problem.rounded_weight.contiguous()
+    weight = problem.rounded_weight
     sums = direct_dw.launch(problem, weight, kind, beta, configs["direct_dw"], _num_programs(problem.values))
     per_element = problem.inverse_count() / weight.shape[0]
     loss, grad_weight, grad_bias = (each * per_element for each in sums)
@@ -65,7 +64,7 @@ def direct(problem: Problem, kind: str, beta: float, configs: Configs) -> tuple[
 
 def direct_student_gradient(upstream: Tensor, problem: Problem, kind: str, beta: float, configs: Configs) -> Tensor:
     """The student's gradient (N, Ds) of the same."""
-    weight = problem.rounded_weight.contiguous()
+    weight = problem.rounded_weight
     scaled_upstream = upstream.float() * problem.inverse_count() / weight.shape[0]
     return direct_ds.launch(problem, weight, scaled_upstream, kind, beta, configs["direct_ds"])
 
@@ -81,12 +80,9 @@ def _summed(problem: Problem, sums: gram_sums.PartialSums) -> GramSums:
     )
 
 
-def _in_halves(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
-    """A float64 matrix in a narrower type with its rounding error stacked below, and the number of parts."""
-    high = matrix.to(dtype)
-    if dtype.itemsize > 2:
-        return high.contiguous(), 1
-    return torch.cat([high, (matrix - high.double()).to(dtype)]), 2
+def _stacked(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float64 matrix in a narrower type, with what rounding to 16 bits left stacked below."""
+    return torch.cat(in_halves(matrix, dtype)) if dtype.itemsize == 2 else matrix.to(dtype)
 
 
 def _num_programs(tensor: Tensor) -> int:

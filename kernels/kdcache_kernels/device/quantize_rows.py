@@ -9,12 +9,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.tile import token_offsets
 from kdcache_kernels.dispatch import read_table
+from kdcache_kernels.quantize import LARGEST, WIDEST
 
 # One setting serves all widths, because it fixes the number of values in a program and not the number of rows.
 WIDTHS = {"*": 1024}
-_LARGEST_BLOCK = 16384
-_LARGEST = {False: 127.0, True: 448.0}  # of int8 as the cache uses it, and of e4m3
 _LINTED_WIDTHS = (192, 768, 4096)
 
 
@@ -40,7 +40,7 @@ def quantize_rows(
     column = tl.arange(0, BLOCK)
     is_row = row < num_tokens
     inside = is_row[:, None] & (column < WIDTH)[None, :]
-    start = (row // tokens_per_image).to(tl.int64) * image_stride + (row % tokens_per_image).to(tl.int64) * token_stride
+    start = token_offsets(row, tokens_per_image, image_stride, token_stride)
     x = tl.load(tokens + start[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(sums + row, tl.sum(x, 1), mask=is_row)
     tl.store(squares + row, tl.sum(x * x, 1), mask=is_row)
@@ -93,10 +93,8 @@ def launch(
     """
     width = tokens.shape[-1]
     block = triton.next_power_of_2(width)
-    if block > _LARGEST_BLOCK:
-        raise ValueError(
-            f"tokens of {width} values are too wide, at most {_LARGEST_BLOCK}; quantize() runs them in torch"
-        )
+    if width > WIDEST:
+        raise ValueError(f"tokens of {width} values are too wide, at most {WIDEST}; quantize() runs them in torch")
     num_tokens = scale.numel()
     rows = max(1, elements // block)
     is_fp8 = values.dtype == torch.float8_e4m3fn
@@ -114,7 +112,7 @@ def launch(
         WIDTH=width,
         BLOCK=block,
         ROWS=rows,
-        LARGEST=_LARGEST[is_fp8],
+        LARGEST=LARGEST["fp8" if is_fp8 else "int8"],
         IS_FP8=is_fp8,
         num_warps=num_warps,
         num_stages=1,
@@ -137,7 +135,7 @@ def case(width: int, settings: Mapping[str, int]) -> list[Case]:
             name=f"quantize_rows {name} D {width}",
             kernel=quantize_rows,
             types={**types, "values": pointer},
-            constants={**constants, "LARGEST": _LARGEST[name == "fp8"], "IS_FP8": name == "fp8"},
+            constants={**constants, "LARGEST": LARGEST[name], "IS_FP8": name == "fp8"},
             num_warps=settings["num_warps"],
             num_stages=1,
             ragged=frozenset({"num_tokens", "tokens_per_image"}),

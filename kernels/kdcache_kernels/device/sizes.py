@@ -79,6 +79,6 @@ def stages(settings: Mapping[str, int], is_converted: bool) -> int:
     return settings.get("num_stages_converted", settings["num_stages"]) if is_converted else settings["num_stages"]
 
 
-def is_hazard_free(settings: Mapping[str, int]) -> dict[str, int]:
+def unpipelined(settings: Mapping[str, int]) -> dict[str, int]:
     """The same settings without a pipeline for converted operands: right with every assembler, and slower."""
     return {**settings, "num_stages_converted": 1}

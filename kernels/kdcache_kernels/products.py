@@ -1,0 +1,38 @@
+"""Library products of 16-bit matrices whose sums are float32."""
+
+import torch
+from torch import Tensor
+
+# Before 2.8 such a product could not give its float32 accumulator away, and on ROCm it still cannot.
+_MM_GIVES_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8) and not torch.version.hip
+
+
+def transposed_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left.T @ right`` with sums in at least float32; 16-bit operands on a GPU are not upcast."""
+    if left.dtype == right.dtype and _gives_float32(left):
+        return torch.mm(left.t(), right, out_dtype=torch.float32)
+    dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    return left.to(dtype).t() @ right.to(dtype)
+
+
+def in_halves(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A float64 matrix in a 16-bit type, and what its rounding left in the same type."""
+    high = matrix.to(dtype)
+    return high, (matrix - high.double()).to(dtype)
+
+
+def parts_for(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """What `token_product` takes for a small float64 matrix: halves for 16-bit tokens on a GPU, else one of a dtype."""
+    return in_halves(matrix, tokens.dtype) if _gives_float32(tokens) else (matrix.to(dtype),)
+
+
+def token_product(tokens: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it."""
+    if len(parts) == 1:
+        return tokens.to(parts[0].dtype) @ parts[0]
+    high, low = (torch.mm(tokens, part, out_dtype=torch.float32) for part in parts)
+    return high + low
+
+
+def _gives_float32(tokens: Tensor) -> bool:
+    return tokens.is_cuda and tokens.dtype.itemsize == 2 and _MM_GIVES_FLOAT32
