@@ -1,12 +1,16 @@
 """Right on a real device: against float64 on fresh inputs, poisoned outputs, the same bits twice, and the hazard."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import proj_cosine, proj_mse, proj_smooth_l1, quantize
+from kdcache_kernels import dequantize, proj_cosine, proj_mse, proj_smooth_l1, quantize
 from kdcache_kernels.dispatch import architecture, read_table
+from kdcache_kernels.reference import feature_loss
 from torch import Tensor
 
 from benchmarks.kernels_meter import Meter, guarded
@@ -19,27 +23,17 @@ _CAP = 6e-3
 _HUNTS = 20
 
 
-def exact(kind: str, projected: Tensor, targets: Tensor) -> Tensor:
-    """The definition."""
-    if kind == "cosine":
-        return (1 - F.cosine_similarity(projected, targets, dim=-1)).mean()
-    return F.mse_loss(projected, targets) if kind == "mse" else F.smooth_l1_loss(projected, targets)
-
-
 def run(meter: Meter, errors: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Relative errors of ours and of eager autocast for every loss, size and stored format."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh outputs with NaN
     rows: list[dict[str, Any]] = []
-    for shape, depth in _TOY_SIZES if meter.is_toy else _SIZES:
-        for kind in _LOSSES:
-            for stored in ("bf16", "int8", "fp8"):
-                name = f"{kind} {stored} {shape}->{depth}"
-                row = guarded(
-                    name, errors, lambda k=kind, s=stored, n=name, z=shape, d=depth: _row(meter, k, s, n, z, d)
-                )
-                if row is not None:
-                    rows.append(row)
-                    print(f"{'ok  ' if row['ok'] else 'FAIL'} {name} {row['ours']}", flush=True)
+    sizes = _TOY_SIZES if meter.is_toy else _SIZES
+    for (shape, depth), kind, stored in product(sizes, _LOSSES, ("bf16", "int8", "fp8")):
+        name = f"{kind} {stored} {shape}->{depth}"
+        row = guarded(name, errors, partial(_row, meter, kind, stored, name, shape, depth))
+        if row is not None:
+            rows.append(row)
+            print(f"{'ok  ' if row['ok'] else 'FAIL'} {name} {row['ours']}", flush=True)
     torch.use_deterministic_algorithms(False)
     return rows
 
@@ -52,7 +46,7 @@ def _row(meter: Meter, kind: str, stored: str, name: str, shape: tuple[int, ...]
     )
     teacher = 0.5 * F.linear(student.float(), weight, bias) + 0.5 * torch.randn(*shape[:-1], depth, device=meter.device)
     values, scale = (teacher.bfloat16(), None) if stored == "bf16" else quantize(teacher, codec=stored)[:2]
-    decoded = values.double() if scale is None else values.double() * scale.double().unsqueeze(-1)
+    decoded = dequantize(values, scale, dtype=torch.float64)
 
     def gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
         leaves = [each.detach().clone().requires_grad_() for each in inputs]
@@ -61,12 +55,15 @@ def _row(meter: Meter, kind: str, stored: str, name: str, shape: tuple[int, ...]
         return [value.detach(), *(each.grad for each in leaves if each.grad is not None)]
 
     right = gradients(
-        lambda *each: exact(kind, F.linear(*each), decoded), student.double(), weight.bfloat16().double(), bias.double()
+        lambda *each: feature_loss(kind, F.linear(*each), decoded),
+        student.double(),
+        weight.bfloat16().double(),
+        bias.double(),
     )
 
     def autocast(*each: Tensor) -> Tensor:
         with torch.autocast(meter.device.type, dtype=torch.bfloat16):
-            return exact(kind, F.linear(*each).float(), decoded.float())
+            return feature_loss(kind, F.linear(*each).float(), decoded.float())
 
     with kernels("triton"):
         first, second = (
@@ -97,13 +94,13 @@ def hunt_hazard(meter: Meter, errors: list[dict[str, str]]) -> dict[str, Any] | 
         for width in (192, 384):
             problem = timing_problem(width, 4 * width, meter.device)
             values, scale, *_ = quantize(problem.values)
-            problem = type(problem)(**{**vars(problem), "values": values, "scale": scale})
+            problem = replace(problem, values=values, scale=scale)
             small = gram_small.prepare(problem.weight, problem.bias, table["gram_small"][str(width)])
             upstream, settings = torch.ones((), device=meter.device), dict(table["gram_ds"][str(width)])
 
             def gradient(stages: int) -> Tensor:
                 given = {**settings, "num_stages_converted": stages}  # noqa: B023
-                return gram_ds.launch(problem, upstream, None, small, (problem.weight, 1), given)  # noqa: B023
+                return gram_ds.launch(problem, upstream, None, small, problem.weight, given)  # noqa: B023
 
             alone = gradient(1)
             differing = [int((gradient(stages) != alone).sum()) for stages in (2, 3, 4) for _ in range(_HUNTS)]

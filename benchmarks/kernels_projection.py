@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import FeatureLoss, proj_mse, quantize, which
+from kdcache_kernels import FeatureLoss, dequantize, proj_mse, quantize, which
 from torch import Tensor
 
 from benchmarks.kernels_meter import Meter, guarded
@@ -40,8 +41,7 @@ class Case:
 
     def decoded(self) -> Tensor:
         """Float32 targets."""
-        values = self.values.float()
-        values = values if self.scale is None else values * self.scale.unsqueeze(-1)
+        values = dequantize(self.values, self.scale)
         return values if self.basis is None else values @ self.basis
 
 
@@ -84,18 +84,9 @@ def ours(case: Case) -> Tensor:
     return proj_mse(case.student, case.weight, case.bias, case.values, scale=case.scale, basis=case.basis)
 
 
-@contextmanager
-def kernels(mode: str) -> Iterator[None]:
+def kernels(mode: str) -> AbstractContextManager[object]:
     """KD_KERNELS for a while."""
-    before = os.environ.get("KD_KERNELS")
-    os.environ["KD_KERNELS"] = mode
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["KD_KERNELS"]
-        else:
-            os.environ["KD_KERNELS"] = before
+    return patch.dict(os.environ, KD_KERNELS=mode)
 
 
 def step(loss: Callable[[Case], Tensor], case: Case) -> Callable[[], None]:
@@ -136,10 +127,7 @@ def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> 
 def _variants(
     case: Case, meter: Meter, floor: dict[str, float], errors: list[dict[str, str]]
 ) -> Iterator[dict[str, Any] | None]:
-    backend = "aot_eager" if meter.is_toy else "inductor"
-    compiled, compiled_bfloat16 = (
-        torch.compile(each, dynamic=False, backend=backend) for each in (eager_autocast, eager_bfloat16)
-    )
+    compiled, compiled_bfloat16 = meter.compiled(eager_autocast), meter.compiled(eager_bfloat16)
     variants: dict[str, tuple[str, Callable[[Case], Tensor]]] = {
         "kdcache, Triton": ("triton", ours),
         "kdcache, library products": ("torch", ours),

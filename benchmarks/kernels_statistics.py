@@ -1,6 +1,7 @@
 """Spectra, second moments, quantisation and SpectralKD's loss beside their eager and compiled twins."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ def eager_align(student: Tensor, teacher: Tensor) -> Tensor:
 def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Every operation at every width, with each way to compute it."""
     rows: list[dict[str, Any]] = []
+    compiled_spectrum, compiled_quantize = meter.compiled(eager_spectrum), meter.compiled(eager_quantize)
     tokens = 40 if meter.is_toy else 256 * 196
     for width in (16,) if meter.is_toy else _WIDTHS:
         x = torch.randn(tokens, width, device=meter.device).bfloat16()
@@ -51,18 +53,18 @@ def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> 
         }
         found: dict[str, dict[str, tuple[str, Callable[[], object]]]] = {
             "token_spectrum": {
-                "kdcache, Triton": ("triton", lambda x=x: token_spectrum(x, levels=_LEVELS)),
-                "kdcache, torch": ("torch", lambda x=x: token_spectrum(x, levels=_LEVELS)),
-                "torch.compile": ("auto", _compiled(eager_spectrum, meter, x)),
-                "eager": ("auto", lambda x=x: eager_spectrum(x)),
+                "kdcache, Triton": ("triton", partial(token_spectrum, x, levels=_LEVELS)),
+                "kdcache, torch": ("torch", partial(token_spectrum, x, levels=_LEVELS)),
+                "torch.compile": ("auto", partial(compiled_spectrum, x)),
+                "eager": ("auto", partial(eager_spectrum, x)),
             },
             "quantize int8": {
-                "kdcache, Triton": ("triton", lambda x=x: quantize(x)),
-                "torch.compile": ("auto", _compiled(eager_quantize, meter, x)),
-                "eager": ("auto", lambda x=x: eager_quantize(x)),
+                "kdcache, Triton": ("triton", partial(quantize, x)),
+                "torch.compile": ("auto", partial(compiled_quantize, x)),
+                "eager": ("auto", partial(eager_quantize, x)),
             },
             "second_moment": {
-                "kdcache": ("auto", lambda x=x: second_moment(x)),
+                "kdcache": ("auto", partial(second_moment, x)),
                 "eager float32": ("auto", lambda x=x: x.float().t() @ x.float()),
             },
         }
@@ -85,11 +87,10 @@ def _alignment(meter: Meter, rates: dict[str, float], errors: list[dict[str, str
 
         return run
 
-    compiled = torch.compile(eager_align, dynamic=False, backend="aot_eager" if meter.is_toy else "inductor")
     variants: dict[str, tuple[str, Callable[[], object]]] = {
         "kdcache, Triton": ("triton", step(spectral_align)),
         "kdcache, torch": ("torch", step(spectral_align)),
-        "torch.compile": ("auto", step(compiled)),
+        "torch.compile": ("auto", step(meter.compiled(eager_align))),
         "eager": ("auto", step(eager_align)),
     }
     floor_ms = 6 * student.numel() / rates["copy_gb_s"] / 1e6
@@ -119,8 +120,3 @@ def _measured(
             print(f"{label:28s} {name:20s} {row['ms']['median'] * 1e3:9.1f} us, {over:6.2f} x bytes", flush=True)
             rows.append(row)
     return rows
-
-
-def _compiled(function: Callable[[Tensor], object], meter: Meter, x: Tensor) -> Callable[[], object]:
-    compiled = torch.compile(function, dynamic=False, backend="aot_eager" if meter.is_toy else "inductor")
-    return lambda: compiled(x)
