@@ -48,6 +48,7 @@ setup(
         "torch>=2.6",
         "triton>=3.2; platform_system == 'Linux'",
         "webdataset>=0.2.86",
+        "xxhash>=3.4",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["kdcache = kdcache.cli.main:main"]},

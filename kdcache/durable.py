@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import xxhash
+
 from kdcache.errors import DiskFullError, NotWritableError, ShardConflictError
 
 # Tests set this to kill or fail the process between any two steps: (step, final path) -> None.
@@ -46,6 +48,7 @@ class NewFile:
         self.replace = replace
         self.size_bytes = 0
         self._sha256 = hashlib.sha256()
+        self._xxh3 = xxhash.xxh3_64()
         self._temporary = path.with_name(_temporary_name(path.name))
         with storage_errors(path, "create"):
             descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -57,6 +60,11 @@ class NewFile:
         """Hex digest of everything written so far."""
         return self._sha256.hexdigest()
 
+    @property
+    def xxh3(self) -> str:
+        """Hex digest (64 bits) of everything written so far."""
+        return self._xxh3.hexdigest()
+
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes.
 
@@ -65,6 +73,7 @@ class NewFile:
         with storage_errors(self.path, "write", needed_bytes=len(data)):
             self._file.write(data)
         self._sha256.update(data)
+        self._xxh3.update(data)
         self.size_bytes += len(data)
 
     def commit(self) -> None:

@@ -141,6 +141,8 @@ def index_bytes(index: ShardIndex) -> bytes:
         files = file.create_group("files")
         _put(files, "parts", _encoded(list(index.files)))
         _put(files, "sha256", _from_hex([facts.sha256 for facts in index.files.values()], 32))
+        if all(facts.xxh3 for facts in index.files.values()):
+            _put(files, "xxh3", _from_hex([facts.xxh3 for facts in index.files.values()], 8))
         _put(files, "size_bytes", np.array([facts.size_bytes for facts in index.files.values()], np.int64))
     return buffer.getvalue()
 
@@ -183,10 +185,12 @@ def read_index(path: Path, *, data: bytes | None = None) -> ShardIndex:
 def _index_from(arrays: dict[str, Array]) -> ShardIndex:
     names = sorted({path.split("/")[1] for path in arrays if path.startswith("columns/")})
     columns = {name: _column_from(arrays, f"columns/{name}/") for name in names}
+    parts = arrays["files/parts"]
+    quick = arrays.get("files/xxh3", np.empty((len(parts), 0), np.uint8))  # absent from the first caches
     files = {
-        _decoded(part): FileFacts(sha256=digest.tobytes().hex(), size_bytes=int(size_bytes))
-        for part, digest, size_bytes in zip(
-            arrays["files/parts"], arrays["files/sha256"], arrays["files/size_bytes"], strict=True
+        _decoded(part): FileFacts(sha256=digest.tobytes().hex(), xxh3=xxh3.tobytes().hex(), size_bytes=int(size_bytes))
+        for part, digest, xxh3, size_bytes in zip(
+            parts, arrays["files/sha256"], quick, arrays["files/size_bytes"], strict=True
         )
     }
     if unsafe := [part for part in files if not is_safe_name(part)]:

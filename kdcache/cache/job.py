@@ -25,7 +25,7 @@ from kdcache.cache.manifest import (
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths, shard_name
 from kdcache.cache.statistics import Fidelity, TokenStatistics, merged
 from kdcache.cache.writer import BadSample, ShardWriter
-from kdcache.durable import make_folder, remove_stale_temporaries, sha256_file, write_file
+from kdcache.durable import make_folder, remove_stale_temporaries, write_file
 from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
 from kdcache.strict_json import dump_json, load_json
 
@@ -167,9 +167,7 @@ def assemble_manifest(paths: CachePaths, fingerprint: Fingerprint, names: Sequen
         if index is None:
             raise IncompleteCacheError(f"{paths.root}: shard {name} is not finished; run `kdcache extract` again")
         bad, measured = read_ledger(paths, name)
-        path = paths.shard(INDEX, name)
-        own = FileFacts(sha256=sha256_file(path), size_bytes=path.stat().st_size)
-        files = {**index.files, INDEX: own}
+        files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
         shards.append(ShardFacts(name=name, num_samples=len(index), num_bad=len(bad), files=files))
         modes.update(mode.decode() for mode in index.modes)
         num_rotated += int((index.orientations != 1).sum())

@@ -2,19 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import msgspec
+import xxhash
 
 from kdcache.cache.codecs import Codec, make_codec
 from kdcache.cache.paths import RESERVED_NAMES, CachePaths, is_safe_name
 from kdcache.cache.record import RecordLayout
-from kdcache.durable import write_file
+from kdcache.durable import NewFile, write_file
 from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
 from kdcache.strict_json import dump_json, load_json
 
 FORMAT_VERSION = 1
+_PIECE_BYTES = 1 << 20
 _REBUILD = "restore the file, or run `kdcache verify --rebuild`"
 
 
@@ -106,10 +108,27 @@ class Fingerprint(Facts, frozen=True):
 
 
 class FileFacts(Facts, frozen=True):
-    """Identity of one file."""
+    """Identity of one file. `xxh3` (64 bits) is for checks while training; empty in caches older than it."""
 
     sha256: str
     size_bytes: int
+    xxh3: str = ""
+
+    @classmethod
+    def of(cls, file: NewFile) -> "FileFacts":
+        """Of what was written to a file."""
+        return cls(sha256=file.sha256, xxh3=file.xxh3, size_bytes=file.size_bytes)
+
+    @classmethod
+    def read(cls, path: Path) -> "FileFacts":
+        """Of a file on disk."""
+        sha256, xxh3, size_bytes = hashlib.sha256(), xxhash.xxh3_64(), 0
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                sha256.update(piece)
+                xxh3.update(piece)
+                size_bytes += len(piece)
+        return cls(sha256=sha256.hexdigest(), xxh3=xxh3.hexdigest(), size_bytes=size_bytes)
 
 
 class ShardFacts(Facts, frozen=True):

@@ -132,8 +132,7 @@ def _rebuild_index(paths: CachePaths, fingerprint: Fingerprint, name: str) -> Sh
         write_file(paths.shard(LEDGER, name), ledger_bytes([], {}), replace=False)
     read_ledger(paths, name)
     for part in (SAMPLES, *(facts.name for facts in fingerprint.columns), LEDGER):
-        path = paths.shard(part, name)
-        index.files[part] = FileFacts(sha256=sha256_file(path), size_bytes=path.stat().st_size)
+        index.files[part] = FileFacts.read(paths.shard(part, name))
     return index
 
 

@@ -4,6 +4,7 @@ Every record has the same size, so record i starts at ``offset0 + i * stride`` a
 """
 
 import mmap
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.record import TAR_BLOCK_BYTES, Array, RecordLayout
-from kdcache.cache.tar import END_OF_TAR, Member, headers_differ, member_header, padding
+from kdcache.cache.tar import END_OF_TAR, NAME_BYTES, Member, member_header, member_headers, padding
 from kdcache.durable import NewFile
 from kdcache.errors import CorruptCacheError
 
@@ -131,13 +132,24 @@ class StridedShard:
         """
         if len(names) != self.num_records:
             raise CorruptCacheError(f"{self.path}: {self.num_records} records found, {len(names)} wanted by the index")
-        head = self.blocks()[:, : self.layout.payload_offset]
-        size_bytes = self.layout.member_bytes
-        wrong = headers_differ(head, [member_header(name, size_bytes) + self.layout.header for name in names])
-        if wrong is None:
+        found = self._read_headers()
+        wanted = np.empty_like(found)
+        wanted[:, :TAR_BLOCK_BYTES] = member_headers(names, self.layout.member_bytes)
+        wanted[:, TAR_BLOCK_BYTES:] = np.frombuffer(self.layout.header, np.uint8)
+        rows = np.flatnonzero((found != wanted).any(axis=1))
+        if not len(rows):
             return
-        found = head[wrong, :TAR_BLOCK_BYTES].tobytes()[:100].rstrip(b"\0").decode("ascii", "replace")
+        wrong = int(rows[0])
+        name = found[wrong].tobytes()[:NAME_BYTES].rstrip(b"\0").decode("ascii", "replace")
         raise CorruptCacheError(
-            f"{self.path}: record {wrong} is {found!r}, wanted {names[wrong]!r} with the npy header of this column; "
+            f"{self.path}: record {wrong} is {name!r}, wanted {names[wrong]!r} with the npy header of this column; "
             "columns are joined by key, never by position: run `kdcache verify --repair`, then `kdcache extract` again"
         )
+
+    def _read_headers(self) -> Array:
+        # Not through a map: the bytes between the headers stay where they are, and a file may become shorter meanwhile.
+        headers = np.zeros((self.num_records, self.layout.payload_offset), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            for record, header in enumerate(headers):
+                os.preadv(file.fileno(), [header.data], record * self.layout.stride_bytes)
+        return headers

@@ -4,7 +4,7 @@ Written here and not with ``tarfile`` because headers must be constant (same pla
 damaged or hostile tar must refuse everything that is not an ordinary file of ours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from kdcache.errors import CorruptCacheError
 END_OF_TAR = b"\0" * (2 * TAR_BLOCK_BYTES)
 NAME_BYTES = 100
 _CHECKSUM = slice(148, 156)
+_CHECKSUM_DIGITS = 6
 _SIZE = slice(124, 136)
 _REMEDY = "the shard is truncated or damaged: run `kdcache verify --repair` and then the same `kdcache extract` again"
 _FIXED_FIELDS = (
@@ -63,6 +64,25 @@ def member_header(name: str, size_bytes: int) -> bytes:
     return bytes(header)
 
 
+def member_headers(names: Sequence[str], size_bytes: int) -> Array:
+    """The headers of many files of one size, (n, 512) uint8: row i is `member_header(names[i], size_bytes)`.
+
+    Raises: ValueError as `member_header` does.
+    """
+    if not names:
+        return np.empty((0, TAR_BLOCK_BYTES), np.uint8)
+    longest = max(names, key=len)
+    headers = np.tile(np.frombuffer(member_header(longest, size_bytes), np.uint8), (len(names), 1))
+    encoded = np.array([name.encode("ascii") for name in names], f"S{NAME_BYTES}")
+    headers[:, :NAME_BYTES] = encoded.view(np.uint8).reshape(-1, NAME_BYTES)
+    headers[:, _CHECKSUM] = ord(" ")
+    sums = headers.sum(axis=1, dtype=np.int64)
+    for digit in range(_CHECKSUM_DIGITS):
+        headers[:, _CHECKSUM.start + digit] = ord("0") + (sums >> (3 * (_CHECKSUM_DIGITS - 1 - digit))) % 8
+    headers[:, _CHECKSUM.start + _CHECKSUM_DIGITS] = 0
+    return headers
+
+
 def padding(size_bytes: int) -> bytes:
     """Zeros from the end of a member to the next block."""
     return b"\0" * (-size_bytes % TAR_BLOCK_BYTES)
@@ -99,15 +119,3 @@ def _parse_header(header: bytes, offset: int, path: Path) -> Member:
     except ValueError:
         pass
     raise CorruptCacheError(f"{path}: no tar header of this format at byte {offset}; {_REMEDY}")
-
-
-def headers_differ(headers: Array, expected: list[bytes]) -> int | None:
-    """The first row of (B, n) header bytes that is not what it should be, or None.
-
-    Args:
-        headers: Rows as found.
-        expected: Rows as they should be, n bytes each.
-    """
-    wanted = np.frombuffer(b"".join(expected), np.uint8).reshape(headers.shape)
-    wrong = np.flatnonzero((headers != wanted).any(axis=1))
-    return int(wrong[0]) if len(wrong) else None

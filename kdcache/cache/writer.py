@@ -157,10 +157,11 @@ class ShardWriter:
             index.columns[name] = column.finish()
         for part, tar in self._tars.items():
             tar.commit()
-            index.files[part] = FileFacts(sha256=tar.file.sha256, size_bytes=tar.file.size_bytes)
+            index.files[part] = FileFacts.of(tar.file)
         ledger = ledger_bytes(bad, self.fidelity)
-        digest = write_file(self.paths.shard(LEDGER, self.name), ledger, replace=False)
-        index.files[LEDGER] = FileFacts(sha256=digest, size_bytes=len(ledger))
+        path = self.paths.shard(LEDGER, self.name)
+        write_file(path, ledger, replace=False)
+        index.files[LEDGER] = FileFacts.read(path)
         write_file(self.paths.shard(INDEX, self.name), index_bytes(index), replace=False)
         return index
 

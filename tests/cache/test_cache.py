@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -84,3 +85,23 @@ def test_swapped_shards_disagree_by_key(cache_copy: Path) -> None:
     shard = cache.manifest.shards[0]
     with pytest.raises(CorruptCacheError, match=r"record 0 is 'digit-\d+.v00.npy', wanted 'digit-\d+.v00.npy'"):
         cache.check_shard(shard, cache.index(shard), [cache.find_column(kind="patch", codec="fp16")], hashes=False)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_the_quick_check_finds_what_the_slow_one_finds(cache_copy: Path, is_old: bool) -> None:
+    """With XXH3 where the cache has it, with sha256 where it is from before."""
+    cache = open_cache(cache_copy)
+    shard = cache.manifest.shards[1]
+    if is_old:
+        shard = msgspec.structs.replace(
+            shard, files={part: msgspec.structs.replace(facts, xxh3="") for part, facts in shard.files.items()}
+        )
+    else:
+        assert all(facts.xxh3 for facts in shard.files.values())
+    path = cache.paths.shard("samples", shard.name)
+    read: list[int] = []
+    cache.check_quickly("samples", shard, read.append)
+    assert sum(read) == path.stat().st_size
+    flip_bit(path, 1000)
+    with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ"):
+        cache.check_quickly("samples", shard, read.append)

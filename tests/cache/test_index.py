@@ -57,6 +57,16 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert (theirs.stride, theirs.statistics.count) == (1024, 30)
 
 
+def test_quick_hashes_come_back_and_may_be_absent(tmp_path: Path) -> None:
+    """The first caches had none; a mixture is not written."""
+    index = make_index()
+    index.files["samples"] = FileFacts(sha256="cd" * 32, xxh3="00ff" * 4, size_bytes=10_240)
+    assert read_index(tmp_path / "i.h5", data=index_bytes(index)).files == index.files
+    index.files["ledger"] = FileFacts(sha256="ab" * 32, size_bytes=1)
+    found = read_index(tmp_path / "i.h5", data=index_bytes(index)).files
+    assert [facts.xxh3 for facts in found.values()] == ["", ""]
+
+
 def test_the_same_index_gives_the_same_bytes_at_any_time() -> None:
     first = index_bytes(make_index())
     time.sleep(1.1)

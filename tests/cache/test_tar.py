@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdcache.cache.tar import END_OF_TAR, headers_differ, member_header, padding, read_members
+from kdcache.cache.tar import END_OF_TAR, member_header, member_headers, padding, read_members
 from kdcache.errors import CorruptCacheError
 
 
@@ -88,9 +88,14 @@ def test_what_does_not_fit_a_header(name: str, size: int) -> None:
         member_header(name, size)
 
 
-def test_rows_are_compared_in_bulk() -> None:
-    rows = [member_header(f"{number}", 5) for number in range(4)]
-    found = np.frombuffer(b"".join(rows), np.uint8).reshape(4, 512).copy()
-    assert headers_differ(found, rows) is None
-    found[2, 7] ^= 1
-    assert headers_differ(found, rows) == 2
+@pytest.mark.parametrize("size_bytes", [0, 511, 8**11 - 1])
+def test_many_headers_at_once_are_those_one_by_one(size_bytes: int) -> None:
+    names = ["a", "folder/b.v00.npy", "x" * 100, "~" * 57]
+    wanted = [np.frombuffer(member_header(name, size_bytes), np.uint8) for name in names]
+    np.testing.assert_array_equal(member_headers(names, size_bytes), wanted)
+    assert member_headers([], size_bytes).shape == (0, 512)
+
+
+def test_many_headers_refuse_what_one_refuses() -> None:
+    with pytest.raises(ValueError, match="1 to 100 ASCII bytes"):
+        member_headers(["a", "x" * 101], 5)
