@@ -36,8 +36,8 @@ class Cache:
         """The manifest's entry of a shard (it must exist)."""
         return next(shard for shard in self.manifest.shards if shard.name == name)
 
-    def index(self, shard: ShardFacts) -> ShardIndex:
-        """The index of a shard, hashed before it is parsed.
+    def index(self, shard: ShardFacts, *, with_columns: bool = True) -> ShardIndex:
+        """The index of a shard, hashed before it is parsed; without what it knows of the columns if so asked.
 
         Raises: CorruptCacheError.
         """
@@ -45,7 +45,7 @@ class Cache:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != shard.files[INDEX].sha256:
             raise CorruptCacheError(f"{path}: not the index the manifest names; run `kdcache verify --rebuild`")
-        return read_index(path, data=data)
+        return read_index(path, data=data, with_columns=with_columns)
 
     def strided(self, column: ColumnFacts, shard: ShardFacts) -> StridedShard:
         """A column's shard as a strided array; sizes are checked on access."""

@@ -160,19 +160,20 @@ def _put_column(group: Any, column: ColumnIndex) -> None:
         _put(group, name, getattr(statistics, name))
 
 
-def read_index(path: Path, *, data: bytes | None = None) -> ShardIndex:
+def read_index(path: Path, *, data: bytes | None = None, with_columns: bool = True) -> ShardIndex:
     """Read an index.
 
     Args:
         path: The file, also named in errors.
         data: Its bytes where the caller has already read and hashed them.
+        with_columns: False leaves `columns` empty, which spares large statistics.
 
     Raises: CorruptCacheError for a file that is not an index, or that asks HDF5 for anything unusual.
     """
     data = path.read_bytes() if data is None else data
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
-            arrays = _read_arrays(file, len(data), path)
+            arrays = _read_arrays(file, len(data), path, skip="" if with_columns else "columns")
         return _index_from(arrays)
     except CorruptCacheError:
         raise
@@ -236,9 +237,11 @@ def _from_hex(digests: list[str], size: int) -> Array:
     return np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, size)
 
 
-def _read_arrays(group: Any, file_bytes: int, path: Path, prefix: str = "") -> dict[str, Array]:
+def _read_arrays(group: Any, file_bytes: int, path: Path, prefix: str = "", skip: str = "") -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for name in group:
+        if name == skip:
+            continue
         if not isinstance(group.get(name, getlink=True), h5py.HardLink) or len(group.attrs):
             raise CorruptCacheError(f"{path}: {prefix}{name} is not what this format writes; the index is not ours")
         item: Any = group[name]

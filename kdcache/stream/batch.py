@@ -1,14 +1,16 @@
 """A batch, and the reused buffers it lives in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.cache.manifest import ColumnFacts, ViewFacts
+from kdcache.errors import UsageError
 from kdcache.pixels import normalize_pixels
+from kdcache.stream.encoded import EncodedBuffer, EncodedImages
 from kdcache.stream.targets import TORCH_DTYPES, PackedTargets
 
 
@@ -20,45 +22,78 @@ class Batch:
     for the next, or `clone` it.
 
     Args:
-        pixels: (B, S, S, 3) uint8, the views the teacher saw.
         labels: (B,) int64, -1 where unlabelled.
         targets: By column name.
         samples: (B,) int64, sample numbers through all shards of the cache.
         views: (B,) int64, view numbers.
-        facts: How the views were made; holds mean and std.
+        pixels: (B, S, S, 3) uint8, the views the teacher saw; None if the stream delivers no pixels.
+        encoded: The image files, if the stream delivers those.
+        facts: How the views were made; holds mean and std. None for tars that are no cache of ours.
     """
 
-    pixels: Tensor
     labels: Tensor
     targets: dict[str, PackedTargets]
     samples: Tensor
     views: Tensor
-    facts: ViewFacts
+    pixels: Tensor | None = None
+    encoded: EncodedImages | None = None
+    facts: ViewFacts | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     @property
     def images(self) -> Tensor:
-        """Normalised model input, (B, 3, S, S) float32, with the mean and std of the teacher."""
-        return normalize_pixels(self.pixels, mean=self.facts.mean, std=self.facts.std)
+        """Normalised model input, (B, 3, S, S) float32, with the mean and std of the teacher.
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device, targets still packed; itself if it is there already."""
+        Raises: UsageError if the stream delivers no pixels.
+        """
+        return self.normalized(slice(None))
+
+    def normalized(self, rows: slice) -> Tensor:
+        """Some rows of `images`. Raises: UsageError if the stream delivers no pixels."""
+        if self.pixels is None or self.facts is None:
+            raise UsageError("this stream delivers no pixels; open it with StreamConfig(images='pixels')")
+        return normalize_pixels(self.pixels[rows], mean=self.facts.mean, std=self.facts.std)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """The same batch on another device, targets still packed; itself if it is there already. `encoded` stays.
+
+        Args:
+            device: Where to.
+            non_blocking: Do not wait for the copies; see `kdcache.stream.device`, which knows when they are done.
+        """
         device = torch.device(device)
-        if self.pixels.device == device:
+        if self.labels.device == device:
             return self
-        targets = {name: each.to(device) for name, each in self.targets.items()}
-        moved = (each.to(device) for each in (self.pixels, self.labels))
-        pixels, labels = moved
-        return Batch(pixels, labels, targets, self.samples.to(device), self.views.to(device), self.facts)
+        labels, samples, views = (
+            each.to(device, non_blocking=non_blocking) for each in (self.labels, self.samples, self.views)
+        )
+        return replace(
+            self,
+            labels=labels,
+            samples=samples,
+            views=views,
+            targets={name: each.to(device, non_blocking=non_blocking) for name, each in self.targets.items()},
+            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=non_blocking),
+        )
 
     def clone(self) -> "Batch":
         """A copy in memory of its own."""
-        targets = {
-            name: PackedTargets(each.column, {field: values.clone() for field, values in each.fields.items()})
-            for name, each in self.targets.items()
-        }
-        tensors = (self.pixels, self.labels, self.samples, self.views)
-        pixels, labels, samples, views = (each.clone() for each in tensors)
-        return Batch(pixels, labels, targets, samples, views, self.facts)
+        return replace(
+            self,
+            labels=self.labels.clone(),
+            samples=self.samples.clone(),
+            views=self.views.clone(),
+            targets={name: each.clone() for name, each in self.targets.items()},
+            pixels=None if self.pixels is None else self.pixels.clone(),
+            encoded=None if self.encoded is None else self.encoded.clone(),
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that moves to a device with the batch."""
+        fields = [values for each in self.targets.values() for values in each.fields.values()]
+        return [self.labels, self.samples, self.views, *fields, *([] if self.pixels is None else [self.pixels])]
 
 
 class BatchBuffers:
@@ -67,36 +102,67 @@ class BatchBuffers:
     Args:
         batch_size: B, views on this rank.
         columns: Columns to read.
-        facts: How the views were made.
+        facts: How the views were made; None without pixels.
         pinned: Whether the memory is page-locked, for copies to an accelerator.
+        with_pixels: Whether there is room for pixels.
     """
 
-    def __init__(self, batch_size: int, columns: Sequence[ColumnFacts], facts: ViewFacts, *, pinned: bool) -> None:
-        def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return torch.empty(shape, dtype=dtype, pin_memory=pinned)
-
+    def __init__(
+        self,
+        batch_size: int,
+        columns: Sequence[ColumnFacts],
+        facts: ViewFacts | None,
+        *,
+        pinned: bool,
+        with_pixels: bool = True,
+    ) -> None:
         targets: dict[str, PackedTargets] = {}
         self.fields: dict[str, list[np.ndarray]] = {}
+        self.size_bytes = 0
         for column in columns:
             tensors: dict[str, Tensor] = {}
             self.fields[column.name] = []
             for field in column.layout().fields:
-                tensors[field.name] = empty((batch_size, *field.shape), TORCH_DTYPES[field.dtype.str])
+                tensors[field.name] = self._new((batch_size, *field.shape), TORCH_DTYPES[field.dtype.str], pinned)
                 flat = tensors[field.name].view(batch_size, -1).numpy()
                 self.fields[column.name].append(flat.view(np.uint8))
             targets[column.name] = PackedTargets(column, tensors)
+        pixels = None
+        if with_pixels and facts is not None:
+            pixels = self._new((batch_size, facts.size, facts.size, 3), torch.uint8, pinned)
         self.batch = Batch(
-            pixels=empty((batch_size, facts.size, facts.size, 3), torch.uint8),
-            labels=empty((batch_size,), torch.int64),
+            labels=self._new((batch_size,), torch.int64, pinned),
             targets=targets,
-            samples=empty((batch_size,), torch.int64),
-            views=empty((batch_size,), torch.int64),
+            samples=self._new((batch_size,), torch.int64, pinned),
+            views=self._new((batch_size,), torch.int64, pinned),
+            pixels=pixels,
             facts=facts,
         )
-        self.pixels = self.batch.pixels.numpy()
         self.labels = self.batch.labels.numpy()
+        self._samples, self._views = self.batch.samples.numpy(), self.batch.views.numpy()
+        self._encoded = EncodedBuffer(pinned=pinned)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(B, S, S, 3) uint8 to be filled."""
+        assert self.batch.pixels is not None
+        return self.batch.pixels.numpy()
 
     def set_rows(self, rows: np.ndarray) -> None:
         """Note which (sample, view) each row will hold."""
-        self.batch.samples.copy_(torch.from_numpy(rows[:, 0]))
-        self.batch.views.copy_(torch.from_numpy(rows[:, 1]))
+        self._samples[:] = rows[:, 0]
+        self._views[:] = rows[:, 1]
+
+    def set_encoded(self, files: Sequence[bytes], repeats: int, views: np.ndarray) -> None:
+        """Take the image files of the batch; arguments as in EncodedBuffer.pack."""
+        self.batch = replace(self.batch, encoded=self._encoded.pack(files, repeats, views))
+
+    def _new(self, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
+        size = int(np.prod(shape)) * dtype.itemsize
+        self.size_bytes += size
+        if pinned:
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+        # numpy asks the system for huge pages and torch does not; zeros now, so that no page is fresh later.
+        memory = np.empty(size, np.uint8)
+        memory.fill(0)
+        return torch.from_numpy(memory).view(dtype).view(shape)

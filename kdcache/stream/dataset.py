@@ -12,8 +12,9 @@ from kdcache.cache.manifest import ColumnFacts
 from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import Batch
+from kdcache.stream.cached import CacheLoader
 from kdcache.stream.images import ViewReplayer
-from kdcache.stream.loader import CacheLoader, StreamConfig
+from kdcache.stream.loader import StreamConfig
 from kdcache.stream.reader import CheckPolicy, ShardReader
 
 

@@ -50,7 +50,7 @@ class ViewReplayer:
         """
         facts = self._fingerprint.views
         try:
-            decoded = decode_image(self._read(shard, row))
+            decoded = decode_image(self.read(shard, row))
         except BadImageError as error:
             key = shard.index.key(row)
             raise CacheMismatchError(
@@ -64,7 +64,11 @@ class ViewReplayer:
                 self._compare(pixels, shard, row, view)
             yield pixels
 
-    def _read(self, shard: OpenShard, row: int) -> bytes:
+    def read(self, shard: OpenShard, row: int) -> bytes:
+        """The image file of a sample, as the teacher read it.
+
+        Raises: SourceError, CacheMismatchError when the source's file has changed.
+        """
         if self._source is None:
             return self._reader.read_image(shard, row)
         sample = shard.index.sample(row)

@@ -3,24 +3,26 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import ColumnFacts
-from kdcache.images import Source
 from kdcache.stream.batch import Batch, BatchBuffers
-from kdcache.stream.images import ViewReplayer
+from kdcache.stream.budget import MemoryPlan
+from kdcache.stream.device import on_device
+from kdcache.stream.gather import Access
 from kdcache.stream.order import StreamOrder, Tail
 from kdcache.stream.prefetch import prefetched
-from kdcache.stream.reader import CheckPolicy, ShardReader
+from kdcache.stream.readahead import ReadAhead, Shards
+from kdcache.stream.reader import CheckPolicy
 from kdcache.stream.state import StreamState
 
+ImageForm = Literal["pixels", "encoded", "none"]
 _MAX_DEFAULT_THREADS = 8
 
 
@@ -35,10 +37,14 @@ class StreamConfig:
         window: Shards that are mixed with each other.
         views_per_sample: Views of a sample in one batch.
         tail: What happens to the samples that do not fill a batch: drop or pad.
+        images: ``pixels`` decodes and replays the views, ``encoded`` hands out the files, ``none`` leaves images out.
         num_threads: Threads that read, decode and replay; None takes the cores this process may use, at most 8.
         num_buffers: Batches in memory, including the one in use.
-        check: sha256 of every file at first use (``full``), or its size only (``size``).
+        memory_budget: Bytes for batch buffers and mapped shards; None takes a quarter of the memory.
+        access: ``map`` files or ``read`` them; auto maps where the C extension is there and a window fits the budget.
+        check: Every file's hash before its first use (``full``), soon after it (``background``), or its size only.
         check_pixels: Share of views whose pixels are compared with the hash of what the teacher saw.
+        require_labels: Refuse samples without a label.
     """
 
     batch_size: int
@@ -47,33 +53,90 @@ class StreamConfig:
     window: int = 16
     views_per_sample: int = 1
     tail: Tail = "drop"
+    images: ImageForm = "pixels"
     num_threads: int | None = None
-    num_buffers: int = 3
+    num_buffers: int = 4
+    memory_budget: int | None = None
+    access: Access = "auto"
     check: CheckPolicy = "full"
     check_pixels: float = 1 / 64
+    require_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {self.num_threads}")
         if self.num_buffers < 2:
             raise ValueError(f"num_buffers must be at least 2, got {self.num_buffers}")
+        if self.images not in get_args(ImageForm):
+            raise ValueError(f"images must be pixels, encoded or none, got {self.images!r}")
+
+    @property
+    def threads(self) -> int:
+        """Threads that will work."""
+        return self.num_threads or min(len(os.sched_getaffinity(0)), _MAX_DEFAULT_THREADS)
+
+    def order(self, shard_sizes: Sequence[int], num_views: int) -> StreamOrder:
+        """The order in which these shards are streamed. Raises: ValueError for what is impossible with them."""
+        return StreamOrder(
+            shard_sizes=tuple(shard_sizes),
+            num_views=num_views,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=self.shuffle,
+            window=self.window,
+            views_per_sample=self.views_per_sample,
+            tail=self.tail,
+        )
 
 
-class CacheLoader:
+class Records(ABC):
+    """What a loader streams: fills rows of batches from one kind of storage; used by several threads at once.
+
+    Attributes:
+        digest: Identity of what is streamed, hex.
+        order: In which order.
+        shards: Opens shards ahead of need.
+        memory: What fits where.
+    """
+
+    digest: str
+    order: StreamOrder
+    shards: Shards
+    memory: MemoryPlan
+
+    @abstractmethod
+    def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
+        """Memory for one batch of this rank."""
+
+    @abstractmethod
+    def pieces(self, num_rows: int) -> list[slice]:
+        """How a batch is divided among the threads."""
+
+    @abstractmethod
+    def fill(self, buffers: BatchBuffers, rows: np.ndarray, part: slice) -> None:
+        """Fill some rows of a batch.
+
+        Args:
+            buffers: Of the batch.
+            rows: (B, 2) int64, sample and view numbers of the whole batch.
+            part: Which of the rows.
+        """
+
+
+class Loader:
     """Batches of one rank, epoch after epoch; iterate it once per epoch.
 
     Every pass of ``for batch in loader`` goes to the end of the current epoch and leaves the loader at the beginning of
     the next. The buffers of a batch are reused: see Batch.
 
     Args:
-        cache: The cache.
-        columns: Columns to deliver as targets; may be empty.
+        records: What to stream.
         config: How to stream.
-        source: The images, for a cache that only refers to them.
         rank, world_size: This process among its siblings.
-        pin_memory: Whether batches lie in page-locked memory.
+        device: Where batches are delivered. For an accelerator, host buffers are page-locked and the copy of the next
+            batch overlaps the step on the present one; targets stay packed.
 
-    Raises: ValueError for a batch that does not divide among the ranks, SourceError, CorruptCacheError.
+    Raises: ValueError for a batch that does not divide among the ranks.
 
     Attributes:
         wait_s: Seconds the consumer has waited for batches so far.
@@ -81,35 +144,22 @@ class CacheLoader:
 
     def __init__(
         self,
-        cache: Cache,
-        columns: Sequence[ColumnFacts],
+        records: Records,
         config: StreamConfig,
         *,
-        source: Source | None = None,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.cache = cache
+        self.records = records
         self.config = config
-        self.order = StreamOrder(
-            shard_sizes=tuple(shard.num_samples for shard in cache.manifest.shards),
-            num_views=cache.manifest.fingerprint.views.num_views,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            shuffle=config.shuffle,
-            window=config.window,
-            views_per_sample=config.views_per_sample,
-            tail=config.tail,
-        )
+        self.order = records.order
+        self.device = torch.device(device)
         self._rank, self._world_size = rank, world_size
-        self._columns = list(columns)
-        self._reader = ShardReader(cache, columns, check=config.check)
-        self._replayer = ViewReplayer(cache, self._reader, source, check_share=config.check_pixels)
-        self._num_threads = config.num_threads or min(len(os.sched_getaffinity(0)), _MAX_DEFAULT_THREADS)
         rows = len(self.order.batch(np.zeros(1, np.int64), epoch=0, step=0, rank=rank, world_size=world_size))
-        facts = cache.manifest.fingerprint.views
-        self._buffers = [BatchBuffers(rows, columns, facts, pinned=pin_memory) for _ in range(config.num_buffers)]
+        pinned = pin_for(self.device)
+        self._buffers = [records.new_buffers(rows, pinned=pinned) for _ in range(config.num_buffers)]
+        self._next_order: tuple[int, np.ndarray] | None = None
         self._epoch, self._step = 0, 0
         self.wait_s = 0.0
 
@@ -131,23 +181,48 @@ class CacheLoader:
             yield batch.clone()
 
     def _batches(self, epoch: int, steps: range) -> Iterator[tuple[int, Batch]]:
-        order = self.order.epoch(epoch)
-        rows = (
-            self.order.batch(order, epoch=epoch, step=step, rank=self._rank, world_size=self._world_size)
-            for step in steps
+        order = self._epoch_order(epoch)
+        with self._read_ahead(epoch) as ahead:
+            ahead.run(lambda: self._remember_order(epoch + 1))
+            filled = prefetched(
+                self._rows(order, epoch, steps, ahead), self._buffers, self._start, num_threads=self.config.threads
+            )
+            delivered = _in_place(filled) if self.device.type == "cpu" else on_device(filled, self.device)
+            with contextlib.closing(filled), contextlib.closing(delivered):
+                for step in steps:
+                    asked = time.perf_counter()
+                    batch, _ = next(delivered)
+                    self.wait_s += time.perf_counter() - asked
+                    yield step, batch
+
+    def _rows(self, order: np.ndarray, epoch: int, steps: range, ahead: ReadAhead) -> Iterator[np.ndarray]:
+        for step in steps:
+            ahead.reach(min((step + 1) * self.order.samples_per_batch, len(order)) - 1)
+            yield self.order.batch(order, epoch=epoch, step=step, rank=self._rank, world_size=self._world_size)
+
+    def _read_ahead(self, epoch: int) -> ReadAhead:
+        window = self.order.window if self.config.shuffle else 1
+        shards, following = self.order.shards(epoch), self.order.shards(epoch + 1)
+        ends = np.cumsum(np.asarray(self.order.shard_sizes)[shards])
+        return ReadAhead(
+            self.records.shards,
+            schedule=np.concatenate([shards, following[:window]]),
+            window_ends=ends[np.minimum(np.arange(window, len(shards) + window, window), len(shards)) - 1],
+            window=window,
+            shards_ahead=min(window, self.records.memory.shards_ahead),
         )
-        filled = prefetched(rows, self._buffers, self._start, num_threads=self._num_threads)
-        with contextlib.closing(filled):
-            for step in steps:
-                asked = time.perf_counter()
-                buffers, _ = next(filled)
-                self.wait_s += time.perf_counter() - asked
-                yield step, buffers.batch
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        known = self._next_order
+        return known[1] if known is not None and known[0] == epoch else self.order.epoch(epoch)
+
+    def _remember_order(self, epoch: int) -> None:
+        self._next_order = epoch, self.order.epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: before the batch that comes next."""
         position = self._step * self.order.samples_per_batch
-        return StreamState(self.cache.digest, self.config.seed, self._epoch, position).as_dict()
+        return StreamState(self.records.digest, self.config.seed, self._epoch, position).as_dict()
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, on any number of ranks.
@@ -156,29 +231,17 @@ class CacheLoader:
         """
         state = StreamState.from_dict(values)
         samples = self.order.samples_per_batch
-        self._step = state.step(cache=self.cache.digest, seed=self.config.seed, samples_per_batch=samples)
+        self._step = state.step(cache=self.records.digest, seed=self.config.seed, samples_per_batch=samples)
         self._epoch = state.epoch
 
     def _start(self, pool: ThreadPoolExecutor, buffers: BatchBuffers, rows: np.ndarray) -> list[Future[None]]:
         buffers.set_rows(rows)
-        num_samples = len(rows) // self.order.views_per_sample
-        pieces = np.array_split(np.arange(num_samples), min(num_samples, 2 * self._num_threads))
-        return [pool.submit(self._fill, buffers, rows, piece) for piece in pieces]
+        return [pool.submit(self.records.fill, buffers, rows, part) for part in self.records.pieces(len(rows))]
 
-    def _fill(self, buffers: BatchBuffers, rows: np.ndarray, samples: np.ndarray) -> None:
-        """Fill the rows of some samples of a batch."""
-        num_views = self.order.views_per_sample
-        for first in samples * num_views:
-            sample = int(rows[first, 0])
-            views = [int(view) for view in rows[first : first + num_views, 1]]
-            shard, row = self._reader.locate(sample)
-            buffers.labels[first : first + num_views] = shard.index.labels[row]
-            replayed = self._replayer.pixels(shard, row, sample, views)
-            for at, (view, pixels) in enumerate(zip(views, replayed, strict=True), start=first):
-                buffers.pixels[at] = pixels
-                for column in self._columns:
-                    into = [field[at].data for field in buffers.fields[column.name]]
-                    self._reader.read_record(shard, row, view, column, into)
+
+def _in_place(filled: Generator[tuple[BatchBuffers, np.ndarray]]) -> Generator[tuple[Batch, np.ndarray]]:
+    for buffers, rows in filled:
+        yield buffers.batch, rows
 
 
 def pin_for(device: torch.device) -> bool:

@@ -80,6 +80,10 @@ class StreamOrder:
         """Numbers of all samples in the order of an epoch, (num_samples,) int64; numbers count through the shards."""
         return epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)
 
+    def shards(self, epoch: int) -> np.ndarray:
+        """Numbers of all shards in the order of an epoch: the first `window` are mixed with each other, and so on."""
+        return shard_order(len(self.shard_sizes), seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+
     def batch(self, order: np.ndarray, *, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """One rank's part of a global batch.
 
@@ -105,6 +109,13 @@ class StreamOrder:
         return np.stack([np.repeat(samples, self.views_per_sample), views.reshape(-1)], axis=1)
 
 
+def shard_order(num_shards: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
+    """Shard numbers in the order of one epoch, int64."""
+    if not shuffle:
+        return np.arange(num_shards)
+    return np.argsort(derived_bits(num_shards, "shards", seed, epoch), kind="stable")
+
+
 def epoch_order(shard_sizes: Sequence[int], *, seed: int, epoch: int, window: int, shuffle: bool = True) -> np.ndarray:
     """Sample numbers in the order of one epoch; arguments as in StreamOrder."""
     sizes = np.asarray(shard_sizes, np.int64)
@@ -112,7 +123,7 @@ def epoch_order(shard_sizes: Sequence[int], *, seed: int, epoch: int, window: in
     if not shuffle:
         return np.arange(total)
     ranges = [np.arange(end - size, end) for size, end in zip(shard_sizes, np.cumsum(sizes).tolist(), strict=True)]
-    shards = np.argsort(derived_bits(len(sizes), "shards", seed, epoch), kind="stable")
+    shards = shard_order(len(sizes), seed=seed, epoch=epoch)
     bits = derived_bits(total, "samples", seed, epoch)
     order = np.empty(total, np.int64)
     position = 0

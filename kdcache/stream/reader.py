@@ -1,14 +1,14 @@
-"""Records from shards straight into batch buffers, by address and without parsing.
+"""Records of a cache by number: shards are opened and checked on demand, kept open, and read by address.
 
-`preadv` fills all fields of a record with one system call. A file that became shorter gives a short read and an error
-here, where a memory map would kill the process.
+One record comes by `preadv`; the records of a batch come by `gather`, straight into its buffers.
 """
 
-import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,42 +17,34 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.paths import SAMPLES
-from kdcache.errors import CorruptCacheError
+from kdcache.stream.gather import Access, KeepOn, OpenFile, choose_access, gather
 
-CheckPolicy = Literal["full", "size"]
-_MAX_OPEN_SHARDS = 128
+CheckPolicy = Literal["full", "background", "size"]
+MAX_OPEN_SHARDS = 64
+# Beside training, a check in the background takes a small part of what the disk and the memory can deliver.
+BACKGROUND_BYTES_PER_S = 512 << 20
 
 
 @dataclass
 class OpenShard:
-    """One shard, checked and open; closes its files when the last user is gone.
+    """One shard, checked and open; its files are closed when the last user is gone.
 
     Args:
+        number: Its place in the manifest.
         name: Shard name.
         index: Its index, without the statistics.
-        descriptors: Open files by part.
+        files: Open files by part.
     """
 
+    number: int
     name: str
     index: ShardIndex
-    descriptors: dict[str, int] = field(default_factory=dict)
+    files: dict[str, OpenFile]
 
-    def __del__(self) -> None:
-        for descriptor in self.descriptors.values():
-            os.close(descriptor)
-
-    def read_exactly(self, part: str, buffers: Sequence[memoryview], offset: int) -> None:
-        """Fill the buffers one after the other from one place of a file.
-
-        Raises: CorruptCacheError when the file ends before.
-        """
-        wanted = sum(len(buffer) for buffer in buffers)
-        found = os.preadv(self.descriptors[part], buffers, offset)
-        if found != wanted:
-            raise CorruptCacheError(
-                f"{part}/{self.name}.tar: {found} of {wanted} bytes at offset {offset}; the file became shorter while "
-                "it was read. Run `kdcache verify --repair`, then the same `kdcache extract` again"
-            )
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of its files that are mapped."""
+        return sum(file.size_bytes for file in self.files.values() if file.address)
 
 
 class ShardReader:
@@ -61,76 +53,199 @@ class ShardReader:
     Args:
         cache: The cache.
         columns: Columns that will be read.
-        check: ``full`` compares the sha256 of a shard's files with the manifest when it is first used, ``size`` only
-            their sizes. Headers are compared with the index's keys either way.
+        check: ``full`` hashes a shard's files when it is first opened, before any of it is used; ``background`` leaves
+            that to `check_unchecked`; ``size`` compares sizes only. Headers are compared with the keys of the index
+            either way.
+        access: How batches are read: see gather.py.
+        with_images: Whether embedded images will be read too.
+        max_mapped_bytes, max_open: Shards are let go beyond these, the one used longest ago first. One always stays.
+
+    Raises: ValueError for unknown words, UsageError when the access wanted is impossible.
     """
 
-    def __init__(self, cache: Cache, columns: Sequence[ColumnFacts], *, check: CheckPolicy = "full") -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        columns: Sequence[ColumnFacts],
+        *,
+        check: CheckPolicy = "full",
+        access: Access = "read",
+        with_images: bool = True,
+        max_mapped_bytes: int | None = None,
+        max_open: int = MAX_OPEN_SHARDS,
+    ) -> None:
         if check not in get_args(CheckPolicy):
-            raise ValueError(f"check must be full or size, got {check!r}")
+            raise ValueError(f"check must be full, background or size, got {check!r}")
         self.cache = cache
         self.columns = list(columns)
+        self.access = choose_access(access)
+        self.labels = np.full(cache.manifest.num_samples, -1, np.int64)
         self._layouts = {column.name: column.layout() for column in columns}
         self._num_views = cache.manifest.fingerprint.views.num_views
         self._check: CheckPolicy = check
         self._checked: set[int] = set()
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self.unchecked: set[int] = set()
+        self._max_mapped_bytes, self._max_open = max_mapped_bytes, max_open
+        self._parts = (*([SAMPLES] if with_images else []), *self._layouts)
+        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
+        self._opening: dict[int, Future[OpenShard]] = {}
         self._lock = threading.Lock()
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
 
     def locate(self, sample: int) -> tuple[OpenShard, int]:
         """The shard that holds a sample, and the sample's row in it."""
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
-        return self._shard(number), sample - int(self._starts[number])
+        return self.shard(number), sample - int(self._starts[number])
 
-    def read_record(
-        self, shard: OpenShard, row: int, view: int, column: ColumnFacts, into: Sequence[memoryview]
-    ) -> None:
-        """Fill the fields of one record.
+    def gather(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Fill rows of a batch.
+
+        Args:
+            rows: (n, 2) int64, sample and view numbers.
+            into: For each column and each field of it (n, bytes) uint8, contiguous.
+
+        Raises: CorruptCacheError.
+        """
+        samples, views = rows[:, 0], rows[:, 1]
+        numbers = np.searchsorted(self._starts, samples, side="right") - 1
+        shards = self._all(sorted(set(numbers.tolist())))
+        records = (samples - self._starts[numbers]) * self._num_views + views
+        for column in self.columns:
+            layout = self._layouts[column.name]
+            offsets = records * layout.stride_bytes + layout.payload_offset
+            files = {number: shard.files[column.name] for number, shard in shards.items()}
+            gather(files, numbers, offsets, layout.fields, into[column.name])
+
+    def decode_record(self, shard: OpenShard, row: int, view: int, column: ColumnFacts) -> np.ndarray:
+        """One record's decoded values, float32, in memory of their own.
 
         Args:
             shard, row: From `locate`.
             view: View number.
             column: One of the reader's columns.
-            into: One buffer per field of the column's layout.
         """
         layout = self._layouts[column.name]
-        record = row * self._num_views + view
-        shard.read_exactly(column.name, into, record * layout.stride_bytes + layout.payload_offset)
-
-    def decode_record(self, shard: OpenShard, row: int, view: int, column: ColumnFacts) -> np.ndarray:
-        """One record's decoded values, float32, in memory of their own; arguments as in `read_record`."""
-        fields = {each.name: np.empty((1, *each.shape), each.dtype) for each in self._layouts[column.name].fields}
+        fields = {each.name: np.empty((1, *each.shape), each.dtype) for each in layout.fields}
         into = [values.reshape(-1).view(np.uint8).data for values in fields.values()]
-        self.read_record(shard, row, view, column, into)
+        record = row * self._num_views + view
+        shard.files[column.name].read_exactly(into, record * layout.stride_bytes + layout.payload_offset)
         return column.make_codec().decode(fields, tuple(column.shape))[0]
 
     def read_image(self, shard: OpenShard, row: int) -> bytes:
         """The embedded source image of a sample."""
         data = bytearray(int(shard.index.image_sizes[row]))
-        shard.read_exactly(SAMPLES, [memoryview(data)], int(shard.index.image_offsets[row]))
+        shard.files[SAMPLES].read_exactly([memoryview(data)], int(shard.index.image_offsets[row]))
         return bytes(data)
 
-    def _shard(self, number: int) -> OpenShard:
-        with self._lock:
-            shard = self._open.get(number)
-            if shard is None:
-                shard = self._open[number] = self._open_shard(number)
-                if len(self._open) > _MAX_OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            else:
-                self._open.move_to_end(number)
-            return shard
+    def shard(self, number: int, keep_on: KeepOn | None = None) -> OpenShard:
+        """A shard, opened by whoever asks first while the others wait.
 
-    def _open_shard(self, number: int) -> OpenShard:
+        Args:
+            number: Its place in the manifest.
+            keep_on: For reading ahead: also bring its files into memory, as long as this is true.
+
+        Raises: CorruptCacheError.
+        """
+        with self._lock:
+            shard = self._shards.get(number)
+            if shard is not None:
+                self._shards.move_to_end(number)
+                return shard
+            opening = self._opening.get(number)
+            is_first = opening is None
+            if opening is None:
+                opening = self._opening[number] = Future()
+        if is_first:
+            try:
+                shard = self._open(number, keep_on)
+            except BaseException as error:
+                with self._lock:
+                    del self._opening[number]
+                opening.set_exception(error)
+            else:
+                with self._lock:
+                    self._shards[number] = shard
+                    del self._opening[number]
+                    self._let_go()
+                opening.set_result(shard)
+        return opening.result()
+
+    def _all(self, numbers: list[int]) -> dict[int, OpenShard]:
+        with self._lock:
+            shards = {number: self._shards.get(number) for number in numbers}
+            for number, shard in shards.items():
+                if shard is not None:
+                    self._shards.move_to_end(number)
+        return {number: shard or self.shard(number) for number, shard in shards.items()}
+
+    def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
+        """Hash the shards that were opened and not hashed, at BACKGROUND_BYTES_PER_S.
+
+        Args:
+            keep_on: Breaks off at the next piece of a file.
+            go_on: Ends the work after the present shard.
+
+        Raises: CorruptCacheError.
+        """
+        with self._lock:
+            numbers = sorted(self.unchecked)
+        for number in numbers:
+            if not go_on:
+                return
+            self._hash(number, keep_on, BACKGROUND_BYTES_PER_S)
+
+    def _open(self, number: int, keep_on: KeepOn | None) -> OpenShard:
         facts = self.cache.manifest.shards[number]
-        index = self.cache.index(facts)
-        hashes = self._check == "full" and number not in self._checked
-        self.cache.check_shard(facts, index, self.columns, hashes=hashes)
-        self._checked.add(number)
-        index.columns = {}
-        shard = OpenShard(facts.name, index)
-        for part in (SAMPLES, *self._layouts):
-            path = self.cache.paths.shard(part, facts.name)
-            shard.descriptors[part] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        return shard
+        index = self.cache.index(facts, with_columns=False)
+        is_checked_now = self._check == "full" and number not in self._checked
+        files: dict[str, OpenFile] = {}
+        for part in self._parts:
+            path = self.cache.check_size(part, facts)
+            mapped = self.access == "map" and part != SAMPLES
+            files[part] = OpenFile.open(path, facts.files[part].size_bytes, mapped=mapped)
+            if part != SAMPLES and (keep_on is not None or is_checked_now):
+                files[part].populate(KeepOn() if keep_on is None else keep_on)
+        if is_checked_now:
+            self._hash(number, keep_on, None)
+        elif self._check == "background" and number not in self._checked:
+            with self._lock:
+                self.unchecked.add(number)
+        self.cache.check_shard(facts, index, self.columns, hashes=False)
+        self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
+        return OpenShard(number, facts.name, index, files)
+
+    def _hash(self, number: int, keep_on: KeepOn | None, bytes_per_s: float | None) -> None:
+        facts = self.cache.manifest.shards[number]
+        pause = _paced(keep_on, bytes_per_s)
+        for part in self._parts:
+            self.cache.check_quickly(part, facts, pause)
+        with self._lock:
+            self._checked.add(number)
+            self.unchecked.discard(number)
+
+    def _let_go(self) -> None:
+        """Forget shards beyond the limits, the one used longest ago first; who still reads one keeps it open."""
+        mapped = sum(shard.mapped_bytes for shard in self._shards.values())
+        for number in list(self._shards)[:-1]:
+            is_over_budget = self._max_mapped_bytes is not None and mapped > self._max_mapped_bytes
+            if not is_over_budget and len(self._shards) <= self._max_open:
+                return
+            mapped -= self._shards.pop(number).mapped_bytes
+
+
+class Interrupted(Exception):
+    """Background work was asked to end."""
+
+
+def _paced(keep_on: KeepOn | None, bytes_per_s: float | None) -> Callable[[int], None]:
+    started, total = time.monotonic(), 0
+
+    def pause(size: int) -> None:
+        nonlocal total
+        total += size
+        if keep_on is not None and not keep_on:
+            raise Interrupted
+        if bytes_per_s is not None:
+            time.sleep(max(0.0, started + total / bytes_per_s - time.monotonic()))
+
+    return pause

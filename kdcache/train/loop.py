@@ -13,12 +13,11 @@ import torch
 from kdcache.cache.cache import open_cache
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import any_rank, choose_device, process_group, sum_over_ranks
-from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
+from kdcache.errors import InterruptedRunError, KdcacheError
 from kdcache.images import Source, open_source
 from kdcache.interrupt import StopRequest, graceful_stop
 from kdcache.models import count_parameters
-from kdcache.stream.batch import Batch
-from kdcache.stream.loader import CacheLoader
+from kdcache.stream.cached import CacheLoader
 from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.config import RunConfig
 from kdcache.train.evaluate import Accuracy, check_classes, evaluate
@@ -99,7 +98,6 @@ class _Run:
         every = self.config.checkpoint.every_steps
         began, waited = time.perf_counter(), self.loader.wait_s
         for batch in self.loader:
-            self._check_labels(batch)
             terms, rate = self.trainer.step(batch, self.progress.steps)
             self.progress.steps += 1
             self.progress.images += self.config.batch_size
@@ -184,14 +182,6 @@ class _Run:
             "precision": self.trainer.precision,
             "device": str(self.device),
         }
-
-    def _check_labels(self, batch: Batch) -> None:
-        if self.setup.method.needs_labels and int(batch.labels.min()) < 0:
-            sample = int(batch.samples[batch.labels.argmin()])
-            raise UsageError(
-                f"sample {sample} of the cache has no label, and this method needs labels; train on the teacher alone "
-                "with `--method logit --set method.logit_weight=1`"
-            )
 
 
 def train(

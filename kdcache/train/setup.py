@@ -14,7 +14,8 @@ from kdcache.methods import METHODS, Method
 from kdcache.models import StudentSpec, build_student
 from kdcache.models.student import student_grid
 from kdcache.seeds import derived_seed
-from kdcache.stream.loader import CacheLoader, StreamConfig, pin_for
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
 from kdcache.train.config import RunConfig
 from kdcache.train.evaluate import EvalView
 from kdcache.train.step import DistillationStep
@@ -116,6 +117,7 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             num_threads=data.num_threads,
             check=data.check,
             check_pixels=data.check_pixels,
+            require_labels=setup.method.needs_labels,
         )
         return CacheLoader(
             cache,
@@ -124,7 +126,7 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             source=source,
             rank=env.rank,
             world_size=env.world_size,
-            pin_memory=pin_for(device),
+            device=device,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

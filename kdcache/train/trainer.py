@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import UsageError
 from kdcache.methods import Targets
-from kdcache.pixels import normalize_pixels
 from kdcache.seeds import derived_seed
 from kdcache.stream.batch import Batch
 from kdcache.train.config import RunConfig
@@ -85,7 +84,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self._device)
         pieces = self._config.accumulate
-        size = len(batch.pixels) // pieces
+        size = len(batch) // pieces
         total: dict[str, Tensor] = {}
         for piece in range(pieces):
             rows = slice(piece * size, (piece + 1) * size)
@@ -125,9 +124,8 @@ class Trainer:
             return batch.targets[column.name].rows(rows) if column is not None else None
 
         targets = Targets(logits=part(self._setup.logits), features=part(self._setup.features))
-        images = normalize_pixels(batch.pixels[rows], mean=batch.facts.mean, std=batch.facts.std)
         with self._autocast():
-            return self._forward(images, batch.labels[rows], targets)[0]
+            return self._forward(batch.normalized(rows), batch.labels[rows], targets)[0]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":

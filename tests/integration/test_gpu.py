@@ -9,7 +9,8 @@ import torch
 from kdcache.cache import open_cache
 from kdcache.distributed import WorkerEnv
 from kdcache.methods import FeatureConfig, LiftConfig, WideLastConfig
-from kdcache.stream.loader import CacheLoader, StreamConfig
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
 from kdcache.teacher.extract import extract
 from kdcache.train import train
 from kdcache.train.setup import prepare
@@ -58,7 +59,7 @@ def test_the_same_plan_gives_the_same_bytes(gpu_root: Path, tmp_path: Path) -> N
 def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
     cache = open_cache(gpu_root)
     columns = cache.manifest.fingerprint.columns
-    for batch in CacheLoader(cache, columns, StreamConfig(batch_size=10), pin_memory=True):
+    for batch in CacheLoader(cache, columns, StreamConfig(batch_size=10), device="cuda"):
         moved = batch.to("cuda")
         assert moved.pixels.is_cuda
         for name, targets in batch.targets.items():

@@ -11,7 +11,8 @@ import pytest
 import webdataset
 
 from kdcache.cache import Cache
-from kdcache.stream.loader import CacheLoader, StreamConfig
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
 
 
 def strided(cache: Cache, column_name: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:

@@ -6,7 +6,8 @@ from torch import Tensor
 from kdcache.cache import Cache
 from kdcache.methods import Targets
 from kdcache.stream.batch import Batch
-from kdcache.stream.loader import CacheLoader, StreamConfig
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
 
 
 def one_batch(cache: Cache) -> Batch:

@@ -1,0 +1,153 @@
+"""A kdcache cache as a stream of batches."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from kdcache.cache.cache import Cache
+from kdcache.cache.manifest import ColumnFacts
+from kdcache.errors import UsageError
+from kdcache.images import Source
+from kdcache.stream.batch import BatchBuffers
+from kdcache.stream.budget import plan_memory
+from kdcache.stream.images import ViewReplayer
+from kdcache.stream.loader import Loader, Records, StreamConfig
+from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
+
+_PIECE_BYTES = 4 << 20
+
+
+class CacheRecords(Records):
+    """Fills batches from a cache.
+
+    Args:
+        cache, columns, config, source: As in CacheLoader.
+        num_ranks: Processes among which a batch is divided.
+    """
+
+    def __init__(
+        self, cache: Cache, columns: Sequence[ColumnFacts], config: StreamConfig, source: Source | None, num_ranks: int
+    ) -> None:
+        shards, facts = cache.manifest.shards, cache.manifest.fingerprint.views
+        self.digest = cache.digest
+        self.order = config.order([shard.num_samples for shard in shards], facts.num_views)
+        self.columns = list(columns)
+        self._config = config
+        self._facts = facts
+        with_images = config.images != "none"
+        row_bytes = sum(column.layout().payload_bytes for column in columns)
+        pixel_bytes = 3 * facts.size**2 if config.images == "pixels" else 0
+        rows = config.batch_size // num_ranks
+        self._batch_bytes = rows * row_bytes
+        self.memory = plan_memory(
+            budget=config.memory_budget,
+            buffer_bytes=config.num_buffers * rows * (row_bytes + pixel_bytes),
+            shard_bytes=[sum(shard.files[column.name].size_bytes for column in columns) for shard in shards],
+            window=config.window if config.shuffle else 1,
+            access=config.access,
+        )
+        self.shards = self.reader = ShardReader(
+            cache,
+            columns,
+            check=config.check,
+            access=self.memory.access,
+            with_images=with_images,
+            max_mapped_bytes=self.memory.max_mapped_bytes if self.memory.access == "map" else None,
+            max_open=max(MAX_OPEN_SHARDS, 2 * config.window),
+        )
+        self._replayer = (
+            ViewReplayer(cache, self.reader, source, check_share=config.check_pixels) if with_images else None
+        )
+
+    def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
+        """Memory for one batch."""
+        return BatchBuffers(
+            batch_size, self.columns, self._facts, pinned=pinned, with_pixels=self._config.images == "pixels"
+        )
+
+    @cached_property
+    def _num_pieces(self) -> int:
+        threads, in_flight = self._config.threads, self._config.num_buffers - 1
+        if self._config.images == "pixels":
+            return 2 * threads
+        if self._config.images == "encoded":
+            return 1
+        return max(1, min(-(-threads // in_flight), self._batch_bytes // _PIECE_BYTES))
+
+    def pieces(self, num_rows: int) -> list[slice]:
+        """Views of one sample stay in one piece, and every piece is worth its thread."""
+        num_views = self.order.views_per_sample
+        num_samples = num_rows // num_views
+        count = min(self._num_pieces, num_samples)
+        ends = [num_samples * number // count * num_views for number in range(count + 1)]
+        return [slice(first, last) for first, last in pairwise(ends)]
+
+    def fill(self, buffers: BatchBuffers, rows: np.ndarray, part: slice) -> None:
+        """Targets first, all in one go; then labels, then images."""
+        own = rows[part]
+        self.reader.gather(own, {name: [field[part] for field in fields] for name, fields in buffers.fields.items()})
+        labels = buffers.labels[part] = self.reader.labels[own[:, 0]]
+        if self._config.require_labels and labels.min() < 0:
+            self._refuse_unlabelled(int(own[labels.argmin(), 0]))
+        if self._replayer is None:
+            return
+        num_views = self.order.views_per_sample
+        if self._config.images == "encoded":
+            self._fill_encoded(buffers, own, self._replayer)
+            return
+        for first in range(0, len(own), num_views):
+            shard, row = self.reader.locate(int(own[first, 0]))
+            views = own[first : first + num_views, 1].tolist()
+            replayed = self._replayer.pixels(shard, row, int(own[first, 0]), views)
+            for at, pixels in enumerate(replayed, start=part.start + first):
+                buffers.pixels[at] = pixels
+
+    def _refuse_unlabelled(self, sample: int) -> None:
+        shard, row = self.reader.locate(sample)
+        raise UsageError(
+            f"{shard.name}, key {shard.index.key(row)!r}: no label, and labels are needed; train on the teacher alone "
+            "with `--method logit --set method.logit_weight=1`"
+        )
+
+    def _fill_encoded(self, buffers: BatchBuffers, rows: np.ndarray, replayer: ViewReplayer) -> None:
+        files: list[bytes] = []
+        views = np.empty((len(rows), len(self._facts.fields)), np.int32)
+        num_views = self.order.views_per_sample
+        for first in range(0, len(rows), num_views):
+            shard, row = self.reader.locate(int(rows[first, 0]))
+            files.append(replayer.read(shard, row))
+            views[first : first + num_views] = shard.index.views[row, rows[first : first + num_views, 1]]
+        buffers.set_encoded(files, num_views, views)
+
+
+class CacheLoader(Loader):
+    """The batches of a cache; see Loader for how they come.
+
+    Args:
+        cache: The cache.
+        columns: Columns to deliver as targets; may be empty.
+        config: How to stream.
+        source: The images, for a cache that only refers to them.
+        rank, world_size: This process among its siblings.
+        device: Where batches are delivered.
+
+    Raises: ValueError for a batch that does not divide among the ranks, SourceError, CorruptCacheError, UsageError.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        columns: Sequence[ColumnFacts],
+        config: StreamConfig,
+        *,
+        source: Source | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.cache = cache
+        records = CacheRecords(cache, columns, config, source, world_size)
+        super().__init__(records, config, rank=rank, world_size=world_size, device=device)
