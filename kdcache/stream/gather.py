@@ -84,6 +84,11 @@ class OpenFile:
             file.address = _gather.map_file(file.descriptor, size_bytes)
         return file
 
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes that are mapped."""
+        return self.size_bytes if self.address else 0
+
     def __del__(self) -> None:
         if self.address and _gather is not None:
             _gather.unmap(self.address, self.size_bytes)

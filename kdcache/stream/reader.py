@@ -5,9 +5,7 @@ One record comes by `preadv`; the records of a batch come by `gather`, straight 
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,6 +16,7 @@ from kdcache.cache.index import ShardIndex
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.paths import SAMPLES
 from kdcache.stream.gather import Access, KeepOn, OpenFile, choose_access, gather
+from kdcache.stream.shelf import Shelf
 
 CheckPolicy = Literal["full", "background", "size"]
 MAX_OPEN_SHARDS = 64
@@ -44,7 +43,7 @@ class OpenShard:
     @property
     def mapped_bytes(self) -> int:
         """Bytes of its files that are mapped."""
-        return sum(file.size_bytes for file in self.files.values() if file.address)
+        return sum(file.mapped_bytes for file in self.files.values())
 
 
 class ShardReader:
@@ -85,10 +84,8 @@ class ShardReader:
         self._check: CheckPolicy = check
         self._checked: set[int] = set()
         self.unchecked: set[int] = set()
-        self._max_mapped_bytes, self._max_open = max_mapped_bytes, max_open
+        self._shelf = Shelf(self._open, max_mapped_bytes=max_mapped_bytes, max_open=max_open)
         self._parts = (*([SAMPLES] if with_images else []), *self._layouts)
-        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
-        self._opening: dict[int, Future[OpenShard]] = {}
         self._lock = threading.Lock()
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
 
@@ -108,7 +105,7 @@ class ShardReader:
         """
         samples, views = rows[:, 0], rows[:, 1]
         numbers = np.searchsorted(self._starts, samples, side="right") - 1
-        shards = self._all(sorted(set(numbers.tolist())))
+        shards = self._shelf.get_all(sorted(set(numbers.tolist())))
         records = (samples - self._starts[numbers]) * self._num_views + views
         for column in self.columns:
             layout = self._layouts[column.name]
@@ -138,45 +135,15 @@ class ShardReader:
         return bytes(data)
 
     def shard(self, number: int, keep_on: KeepOn | None = None) -> OpenShard:
-        """A shard, opened by whoever asks first while the others wait.
+        """A shard by its place in the manifest.
 
         Args:
-            number: Its place in the manifest.
+            number: Its place.
             keep_on: For reading ahead: also bring its files into memory, as long as this is true.
 
         Raises: CorruptCacheError.
         """
-        with self._lock:
-            shard = self._shards.get(number)
-            if shard is not None:
-                self._shards.move_to_end(number)
-                return shard
-            opening = self._opening.get(number)
-            is_first = opening is None
-            if opening is None:
-                opening = self._opening[number] = Future()
-        if is_first:
-            try:
-                shard = self._open(number, keep_on)
-            except BaseException as error:
-                with self._lock:
-                    del self._opening[number]
-                opening.set_exception(error)
-            else:
-                with self._lock:
-                    self._shards[number] = shard
-                    del self._opening[number]
-                    self._let_go()
-                opening.set_result(shard)
-        return opening.result()
-
-    def _all(self, numbers: list[int]) -> dict[int, OpenShard]:
-        with self._lock:
-            shards = {number: self._shards.get(number) for number in numbers}
-            for number, shard in shards.items():
-                if shard is not None:
-                    self._shards.move_to_end(number)
-        return {number: shard or self.shard(number) for number, shard in shards.items()}
+        return self._shelf.get(number, keep_on)
 
     def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
         """Hash the shards that were opened and not hashed, at BACKGROUND_BYTES_PER_S.
@@ -222,15 +189,6 @@ class ShardReader:
         with self._lock:
             self._checked.add(number)
             self.unchecked.discard(number)
-
-    def _let_go(self) -> None:
-        """Forget shards beyond the limits, the one used longest ago first; who still reads one keeps it open."""
-        mapped = sum(shard.mapped_bytes for shard in self._shards.values())
-        for number in list(self._shards)[:-1]:
-            is_over_budget = self._max_mapped_bytes is not None and mapped > self._max_mapped_bytes
-            if not is_over_budget and len(self._shards) <= self._max_open:
-                return
-            mapped -= self._shards.pop(number).mapped_bytes
 
 
 class Interrupted(Exception):

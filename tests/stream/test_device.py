@@ -1,0 +1,60 @@
+"""The copies to an accelerator, run on a CPU, whose streams do nothing: what is checked is which memory holds what."""
+
+import contextlib
+from collections.abc import Generator
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.cache import Cache
+from kdcache.stream.batch import BatchBuffers
+from kdcache.stream.device import on_device
+
+CPU = torch.device("cpu")
+
+
+def filled(cache: Cache, count: int, asked: list[int]) -> Generator[tuple[BatchBuffers, int]]:
+    """Two host buffers in turn, spoilt as soon as the next is asked for."""
+    columns = cache.manifest.fingerprint.columns[:2]
+    buffers = [BatchBuffers(3, columns, cache.manifest.fingerprint.views, pinned=False) for _ in range(2)]
+    for number in range(count):
+        asked.append(number)
+        buffers[(number - 1) % 2].labels.fill(-7)
+        own = buffers[number % 2]
+        own.labels.fill(number)
+        own.set_rows(np.full((3, 2), number))
+        own.set_encoded([bytes([number])] * 3, 1, np.zeros((3, 9), np.int32))
+        for fields in own.fields.values():
+            for field in fields:
+                field[:] = number
+        yield own, number
+
+
+def test_every_batch_arrives_whole_and_one_is_under_way(tiny_cache: Cache) -> None:
+    asked: list[int] = []
+    for expected, (batch, order) in enumerate(on_device(filled(tiny_cache, 5, asked), CPU)):
+        assert order == expected
+        assert asked[-1] == min(expected + 1, 4), "the next copy begins before this batch is used"
+        assert batch.labels.tolist() == batch.samples.tolist() == [expected] * 3
+        for targets in batch.targets.values():
+            for values in targets.fields.values():
+                assert (values.contiguous().view(torch.uint8) == expected).all()
+        assert batch.encoded is not None
+        assert batch.encoded[0].tolist() == [expected]
+
+
+def test_the_device_holds_two_batches(tiny_cache: Cache) -> None:
+    places = {batch.labels.data_ptr() for batch, _ in on_device(filled(tiny_cache, 6, []), CPU)}
+    assert len(places) == 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_short_streams(tiny_cache: Cache, count: int) -> None:
+    assert [order for _, order in on_device(filled(tiny_cache, count, []), CPU)] == list(range(count))
+
+
+def test_leaving_early(tiny_cache: Cache) -> None:
+    stream = on_device(filled(tiny_cache, 5, []), CPU)
+    with contextlib.closing(stream):
+        next(stream)

@@ -1,0 +1,160 @@
+"""What all loaders share, shown on a cache."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdcache.cache import Cache, open_cache
+from kdcache.errors import CorruptCacheError, UsageError
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
+from tests.conftest import flip_bit
+from tests.stream.test_contract import cache_loader
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.parametrize("changes", [{"access": "map"}, {"access": "read"}, {"images": "none", "check": "background"}])
+def test_a_day_in_miniature(tiny_cache: Cache, changes: dict[str, Any]) -> None:
+    """200 epochs, every second one left half-way, without growth in memory, threads or open files."""
+    gc.collect()
+    loader = cache_loader(tiny_cache, **changes)
+    taken: list[tuple[int, int, float]] = []
+    for epoch in range(200):
+        for step, _ in enumerate(loader):
+            if epoch % 2 and step == 2:
+                break
+        if epoch in (40, 199):
+            gc.collect()
+            taken.append((threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), resident_mib()))
+    (threads, files, memory), (threads_after, files_after, memory_after) = taken
+    assert (threads_after, files_after) == (threads, files)
+    assert memory_after - memory < 8
+
+
+def test_damage_is_found_beside_the_stream(cache_copy: Path) -> None:
+    """With check='background' the first batches may pass, an epoch may not."""
+    cache = open_cache(cache_copy)
+    strided = cache.strided(cache.find_column(kind="patch", codec="fp16"), cache.manifest.shards[1])
+    flip_bit(strided.path, strided.payload_offset(3))
+    loader = cache_loader(cache, check="background", check_pixels=0.0)
+    with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ from what was written \(XXH3_64\)"):
+        for _ in range(3):
+            for _ in loader:
+                pass
+
+
+@pytest.mark.parametrize("access", ["map", "read"])
+def test_a_shard_truncated_under_the_stream(cache_copy: Path, access: str) -> None:
+    cache = open_cache(cache_copy)
+    loader = cache_loader(cache, access=access, images="none")
+    list(loader)
+    for shard in cache.manifest.shards:
+        path = cache.paths.shard(cache.manifest.fingerprint.columns[0].name, shard.name)
+        path.chmod(0o644)
+        os.truncate(path, 700)
+    with pytest.raises(CorruptCacheError, match="became shorter"):
+        list(loader)
+
+
+def test_a_shard_that_vanishes_is_read_on_until_it_must_be_opened_again(cache_copy: Path) -> None:
+    cache = open_cache(cache_copy)
+    loader = cache_loader(cache, images="none")
+    list(loader)
+    for shard in cache.manifest.shards:
+        cache.paths.shard(cache.manifest.fingerprint.columns[0].name, shard.name).unlink()
+    list(loader)
+    with pytest.raises(CorruptCacheError, match=r"tar: missing"):
+        list(cache_loader(cache, images="none"))
+
+
+SCRIPT = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # some runners ignore it, and children inherit that
+from kdcache.cache import open_cache
+from kdcache.stream.dataset import CacheIterable
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
+from torch.utils.data import DataLoader
+cache = open_cache(sys.argv[1])
+columns = cache.manifest.fingerprint.columns
+config = StreamConfig(batch_size=4, num_threads=2, check=sys.argv[3])
+workers = int(sys.argv[2])
+if workers:
+    loader = DataLoader(CacheIterable(cache, columns, config), batch_size=None, num_workers=workers)
+else:
+    loader = CacheLoader(cache, columns, config)
+print("ready", flush=True)
+while True:
+    for batch in loader:
+        pass
+"""
+
+
+@pytest.mark.parametrize(("workers", "check", "delay_s"), [(0, "full", 0.0), (0, "background", 0.3), (2, "full", 0.1)])
+def test_ctrl_c_ends_the_process(tiny_root: Path, workers: int, check: str, delay_s: float) -> None:
+    """Whatever it was doing, it ends soon, says KeyboardInterrupt and leaves no child behind."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), tiny_root, str(workers), check],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode in (1, 130, -signal.SIGINT)
+    assert "KeyboardInterrupt" in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_the_memory_budget_is_respected(tiny_cache: Cache) -> None:
+    """Mapped bytes never exceed it; a window that does not fit is read instead."""
+    columns = tiny_cache.manifest.fingerprint.columns
+    shard_bytes = [sum(shard.files[each.name].size_bytes for each in columns) for shard in tiny_cache.manifest.shards]
+    buffers = 4 * 4 * sum(each.layout().payload_bytes for each in columns)
+    for room in (sum(shard_bytes), max(shard_bytes) * 2):
+        loader = cache_loader(tiny_cache, images="none", window=1, memory_budget=buffers + room)
+        assert loader.records.memory.access == "map"
+        for _ in range(3):
+            for _ in loader:
+                kept = loader.records.reader._shelf._things.values()  # type: ignore[attr-defined]
+                assert sum(shard.mapped_bytes for shard in kept) <= room
+    narrow = cache_loader(tiny_cache, images="none", window=2, memory_budget=buffers + max(shard_bytes))
+    assert narrow.records.memory.access == "read"
+    assert "not mapped" in narrow.records.memory.note
+    with pytest.raises(UsageError, match="the batch buffers take"):
+        cache_loader(tiny_cache, images="none", memory_budget=1000)
+
+
+def test_batches_without_pixels_say_so(tiny_cache: Cache) -> None:
+    batch = next(iter(cache_loader(tiny_cache, images="none")))
+    assert batch.pixels is None
+    with pytest.raises(UsageError, match=r"no pixels; open it with StreamConfig\(images='pixels'\)"):
+        _ = batch.images
+
+
+def test_labels_can_be_required(tiny_cache: Cache) -> None:
+    loader = cache_loader(tiny_cache, require_labels=True)
+    list(loader)
+    loader.records.reader.labels[7] = -1  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"key 'digit-.*': no label, and labels are needed"):
+        for _ in range(2):
+            list(loader)
+
+
+def test_unknown_image_forms(tiny_cache: Cache) -> None:
+    with pytest.raises(ValueError, match="pixels, encoded or none, got 'jpeg'"):
+        CacheLoader(tiny_cache, [], StreamConfig(batch_size=4, images="jpeg"))  # type: ignore[arg-type]

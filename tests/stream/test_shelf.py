@@ -1,0 +1,68 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from kdcache.stream.gather import KeepOn
+from kdcache.stream.shelf import Shelf
+
+
+@dataclass
+class Thing:
+    number: int
+    mapped_bytes: int = 10
+
+
+def make(opened: list[int], *, max_mapped_bytes: int | None = None, max_open: int = 3) -> Shelf[Thing]:
+    def open_thing(number: int, keep_on: KeepOn | None) -> Thing:
+        opened.append(number)
+        if number == 99:
+            raise OSError("broken")
+        return Thing(number)
+
+    return Shelf(open_thing, max_mapped_bytes=max_mapped_bytes, max_open=max_open)
+
+
+def test_the_one_used_longest_ago_goes_first() -> None:
+    opened: list[int] = []
+    shelf = make(opened)
+    for number in (0, 1, 2, 0, 3, 0, 1):
+        assert shelf.get(number).number == number
+    assert opened == [0, 1, 2, 3, 1]
+
+
+def test_the_budget_holds_and_one_always_stays() -> None:
+    opened: list[int] = []
+    shelf = make(opened, max_mapped_bytes=20, max_open=100)
+    assert list(shelf.get_all([0, 1, 2])) == [0, 1, 2]
+    shelf.get_all([1, 2])
+    assert opened == [0, 1, 2]
+    narrow = make(opened, max_mapped_bytes=5)
+    assert narrow.get(7) is narrow.get(7)
+
+
+def test_many_threads_open_a_thing_once() -> None:
+    opened: list[int] = []
+    gate = threading.Event()
+
+    def slow(number: int, keep_on: KeepOn | None) -> Thing:
+        gate.wait(10)
+        opened.append(number)
+        return Thing(number)
+
+    shelf = Shelf(slow, max_mapped_bytes=None, max_open=9)
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(shelf.get, 5) for _ in range(8)]
+        gate.set()
+        assert len({id(future.result()) for future in futures}) == 1
+    assert opened == [5]
+
+
+def test_a_failure_is_told_and_tried_again() -> None:
+    opened: list[int] = []
+    shelf = make(opened)
+    for _ in range(2):
+        with pytest.raises(OSError, match="broken"):
+            shelf.get(99)
+    assert opened == [99, 99]
