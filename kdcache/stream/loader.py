@@ -202,11 +202,12 @@ class Loader:
 
     def _read_ahead(self, epoch: int) -> ReadAhead:
         window = self.order.window if self.config.shuffle else 1
-        shards, following = self.order.shards(epoch), self.order.shards(epoch + 1)
+        shards = self.order.shards(epoch)
         ends = np.cumsum(np.asarray(self.order.shard_sizes)[shards])
         return ReadAhead(
             self.records.shards,
-            schedule=np.concatenate([shards, following[:window]]),
+            schedule=shards,
+            following=self.order.shards(epoch + 1)[:window],
             window_ends=ends[np.minimum(np.arange(window, len(shards) + window, window), len(shards)) - 1],
             window=window,
             shards_ahead=min(window, self.records.memory.shards_ahead),

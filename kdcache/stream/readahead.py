@@ -35,18 +35,27 @@ class ReadAhead:
 
     Args:
         shards: What to open.
-        schedule: Shard numbers in the order of their windows, those of the next epoch's beginning behind them.
+        schedule: Shard numbers in the order of their windows.
+        following: What the next epoch begins with.
         window_ends: Position in the epoch at which each window ends.
         window: Shards in a window.
         shards_ahead: How many of the next window may be open while a window is in use.
     """
 
     def __init__(
-        self, shards: Shards, *, schedule: np.ndarray, window_ends: np.ndarray, window: int, shards_ahead: int
+        self,
+        shards: Shards,
+        *,
+        schedule: np.ndarray,
+        following: np.ndarray,
+        window_ends: np.ndarray,
+        window: int,
+        shards_ahead: int,
     ) -> None:
         self._shards = shards
         # Plain lists: numpy takes longer to look at one number than this takes altogether.
-        self._schedule, self._ends = schedule.tolist(), window_ends.tolist()
+        self._schedule, self._ends = [*schedule.tolist(), *following.tolist()], window_ends.tolist()
+        self._num_own = len(schedule)
         self._window, self._shards_ahead = window, shards_ahead
         self._next = 0
         self._keep_on, self._go_on = KeepOn(), KeepOn()
@@ -63,7 +72,7 @@ class ReadAhead:
         if number < len(self._ends):
             begin = self._ends[number - 1] if number else 0
             done = (position - begin) / (self._ends[number] - begin)
-            target = self._window * (number + 1) + math.ceil(done * self._shards_ahead)
+            target = min(self._window * (number + 1), self._num_own) + math.ceil(done * self._shards_ahead)
             self._next = max(self._next, self._window * number)
             for shard in self._schedule[self._next : target]:
                 self._pool.submit(self._shards.shard, shard, self._keep_on)

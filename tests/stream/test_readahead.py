@@ -33,7 +33,8 @@ def make(shards: FakeShards, *, shards_ahead: int = 2) -> ReadAhead:
     """Ten shards of ten samples, windows of four; the next epoch begins with 40 to 43."""
     return ReadAhead(
         shards,
-        schedule=np.array([*range(10), 40, 41, 42, 43]),
+        schedule=np.arange(10),
+        following=np.arange(40, 44),
         window_ends=np.array([40, 80, 100]),
         window=4,
         shards_ahead=shards_ahead,
