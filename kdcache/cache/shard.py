@@ -99,12 +99,7 @@ class StridedShard:
 
         Raises: CorruptCacheError when the file does not have exactly the size its records need.
         """
-        found = self.path.stat().st_size
-        if found != self.size_bytes:
-            raise CorruptCacheError(
-                f"{self.path}: {found} bytes found, {self.size_bytes} wanted for {self.num_records} records; the shard "
-                "is truncated or damaged: run `kdcache verify --repair` and then the same `kdcache extract` again"
-            )
+        self._check_size()
         if self.num_records == 0:
             return np.empty((0, self.layout.stride_bytes), np.uint8)
         with self.path.open("rb") as file:
@@ -132,6 +127,7 @@ class StridedShard:
         """
         if len(names) != self.num_records:
             raise CorruptCacheError(f"{self.path}: {self.num_records} records found, {len(names)} wanted by the index")
+        self._check_size()
         found = self._read_headers()
         wanted = np.empty_like(found)
         wanted[:, :TAR_BLOCK_BYTES] = member_headers(names, self.layout.member_bytes)
@@ -145,6 +141,14 @@ class StridedShard:
             f"{self.path}: record {wrong} is {name!r}, wanted {names[wrong]!r} with the npy header of this column; "
             "columns are joined by key, never by position: run `kdcache verify --repair`, then `kdcache extract` again"
         )
+
+    def _check_size(self) -> None:
+        found = self.path.stat().st_size
+        if found != self.size_bytes:
+            raise CorruptCacheError(
+                f"{self.path}: {found} bytes found, {self.size_bytes} wanted for {self.num_records} records; the shard "
+                "is truncated or damaged: run `kdcache verify --repair` and then the same `kdcache extract` again"
+            )
 
     def _read_headers(self) -> Array:
         # Not through a map: the bytes between the headers stay where they are, and a file may become shorter meanwhile.

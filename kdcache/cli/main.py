@@ -16,6 +16,7 @@ VERBS = {
     "extract": "run the teacher over images and write a cache; run again to go on",
     "verify": "check a whole cache; --repair and --rebuild mend it",
     "show": "what a cache holds; one record as a picture",
+    "bench": "how fast a cache streams here, beside the machine's own memcpy",
     "train": "train a student from a cache, without the teacher; run again to go on",
     "eval": "accuracy of a trained student",
 }

@@ -131,75 +131,145 @@ static void copy_rows(const uint64_t *sources, int rows, Py_ssize_t offset, Py_s
 }
 #endif
 
-/* Returns the first row whose source could not be read, or -1. */
-static Py_ssize_t copy_all(const uint64_t *sources, Py_ssize_t count, const Field *fields, int num_fields) {
+/* Where records lie. */
+
+typedef struct {
+    const int64_t *rows;    /* (count, 2) sample and view */
+    Py_ssize_t count;
+    const int64_t *starts;  /* (files + 1) first sample of each file */
+    const int64_t *bases;   /* (files) where each is mapped, 0 if it is not */
+    Py_ssize_t num_files;
+    const int64_t *offsets; /* (samples) in their files, or NULL for a constant stride */
+    int64_t num_views, stride, first;
+} Places;
+
+enum { ALL_COPIED = -1, NOT_MAPPED = -2, OUT_OF_RANGE = -3 };
+
+static int64_t file_of(const Places *places, int64_t sample) {
+    int64_t low = 0, high = places->num_files; /* the file is in [low, high) */
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (places->starts[middle] <= sample)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The address of one record, or NOT_MAPPED or OUT_OF_RANGE. */
+static int64_t address_of(const Places *places, Py_ssize_t row) {
+    int64_t sample = places->rows[2 * row], view = places->rows[2 * row + 1];
+    if (sample < 0 || sample >= places->starts[places->num_files] || view < 0 || view >= places->num_views)
+        return OUT_OF_RANGE;
+    int64_t file = file_of(places, sample);
+    if (places->bases[file] == 0)
+        return NOT_MAPPED;
+    if (places->offsets != NULL)
+        return places->bases[file] + places->offsets[sample];
+    int64_t record = (sample - places->starts[file]) * places->num_views + view;
+    return places->bases[file] + record * places->stride + places->first;
+}
+
+/* Returns ALL_COPIED, NOT_MAPPED, OUT_OF_RANGE, or the first of the rows among which one could not be read. */
+static Py_ssize_t copy_all(const Places *places, const Field *fields, int num_fields) {
     sigjmp_buf here;
+    uint64_t sources[AT_ONCE];
     volatile Py_ssize_t row = 0;
-    volatile Py_ssize_t failed = -1;
+    volatile Py_ssize_t outcome = ALL_COPIED;
     take_handler();
     if (sigsetjmp(here, 1) == 0) {
         way_back = &here;
-        for (row = 0; row < count; row += AT_ONCE) {
-            int rows = count - row < AT_ONCE ? (int)(count - row) : AT_ONCE;
+        for (row = 0; row < places->count && outcome == ALL_COPIED; row += AT_ONCE) {
+            int rows = places->count - row < AT_ONCE ? (int)(places->count - row) : AT_ONCE;
+            for (int one = 0; one < rows; one++) {
+                int64_t address = address_of(places, row + one);
+                if (address < 0) {
+                    outcome = (Py_ssize_t)address;
+                    rows = 0;
+                } else
+                    sources[one] = (uint64_t)address;
+            }
             for (int field = 0; field < num_fields; field++)
-                copy_rows(sources + row, rows, fields[field].offset, fields[field].size,
+                copy_rows(sources, rows, fields[field].offset, fields[field].size,
                           (uint8_t *)fields[field].destination.buf + row * fields[field].size);
         }
     } else {
-        failed = row;
+        outcome = row;
     }
     way_back = NULL;
 #if STREAMING
     _mm_sfence();
 #endif
     give_handler_back();
-    return failed;
+    return outcome;
+}
+
+static int take_fields(PyObject *list, Py_ssize_t count, Field *fields, int *num_fields) {
+    if (PyTuple_GET_SIZE(list) > MOST_FIELDS) {
+        PyErr_Format(PyExc_ValueError, "at most %d fields, got %zd", MOST_FIELDS, PyTuple_GET_SIZE(list));
+        return -1;
+    }
+    for (; *num_fields < PyTuple_GET_SIZE(list); (*num_fields)++) {
+        Field *field = &fields[*num_fields];
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(list, *num_fields), "nnw*", &field->offset, &field->size,
+                              &field->destination))
+            return -1;
+        if (field->size < 0 || field->offset < 0 || field->destination.len != count * field->size) {
+            PyErr_Format(PyExc_ValueError, "field %d: %zd records of %zd bytes do not fill a buffer of %zd bytes",
+                         *num_fields, count, field->size, field->destination.len);
+            (*num_fields)++;
+            return -1;
+        }
+    }
+    return 0;
 }
 
 PyDoc_STRVAR(gather_doc,
-"gather(sources, fields) -> int\n\n"
-"Copy records from memory into batch buffers; the interpreter runs on meanwhile.\n\n"
+"gather(rows, starts, bases, offsets, num_views, stride, first, fields) -> int\n\n"
+"Copy records from mapped files into batch buffers; the interpreter runs on meanwhile.\n\n"
 "Args:\n"
-"    sources: (n,) uint64 addresses of records that stay mapped during the call.\n"
+"    rows: (n, 2) int64, sample and view numbers.\n"
+"    starts: (files + 1,) int64, the first sample of each file, and the number of samples.\n"
+"    bases: (files,) int64, where each file is mapped, 0 if it is not; they stay mapped during the call.\n"
+"    offsets: (samples,) int64 in their files, or None: record sample * num_views + view lies at\n"
+"        record * stride + first, counted from the beginning of the file.\n"
 "    fields: Tuples (offset in the record, size in bytes, writable buffer of n * size bytes), at most 16.\n\n"
-"Returns: -1, or a number not above the first row that could not be read and at most seven below it.\n"
+"Returns: -1 when all were copied, -2 when a file is not mapped, -3 for a row out of range, else the first of up to\n"
+"    eight rows among which one could not be read.\n"
 "Raises: ValueError for buffers of other sizes.");
 
 static PyObject *gather(PyObject *module, PyObject *arguments) {
-    Py_buffer sources;
-    PyObject *list;
+    Py_buffer rows, starts, bases, offsets;
+    long long num_views, stride, first;
+    PyObject *list, *result = NULL;
     Field fields[MOST_FIELDS];
     int num_fields = 0;
-    PyObject *result = NULL;
-    if (!PyArg_ParseTuple(arguments, "y*O!", &sources, &PyTuple_Type, &list))
+    if (!PyArg_ParseTuple(arguments, "y*y*y*z*LLLO!", &rows, &starts, &bases, &offsets, &num_views, &stride, &first,
+                          &PyTuple_Type, &list))
         return NULL;
-    Py_ssize_t count = sources.len / (Py_ssize_t)sizeof(uint64_t);
-    if (PyTuple_GET_SIZE(list) > MOST_FIELDS || sources.len % sizeof(uint64_t)) {
-        PyErr_Format(PyExc_ValueError, "wanted whole addresses and at most %d fields, got %zd bytes and %zd fields",
-                     MOST_FIELDS, sources.len, PyTuple_GET_SIZE(list));
-        goto done;
+    const Py_ssize_t word = sizeof(int64_t);
+    Places places = {
+        .rows = rows.buf, .count = rows.len / (2 * word), .starts = starts.buf, .bases = bases.buf,
+        .num_files = bases.len / word, .offsets = offsets.buf, .num_views = num_views, .stride = stride, .first = first,
+    };
+    if (rows.len % (2 * word) || bases.len % word || starts.len != (places.num_files + 1) * word ||
+        places.num_files < 1 || (offsets.buf != NULL && offsets.len != places.starts[places.num_files] * word)) {
+        PyErr_SetString(PyExc_ValueError, "rows, starts, bases and offsets do not fit each other");
+    } else if (take_fields(list, places.count, fields, &num_fields) == 0) {
+        Py_ssize_t outcome;
+        Py_BEGIN_ALLOW_THREADS
+        outcome = copy_all(&places, fields, num_fields);
+        Py_END_ALLOW_THREADS
+        result = PyLong_FromSsize_t(outcome);
     }
-    for (; num_fields < PyTuple_GET_SIZE(list); num_fields++) {
-        Field *field = &fields[num_fields];
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(list, num_fields), "nnw*", &field->offset, &field->size,
-                              &field->destination))
-            goto done;
-        if (field->size < 0 || field->offset < 0 || field->destination.len != count * field->size) {
-            PyErr_Format(PyExc_ValueError, "field %d: %zd records of %zd bytes do not fill a buffer of %zd bytes",
-                         num_fields, count, field->size, field->destination.len);
-            num_fields++;
-            goto done;
-        }
-    }
-    Py_ssize_t failed;
-    Py_BEGIN_ALLOW_THREADS
-    failed = copy_all(sources.buf, count, fields, num_fields);
-    Py_END_ALLOW_THREADS
-    result = PyLong_FromSsize_t(failed);
-done:
     while (num_fields > 0)
         PyBuffer_Release(&fields[--num_fields].destination);
-    PyBuffer_Release(&sources);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&starts);
+    PyBuffer_Release(&bases);
+    if (offsets.obj != NULL)
+        PyBuffer_Release(&offsets);
     return result;
 }
 

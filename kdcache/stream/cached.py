@@ -1,7 +1,6 @@
 """A kdcache cache as a stream of batches."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +16,9 @@ from kdcache.stream.images import ViewReplayer
 from kdcache.stream.loader import Loader, Records, StreamConfig
 from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
 
+# What is worth handing to a thread: bytes to copy; images, so few that no thread waits long for another at the end.
 _PIECE_BYTES = 4 << 20
+_PIECE_IMAGES = 4
 
 
 class CacheRecords(Records):
@@ -68,11 +69,10 @@ class CacheRecords(Records):
             batch_size, self.columns, self._facts, pinned=pinned, with_pixels=self._config.images == "pixels"
         )
 
-    @cached_property
-    def _num_pieces(self) -> int:
+    def _num_pieces(self, num_samples: int) -> int:
         threads, in_flight = self._config.threads, self._config.num_buffers - 1
         if self._config.images == "pixels":
-            return 2 * threads
+            return max(2 * threads, num_samples // _PIECE_IMAGES)
         if self._config.images == "encoded":
             return 1
         return max(1, min(-(-threads // in_flight), self._batch_bytes // _PIECE_BYTES))
@@ -81,7 +81,7 @@ class CacheRecords(Records):
         """Views of one sample stay in one piece, and every piece is worth its thread."""
         num_views = self.order.views_per_sample
         num_samples = num_rows // num_views
-        count = min(self._num_pieces, num_samples)
+        count = min(self._num_pieces(num_samples), num_samples)
         ends = [num_samples * number // count * num_views for number in range(count + 1)]
         return [slice(first, last) for first, last in pairwise(ends)]
 

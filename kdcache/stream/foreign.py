@@ -8,7 +8,7 @@ import torch
 from kdcache.errors import SourceError
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.budget import plan_memory
-from kdcache.stream.gather import KeepOn, OpenFile, gather
+from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, gather
 from kdcache.stream.loader import Loader, Records, StreamConfig
 from kdcache.stream.reader import MAX_OPEN_SHARDS
 from kdcache.stream.shelf import Shelf
@@ -62,6 +62,12 @@ class _ForeignRecords(Records):
             max_open=max(MAX_OPEN_SHARDS, 2 * config.window),
         )
         self._starts = np.cumsum([0, *tars.shard_sizes])
+        self._places = {
+            array.name: RecordPlaces(
+                self._starts, [array.field()], offsets=np.ascontiguousarray(tars.offsets[:, column])
+            )
+            for column, array in enumerate(tars.arrays)
+        }
 
     def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
         """Memory for one batch."""
@@ -73,17 +79,21 @@ class _ForeignRecords(Records):
 
     def fill(self, buffers: BatchBuffers, rows: np.ndarray, part: slice) -> None:
         """Every array by its offsets."""
-        samples = rows[part, 0]
-        numbers = np.searchsorted(self._starts, samples, side="right") - 1
-        files = self._shelf.get_all(sorted(set(numbers.tolist())))
-        for column, array in enumerate(self._tars.arrays):
-            into = [field[part] for field in buffers.fields[array.name]]
-            gather(files, numbers, self._tars.offsets[samples, column], [array.field()], into)
-        buffers.labels[part] = self._tars.labels[samples]
+        own = rows[part]
+        numbers = np.searchsorted(self._starts, own[:, 0], side="right") - 1
+        files = {number: self._shelf.get(number) for number in sorted(set(numbers.tolist()))}
+        table = FileTable(files, len(self._starts) - 1)
+        for name, places in self._places.items():
+            gather(places, table, own, [field[part] for field in buffers.fields[name]])
+        buffers.labels[part] = self._tars.labels[own[:, 0]]
 
     def shard(self, number: int, keep_on: KeepOn | None = None) -> OpenFile:
         """Open one tar."""
         return self._shelf.get(number, keep_on)
+
+    def has(self, number: int) -> bool:
+        """Whether a tar is open; asking counts as using it."""
+        return self._shelf.has(number)
 
     def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
         """There is nothing to check them against."""

@@ -23,6 +23,8 @@ except ImportError:  # not built: there was no compiler
 
 Access = Literal["auto", "map", "read"]
 _POPULATE_BYTES = 16 << 20
+# What the extension returns besides rows.
+_NOT_MAPPED, _OUT_OF_RANGE = -2, -3
 
 
 def choose_access(wanted: Access) -> Literal["map", "read"]:
@@ -131,48 +133,105 @@ class KeepOn:
         self._stopped = True
 
 
-def gather(
-    files: Mapping[int, OpenFile],
-    which: np.ndarray,
-    offsets: np.ndarray,
-    fields: Sequence[RecordField],
-    into: Sequence[np.ndarray],
-) -> None:
+@dataclass(frozen=True)
+class RecordPlaces:
+    """Where the records of one column lie: at a constant stride, or at stated offsets.
+
+    Args:
+        starts: (files + 1,) int64, the first sample of each file, and the number of samples.
+        fields: What a record consists of, without gaps.
+        num_views: K; record number sample * K + view counts through a file.
+        stride, first: Record r of a file lies at byte ``r * stride + first``.
+        offsets: (samples,) int64 instead of stride and first, for files without them (K is 1 then).
+    """
+
+    starts: np.ndarray
+    fields: Sequence[RecordField]
+    num_views: int = 1
+    stride: int = 0
+    first: int = 0
+    offsets: np.ndarray | None = None
+
+    def files_of(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) number of the file that holds each sample."""
+        return np.searchsorted(self.starts, samples, side="right") - 1
+
+    def offsets_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) where in its file each (sample, view) begins."""
+        samples, views = rows[:, 0], rows[:, 1]
+        if self.offsets is not None:
+            return self.offsets[samples]
+        records = (samples - self.starts[self.files_of(samples)]) * self.num_views + views
+        return records * self.stride + self.first
+
+
+class FileTable:
+    """Some open files by number. Whoever holds the table keeps them open.
+
+    Args:
+        files: All mapped, or none.
+        count: How many files there are in all.
+    """
+
+    def __init__(self, files: Mapping[int, OpenFile], count: int) -> None:
+        self.files = files
+        self.is_mapped = all(file.address for file in files.values())
+        self.bases = np.zeros(count, np.int64)
+        for number, file in files.items():
+            self.bases[number] = file.address
+
+
+def gather(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Sequence[np.ndarray]) -> list[int]:
     """Copy records, each to its row of the buffers.
 
     Args:
-        files: By number; all mapped, or none.
-        which: (n,) numbers of the files that hold the records.
-        offsets: (n,) where in the file its payload starts, int64.
-        fields: What a payload consists of, without gaps.
+        places: Where they lie.
+        table: The files that are open.
+        rows: (n, 2) int64, contiguous, sample and view numbers.
         into: For each field (n, bytes) uint8, contiguous and writable.
 
-    Raises: CorruptCacheError naming the file when it has become shorter or cannot be read.
+    Returns: numbers of the files that would have to be open too; nothing is promised of the buffers then. Usually
+        empty.
+    Raises: CorruptCacheError naming the file when it has become shorter or cannot be read, IndexError for rows out of
+        range.
     """
-    if not all(file.address for file in files.values()):
-        _read(files, which, offsets, into)
-        return
+    if not table.is_mapped:
+        return _read(places, table, rows, into)
     assert _gather is not None
-    bases = np.zeros(max(files) + 1, np.int64)
-    for number, file in files.items():
-        bases[number] = file.address
-    sources = bases[which] + offsets
-    parts = tuple((field.offset, field.size_bytes, rows) for field, rows in zip(fields, into, strict=True))
-    failed = _gather.gather(sources, parts)
-    if failed >= 0:
-        raise _shrunk(files[int(which[failed])], int(offsets[failed]), "nothing")
+    fields = tuple((field.offset, field.size_bytes, part) for field, part in zip(places.fields, into, strict=True))
+    outcome = _gather.gather(
+        rows, places.starts, table.bases, places.offsets, places.num_views, places.stride, places.first, fields
+    )
+    if outcome == _NOT_MAPPED:
+        return _missing(places, table, rows)
+    if outcome == _OUT_OF_RANGE:
+        raise IndexError(f"rows beyond the {places.starts[-1]} samples or the {places.num_views} views")
+    if outcome >= 0:
+        number = int(places.files_of(rows[outcome, 0]))
+        raise _shrunk(table.files[number], int(places.offsets_of(rows[outcome : outcome + 1])[0]), "nothing")
+    return []
 
 
-def _read(files: Mapping[int, OpenFile], which: np.ndarray, offsets: np.ndarray, into: Sequence[np.ndarray]) -> None:
-    wanted = sum(rows.shape[1] for rows in into)
-    flat = [(rows.reshape(-1).data, rows.shape[1]) for rows in into]
-    rows = zip(*([view[at : at + size] for at in range(0, len(view), size)] for view, size in flat), strict=True)
-    descriptors = [files[number].descriptor for number in which.tolist()]
+def _missing(places: RecordPlaces, table: FileTable, rows: np.ndarray) -> list[int]:
+    return sorted(set(places.files_of(rows[:, 0]).tolist()) - set(table.files))
+
+
+def _read(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Sequence[np.ndarray]) -> list[int]:
+    missing = _missing(places, table, rows)
+    if missing:
+        return missing
+    wanted = sum(part.shape[1] for part in into)
+    flat = [(part.reshape(-1).data, part.shape[1]) for part in into]
+    buffers = zip(*([view[at : at + size] for at in range(0, len(view), size)] for view, size in flat), strict=True)
+    numbers = places.files_of(rows[:, 0]).tolist()
+    descriptors = [table.files[number].descriptor for number in numbers]
+    offsets = places.offsets_of(rows).tolist()
     preadv = os.preadv
-    for row, (descriptor, buffers, offset) in enumerate(zip(descriptors, rows, offsets.tolist(), strict=True)):
-        found = preadv(descriptor, buffers, offset)
+    for number, descriptor, parts, offset in zip(numbers, descriptors, buffers, offsets, strict=True):
+        found = preadv(descriptor, parts, offset)
         if found != wanted:
-            raise _shrunk(files[int(which[row])], offset, f"{found} of {wanted} bytes")
+            raise _shrunk(table.files[number], offset, f"{found} of {wanted} bytes")
+    return []
 
 
 def _shrunk(file: OpenFile, offset: int, found: str) -> CorruptCacheError:

@@ -4,9 +4,9 @@ import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,6 +24,7 @@ from kdcache.stream.state import StreamState
 
 ImageForm = Literal["pixels", "encoded", "none"]
 _MAX_DEFAULT_THREADS = 8
+_PLANNED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class StreamConfig:
     tail: Tail = "drop"
     images: ImageForm = "pixels"
     num_threads: int | None = None
-    num_buffers: int = 4
+    num_buffers: int = 3
     memory_budget: int | None = None
     access: Access = "auto"
     check: CheckPolicy = "full"
@@ -185,7 +186,7 @@ class Loader:
         with self._read_ahead(epoch) as ahead:
             ahead.run(lambda: self._remember_order(epoch + 1))
             filled = prefetched(
-                self._rows(order, epoch, steps, ahead), self._buffers, self._start, num_threads=self.config.threads
+                self._rows(order, epoch, steps, ahead), self._buffers, self._prepare, num_threads=self.config.threads
             )
             delivered = _in_place(filled) if self.device.type == "cpu" else on_device(filled, self.device)
             with contextlib.closing(filled), contextlib.closing(delivered):
@@ -196,9 +197,12 @@ class Loader:
                     yield step, batch
 
     def _rows(self, order: np.ndarray, epoch: int, steps: range, ahead: ReadAhead) -> Iterator[np.ndarray]:
-        for step in steps:
-            ahead.reach(min((step + 1) * self.order.samples_per_batch, len(order)) - 1)
-            yield self.order.batch(order, epoch=epoch, step=step, rank=self._rank, world_size=self._world_size)
+        for first in range(0, len(steps), _PLANNED_AT_ONCE):
+            planned = steps[first : first + _PLANNED_AT_ONCE]
+            rows = self.order.batches(order, epoch=epoch, steps=planned, rank=self._rank, world_size=self._world_size)
+            for step, own in zip(planned, rows, strict=True):
+                ahead.reach(min((step + 1) * self.order.samples_per_batch, len(order)) - 1)
+                yield own
 
     def _read_ahead(self, epoch: int) -> ReadAhead:
         window = self.order.window if self.config.shuffle else 1
@@ -235,9 +239,9 @@ class Loader:
         self._step = state.step(cache=self.records.digest, seed=self.config.seed, samples_per_batch=samples)
         self._epoch = state.epoch
 
-    def _start(self, pool: ThreadPoolExecutor, buffers: BatchBuffers, rows: np.ndarray) -> list[Future[None]]:
+    def _prepare(self, buffers: BatchBuffers, rows: np.ndarray) -> list[Callable[[], None]]:
         buffers.set_rows(rows)
-        return [pool.submit(self.records.fill, buffers, rows, part) for part in self.records.pieces(len(rows))]
+        return [partial(self.records.fill, buffers, rows, part) for part in self.records.pieces(len(rows))]
 
 
 def _in_place(filled: Generator[tuple[BatchBuffers, np.ndarray]]) -> Generator[tuple[Batch, np.ndarray]]:

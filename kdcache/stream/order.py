@@ -85,15 +85,19 @@ class StreamOrder:
         return shard_order(len(self.shard_sizes), seed=self.seed, epoch=epoch, shuffle=self.shuffle)
 
     def batch(self, order: np.ndarray, *, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-        """One rank's part of a global batch.
+        """One of what `batches` gives."""
+        return self.batches(order, epoch=epoch, steps=range(step, step + 1), rank=rank, world_size=world_size)[0]
+
+    def batches(self, order: np.ndarray, *, epoch: int, steps: range, rank: int = 0, world_size: int = 1) -> np.ndarray:
+        """One rank's part of some global batches.
 
         Args:
             order: What `epoch` gave for this epoch.
-            epoch, step: Which global batch, both from 0.
-            rank, world_size: Which slice of it; the batch must divide evenly.
+            epoch, steps: Which global batches, both counted from 0.
+            rank, world_size: Which slice of each; the batch must divide evenly.
 
-        Returns: (batch_size / world_size, 2) int64: sample number and view number of each row. Views of one sample are
-            adjacent.
+        Returns: (len(steps), batch_size / world_size, 2) int64: sample number and view number of each row. Views of one
+            sample are adjacent.
         Raises: ValueError when the batch does not divide among the ranks.
         """
         if self.samples_per_batch % world_size:
@@ -102,11 +106,13 @@ class StreamOrder:
                 "a batch size that does"
             )
         share = self.samples_per_batch // world_size
-        first = step * self.samples_per_batch + rank * share
-        samples = order[np.arange(first, first + share) % len(order)]
+        firsts = np.asarray(steps, np.int64) * self.samples_per_batch + rank * share
+        samples = order[(firsts[:, None] + np.arange(share)) % len(order)]
         rounds = epoch * self.views_per_sample + np.arange(self.views_per_sample)
-        views = (rounds[None, :] + samples[:, None]) % self.num_views
-        return np.stack([np.repeat(samples, self.views_per_sample), views.reshape(-1)], axis=1)
+        rows = np.empty((len(steps), share, self.views_per_sample, 2), np.int64)
+        rows[..., 0] = samples[:, :, None]
+        rows[..., 1] = (rounds + samples[:, :, None]) % self.num_views
+        return rows.reshape(len(steps), share * self.views_per_sample, 2)
 
 
 def shard_order(num_shards: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
@@ -133,3 +139,11 @@ def epoch_order(shard_sizes: Sequence[int], *, seed: int, epoch: int, window: in
         order[position : position + len(samples)] = samples[ranking]
         position += len(samples)
     return order
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's correlation of the positions that two orders give to the same samples, -1 to 1."""
+    if len(first) < 2:
+        return 0.0
+    positions = np.argsort(first, kind="stable"), np.argsort(second, kind="stable")
+    return float(np.corrcoef(*positions)[0, 1])

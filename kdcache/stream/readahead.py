@@ -23,6 +23,10 @@ class Shards(Protocol):
     def shard(self, number: int, keep_on: KeepOn | None = None) -> Any:
         """Open a shard and bring it into memory while `keep_on` says so."""
 
+    def has(self, number: int) -> bool:
+        """Whether a shard is open; asking counts as using it."""
+        ...
+
     def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
         """Check what is unchecked: whole shards while `go_on` says so, breaking off when `keep_on` says stop."""
 
@@ -75,7 +79,8 @@ class ReadAhead:
             target = min(self._window * (number + 1), self._num_own) + math.ceil(done * self._shards_ahead)
             self._next = max(self._next, self._window * number)
             for shard in self._schedule[self._next : target]:
-                self._pool.submit(self._shards.shard, shard, self._keep_on)
+                if not self._shards.has(shard):
+                    self._pool.submit(self._shards.shard, shard, self._keep_on)
             self._next = max(self._next, min(target, len(self._schedule)))
         if self._check is not None and self._check.done():
             self._check.result()

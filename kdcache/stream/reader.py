@@ -15,7 +15,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.paths import SAMPLES
-from kdcache.stream.gather import Access, KeepOn, OpenFile, choose_access, gather
+from kdcache.stream.gather import Access, FileTable, KeepOn, OpenFile, RecordPlaces, choose_access, gather
 from kdcache.stream.shelf import Shelf
 
 CheckPolicy = Literal["full", "background", "size"]
@@ -79,6 +79,7 @@ class ShardReader:
         self.columns = list(columns)
         self.access = choose_access(access)
         self.labels = np.full(cache.manifest.num_samples, -1, np.int64)
+        self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._layouts = {column.name: column.layout() for column in columns}
         self._num_views = cache.manifest.fingerprint.views.num_views
         self._check: CheckPolicy = check
@@ -87,7 +88,11 @@ class ShardReader:
         self._shelf = Shelf(self._open, max_mapped_bytes=max_mapped_bytes, max_open=max_open)
         self._parts = (*([SAMPLES] if with_images else []), *self._layouts)
         self._lock = threading.Lock()
-        self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
+        self._places = {
+            name: RecordPlaces(self._starts, layout.fields, self._num_views, layout.stride_bytes, layout.payload_offset)
+            for name, layout in self._layouts.items()
+        }
+        self._tables: tuple[dict[int, OpenShard], dict[str, FileTable]] | None = None
 
     def locate(self, sample: int) -> tuple[OpenShard, int]:
         """The shard that holds a sample, and the sample's row in it."""
@@ -103,15 +108,28 @@ class ShardReader:
 
         Raises: CorruptCacheError.
         """
-        samples, views = rows[:, 0], rows[:, 1]
-        numbers = np.searchsorted(self._starts, samples, side="right") - 1
-        shards = self._shelf.get_all(sorted(set(numbers.tolist())))
-        records = (samples - self._starts[numbers]) * self._num_views + views
-        for column in self.columns:
-            layout = self._layouts[column.name]
-            offsets = records * layout.stride_bytes + layout.payload_offset
-            files = {number: shard.files[column.name] for number, shard in shards.items()}
-            gather(files, numbers, offsets, layout.fields, into[column.name])
+        tables = self._tables_of(self._shelf.snapshot())
+        for name, places in self._places.items():
+            if gather(places, tables[name], rows, into[name]):
+                tables = self._tables_of(self._needed(rows))
+                gather(places, tables[name], rows, into[name])
+        if not self._places:
+            self._needed(rows)
+
+    def _needed(self, rows: np.ndarray) -> dict[int, OpenShard]:
+        numbers = np.searchsorted(self._starts, rows[:, 0], side="right") - 1
+        return {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
+
+    def _tables_of(self, shards: dict[int, OpenShard]) -> dict[str, FileTable]:
+        known = self._tables
+        if known is not None and known[0] is shards:
+            return known[1]
+        tables = {
+            name: FileTable({number: shard.files[name] for number, shard in shards.items()}, len(self._starts) - 1)
+            for name in self._places
+        }
+        self._tables = shards, tables
+        return tables
 
     def decode_record(self, shard: OpenShard, row: int, view: int, column: ColumnFacts) -> np.ndarray:
         """One record's decoded values, float32, in memory of their own.
@@ -144,6 +162,10 @@ class ShardReader:
         Raises: CorruptCacheError.
         """
         return self._shelf.get(number, keep_on)
+
+    def has(self, number: int) -> bool:
+        """Whether a shard is open; asking counts as using it."""
+        return self._shelf.has(number)
 
     def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
         """Hash the shards that were opened and not hashed, at BACKGROUND_BYTES_PER_S.

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
@@ -37,6 +37,7 @@ class Shelf(Generic[Thing]):
         self._open_thing = open_thing
         self._max_mapped_bytes, self._max_open = max_mapped_bytes, max_open
         self._things: OrderedDict[int, Thing] = OrderedDict()
+        self._snapshot: dict[int, Thing] | None = None
         self._opening: dict[int, Future[Thing]] = {}
         self._lock = threading.Lock()
 
@@ -63,19 +64,26 @@ class Shelf(Generic[Thing]):
             else:
                 with self._lock:
                     self._things[number] = thing
+                    self._snapshot = None
                     del self._opening[number]
                     self._make_room()
                 opening.set_result(thing)
         return opening.result()
 
-    def get_all(self, numbers: Iterable[int]) -> dict[int, Thing]:
-        """Several things; cheaper than one by one where they are open already."""
+    def has(self, number: int) -> bool:
+        """Whether a thing is open; asking counts as using it."""
         with self._lock:
-            things = {number: self._things.get(number) for number in numbers}
-            for number, thing in things.items():
-                if thing is not None:
-                    self._things.move_to_end(number)
-        return {number: self.get(number) if thing is None else thing for number, thing in things.items()}
+            if number in self._things:
+                self._things.move_to_end(number)
+                return True
+            return False
+
+    def snapshot(self) -> dict[int, Thing]:
+        """All things that are open; the same object as long as nothing changes. Looking does not count as using."""
+        with self._lock:
+            if self._snapshot is None:
+                self._snapshot = dict(self._things)
+            return self._snapshot
 
     def _make_room(self) -> None:
         mapped = sum(thing.mapped_bytes for thing in self._things.values())

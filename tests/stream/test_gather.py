@@ -4,6 +4,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from kdcache.cache.record import RecordLayout
 from kdcache.errors import CorruptCacheError, UsageError
 from kdcache.stream import gather as module
-from kdcache.stream.gather import KeepOn, OpenFile, choose_access, describe, gather
+from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, choose_access, describe, gather
 
 WAYS = ["map", "read"]
 needs_extension = pytest.mark.skipif(module._gather is None, reason="the C extension was not built here")
@@ -30,6 +31,15 @@ def test_the_extension_is_built_where_the_tests_run() -> None:
     assert module._gather is not None
 
 
+def table_of(path: Path, numbers: tuple[int, ...], count: int, *, mapped: bool) -> FileTable:
+    return FileTable({number: OpenFile.open(path, SIZE, mapped=mapped) for number in numbers}, count)
+
+
+def every(count: int) -> np.ndarray:
+    """Rows of the first samples, view 0."""
+    return np.stack([np.arange(count), np.zeros(count, np.int64)], axis=1)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 33])
 @pytest.mark.parametrize("sizes", [(1,), (2047,), (2048,), (2049, 3), (4099, 394, 64), (24_000,)])
@@ -39,49 +49,75 @@ def test_bytes_arrive_where_they_belong(
     """Any offset, any alignment of source and destination, and nothing written beside the rows."""
     layout = RecordLayout.structured({f"f{number}": ("|i1", (size,)) for number, size in enumerate(sizes)})
     data = path.read_bytes()
-    files = {3: OpenFile.open(path, SIZE, mapped=way == "map"), 5: OpenFile.open(path, SIZE, mapped=way == "map")}
-    which = random.choice([3, 5], count)
-    offsets = random.integers(0, SIZE - sum(sizes), count)
+    offsets = random.integers(0, SIZE - sum(sizes), 50)
+    places = RecordPlaces(np.array([0, 20, 20, 50]), layout.fields, offsets=offsets)
+    rows = np.stack([random.integers(0, 50, count), np.zeros(count, np.int64)], axis=1)
     whole = [np.full(1 + count * size + 64, 0xAB, np.uint8) for size in sizes]
     into = [each[1 : 1 + count * size].reshape(count, size) for each, size in zip(whole, sizes, strict=True)]
-    gather(files, which, offsets, layout.fields, into)
-    for row, offset in enumerate(offsets.tolist()):
-        for field, rows in zip(layout.fields, into, strict=True):
-            start = offset + field.offset
-            assert rows[row].tobytes() == data[start : start + field.size_bytes]
+    assert gather(places, table_of(path, (0, 2), 3, mapped=way == "map"), rows, into) == []
+    for row, sample in enumerate(rows[:, 0].tolist()):
+        for field, part in zip(layout.fields, into, strict=True):
+            start = int(offsets[sample]) + field.offset
+            assert part[row].tobytes() == data[start : start + field.size_bytes]
     for each, size in zip(whole, sizes, strict=True):
         assert each[0] == 0xAB
         assert (each[1 + count * size :] == 0xAB).all()
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_constant_strides_count_views_and_begin_anew_in_every_file(path: Path, way: str) -> None:
+    layout = RecordLayout.plain("|i1", (100,))
+    places = RecordPlaces(np.array([0, 5, 8]), layout.fields, num_views=3, stride=640, first=17)
+    rows = np.array([(sample, view) for sample in range(8) for view in range(3)])
+    into = [np.zeros((24, 100), np.uint8)]
+    assert gather(places, table_of(path, (0, 1), 2, mapped=way == "map"), rows, into) == []
+    data = path.read_bytes()
+    for (sample, view), found in zip(rows.tolist(), into[0], strict=True):
+        start = ((sample - (5 if sample >= 5 else 0)) * 3 + view) * 640 + 17
+        assert found.tobytes() == data[start : start + 100]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_files_that_are_not_open_are_named(path: Path, way: str) -> None:
+    places = RecordPlaces(np.array([0, 5, 8, 9]), RecordLayout.plain("|i1", (100,)).fields, stride=640)
+    table = table_of(path, (1,), 3, mapped=way == "map")
+    assert gather(places, table, every(9), [np.zeros((9, 100), np.uint8)]) == [0, 2]
+    assert gather(places, table, every(9)[5:8], [np.zeros((3, 100), np.uint8)]) == []
+
+
+@needs_extension
+@pytest.mark.parametrize("row", [(-1, 0), (9, 0), (0, -1), (0, 1), (2**62, 0)])
+def test_rows_out_of_range_touch_nothing(path: Path, row: tuple[int, int]) -> None:
+    places = RecordPlaces(np.array([0, 9]), RecordLayout.plain("|i1", (100,)).fields, stride=640)
+    with pytest.raises(IndexError, match="beyond the 9 samples or the 1 views"):
+        gather(places, table_of(path, (0,), 1, mapped=True), np.array([row]), [np.zeros((1, 100), np.uint8)])
+
+
+PAGES = RecordPlaces(np.array([0, 16]), RecordLayout.plain("<f2", (2048,)).fields, stride=65_536)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_truncated_file_is_an_error(path: Path, way: str) -> None:
     """With a plain memory map this would be SIGBUS and the end of the trainer."""
-    layout = RecordLayout.plain("<f2", (2048,))
-    file = OpenFile.open(path, SIZE, mapped=way == "map")
-    offsets = np.arange(16) * 65_536
-    into = [np.zeros((16, 4096), np.uint8)]
-    gather({0: file}, np.zeros(16, np.int64), offsets, layout.fields, into)
+    table, into = table_of(path, (0,), 1, mapped=way == "map"), [np.zeros((16, 4096), np.uint8)]
+    assert gather(PAGES, table, every(16), into) == []
     os.truncate(path, 500_000)
     with pytest.raises(CorruptCacheError, match=r"records.bin: .*the file became shorter"):
-        gather({0: file}, np.zeros(16, np.int64), offsets, layout.fields, into)
-    gather({0: file}, np.zeros(4, np.int64), offsets[:4], layout.fields, [into[0][:4]])
+        gather(PAGES, table, every(16), into)
+    assert gather(PAGES, table, every(4), [into[0][:4]]) == []
 
 
 @needs_extension
 def test_truncation_while_many_threads_gather(path: Path) -> None:
-    layout = RecordLayout.plain("<f2", (2048,))
     errors: list[CorruptCacheError] = []
     started = threading.Barrier(5)
 
     def work() -> None:
-        file = OpenFile.open(path, SIZE, mapped=True)
-        into = [np.zeros((64, 4096), np.uint8)]
-        offsets = np.arange(64) * 16_384
+        table, into = table_of(path, (0,), 1, mapped=True), [np.zeros((16, 4096), np.uint8)]
         started.wait()
         try:
             while True:
-                gather({0: file}, np.zeros(64, np.int64), offsets, layout.fields, into)
+                gather(PAGES, table, every(16), into)
         except CorruptCacheError as error:
             errors.append(error)
 
@@ -106,14 +142,14 @@ def test_other_bus_errors_are_none_of_our_business(path: Path, handler: str) -> 
         {handler}
         from kdcache.cache.record import RecordLayout
         from kdcache.errors import CorruptCacheError
-        from kdcache.stream.gather import OpenFile, gather
+        from kdcache.stream.gather import FileTable, OpenFile, RecordPlaces, gather
         path = Path({str(path)!r})
         file = OpenFile.open(path, {SIZE}, mapped=True)
         foreign = mmap.mmap(file.descriptor, {SIZE}, access=mmap.ACCESS_READ)
         os.truncate(path, 100)
         try:
-            fields = RecordLayout.plain("|i1", (4096,)).fields
-            gather({{0: file}}, np.zeros(1, np.int64), np.array([65536]), fields, [np.zeros((1, 4096), np.uint8)])
+            places = RecordPlaces(np.array([0, 1]), RecordLayout.plain("|i1", (4096,)).fields, first=65536)
+            gather(places, FileTable({{0: file}}, 1), np.zeros((1, 2), np.int64), [np.zeros((1, 4096), np.uint8)])
         except CorruptCacheError:
             print("caught", flush=True)
         foreign[65536]
@@ -125,17 +161,41 @@ def test_other_bus_errors_are_none_of_our_business(path: Path, handler: str) -> 
 
 
 @needs_extension
-def test_impossible_requests_are_refused() -> None:
-    extension = module._gather
-    assert extension is not None
-    with pytest.raises(ValueError, match="do not fill a buffer"):
-        extension.gather(np.zeros(2, np.uint64), ((0, 8, np.zeros(15, np.uint8)),))
-    with pytest.raises(ValueError, match="at most 16 fields"):
-        extension.gather(np.zeros(0, np.uint64), tuple((0, 0, np.zeros(0, np.uint8)) for _ in range(17)))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": ((0, 8, np.zeros(15, np.uint8)),)}, "do not fill a buffer"),
+        ({"fields": ((-1, 8, np.zeros(16, np.uint8)),)}, "do not fill a buffer"),
+        ({"fields": tuple((0, 0, np.zeros(0, np.uint8)) for _ in range(17))}, "at most 16 fields"),
+        ({"rows": np.zeros(3, np.int64)}, "do not fit each other"),
+        ({"starts": np.zeros(2, np.int64)}, "do not fit each other"),
+        ({"bases": np.zeros(0, np.int64)}, "do not fit each other"),
+        ({"offsets": np.zeros(8, np.int64)}, "do not fit each other"),
+    ],
+)
+def test_impossible_requests_are_refused(changes: dict[str, Any], message: str) -> None:
+    assert module._gather is not None
+    request: dict[str, Any] = {
+        "rows": np.zeros((2, 2), np.int64),
+        "starts": np.array([0, 4, 9]),
+        "bases": np.zeros(2, np.int64),
+        "offsets": None,
+        "fields": (),
+        **changes,
+    }
+    arrays = (request[name] for name in ("rows", "starts", "bases", "offsets"))
+    with pytest.raises(ValueError, match=message):
+        module._gather.gather(*arrays, 1, 512, 0, request["fields"])
+
+
+@needs_extension
+def test_read_only_buffers_and_bad_descriptors() -> None:
+    assert module._gather is not None
+    zeros, starts = np.zeros((1, 2), np.int64), np.array([0, 4])
     with pytest.raises((BufferError, ValueError, TypeError)):
-        extension.gather(np.zeros(1, np.uint64), ((0, 1, b"x"),))
+        module._gather.gather(zeros, starts, np.zeros(1, np.int64), None, 1, 512, 0, ((0, 1, b"x"),))
     with pytest.raises(OSError, match="Bad file descriptor"):
-        extension.map_file(-1, 4096)
+        module._gather.map_file(-1, 4096)
 
 
 @pytest.mark.parametrize("mapped", [True, False])

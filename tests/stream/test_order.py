@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.stream.order import StreamOrder, epoch_order
+from kdcache.stream.order import StreamOrder, epoch_order, rank_correlation
 
 SIZES = (8, 8, 5, 8, 1)
 
@@ -102,3 +104,17 @@ def test_a_batch_that_does_not_divide() -> None:
 
 def test_a_million_samples_are_ordered_quickly_enough_to_be_forgotten() -> None:
     assert len(epoch_order((5000,) * 250, seed=0, epoch=0, window=16)) == 1_250_000
+
+
+def test_the_quality_of_the_shuffle() -> None:
+    """Correlation with the source and between epochs falls with the window; README.md states what to expect."""
+    settings = {"shard_sizes": (100,) * 64, "num_views": 1, "batch_size": 64}
+    source = np.arange(6400)
+    for window, most in ((1, 0.35), (16, 0.35), (64, 0.05)):
+        orders = [StreamOrder(**settings, window=window, seed=3).epoch(epoch) for epoch in range(12)]  # type: ignore[arg-type]
+        with_source = np.mean([abs(rank_correlation(order, source)) for order in orders])
+        between = np.mean([abs(rank_correlation(*pair)) for pair in itertools.pairwise(orders)])
+        assert max(with_source, between) < most
+    assert rank_correlation(source, source) == pytest.approx(1)
+    assert rank_correlation(source, source[::-1]) == pytest.approx(-1)
+    assert rank_correlation(source[:1], source[:1]) == 0

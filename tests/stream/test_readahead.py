@@ -20,6 +20,9 @@ class FakeShards:
     def shard(self, number: int, keep_on: KeepOn | None = None) -> Any:
         self.opened.append(number)
 
+    def has(self, number: int) -> bool:
+        return number == 41
+
     def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
         ends = time.monotonic() + self.checks_take_s
         while keep_on and time.monotonic() < ends:
@@ -68,7 +71,7 @@ def test_resuming_in_the_middle_skips_what_is_over() -> None:
 
 
 def test_the_last_window_looks_into_the_next_epoch() -> None:
-    assert opened_at(99, shards_ahead=4) == [8, 9, 40, 41, 42, 43]
+    assert opened_at(99, shards_ahead=4) == [8, 9, 40, 42, 43], "41 is open already"
     assert opened_at(100) == []
 
 
@@ -78,7 +81,7 @@ def test_nothing_is_opened_twice() -> None:
         for position in range(0, 100, 7):
             ahead.reach(position)
         drain(ahead)
-    assert shards.opened == [*range(10), 40, 41]
+    assert shards.opened == [*range(10), 40]
 
 
 def test_damage_found_beside_the_stream_stops_it() -> None:

@@ -35,9 +35,9 @@ def test_the_one_used_longest_ago_goes_first() -> None:
 def test_the_budget_holds_and_one_always_stays() -> None:
     opened: list[int] = []
     shelf = make(opened, max_mapped_bytes=20, max_open=100)
-    assert list(shelf.get_all([0, 1, 2])) == [0, 1, 2]
-    shelf.get_all([1, 2])
-    assert opened == [0, 1, 2]
+    for number in (0, 1, 2):
+        shelf.get(number)
+    assert [number for number in range(4) if shelf.has(number)] == [1, 2]
     narrow = make(opened, max_mapped_bytes=5)
     assert narrow.get(7) is narrow.get(7)
 
@@ -66,3 +66,24 @@ def test_a_failure_is_told_and_tried_again() -> None:
         with pytest.raises(OSError, match="broken"):
             shelf.get(99)
     assert opened == [99, 99]
+
+
+def test_a_snapshot_stays_the_same_until_something_changes() -> None:
+    opened: list[int] = []
+    shelf = make(opened)
+    shelf.get(0)
+    before = shelf.snapshot()
+    shelf.get(0)
+    assert shelf.snapshot() is before
+    shelf.get(1)
+    assert (list(before), list(shelf.snapshot())) == ([0], [0, 1])
+
+
+def test_asking_counts_as_using() -> None:
+    opened: list[int] = []
+    shelf = make(opened)
+    for number in (0, 1, 2):
+        shelf.get(number)
+    assert shelf.has(0)
+    shelf.get(3)
+    assert list(shelf.snapshot()) == [2, 0, 3]

@@ -1,0 +1,1 @@
+"""Other loaders doing the same work, one file each."""

@@ -1,0 +1,106 @@
+"""How fast a cache streams on this machine, beside its own memcpy, and whether training would wait for it."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdcache.cli.text import counted, print_json
+from kdcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdcache.cache.cache import Cache
+    from kdcache.cache.manifest import ColumnFacts
+
+USAGE = "CACHE [options]"
+EXAMPLE = """examples:
+  kdcache bench caches/inet --shuffle
+  kdcache bench caches/inet --shuffle --images none --column blocks-1-patch-fp16 --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
+    parser.add_argument("--shuffle", action="store_true", help="in the order of training (default: the cache's order)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    stream = parser.add_argument_group("what is streamed")
+    stream.add_argument("--column", action="append", metavar="NAME", help="a column; again for more (default: all)")
+    stream.add_argument("--images", choices=("pixels", "encoded", "none"), help="decoded, as files, or not (pixels)")
+    stream.add_argument("--data", help="the source, for a cache that refers to its images")
+    stream.add_argument("--batch-size", type=int, default=256, metavar="B", help="views in a batch (256)")
+    stream.add_argument("--views-per-sample", type=int, default=1, metavar="V", help="views of an image in a batch (1)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--threads", type=int, metavar="N", help="threads that read and decode (the cores, at most 8)")
+    how.add_argument("--window", type=int, default=16, metavar="W", help="shards that are mixed with each other (16)")
+    how.add_argument("--access", choices=("auto", "map", "read"), default="auto", help="map files, or read them (auto)")
+    how.add_argument("--memory-budget", type=float, metavar="GB", help="for batches and maps (a quarter of the memory)")
+    how.add_argument("--step-ms", type=float, default=50.0, metavar="T", help="a training step, for the stalls (50)")
+    how.add_argument("--seconds", type=float, default=3.0, metavar="S", help="for each measurement (3)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure."""
+    from kdcache.cache.cache import open_cache
+    from kdcache.costs.streaming import bench_stream
+    from kdcache.images import open_source
+    from kdcache.stream.loader import StreamConfig
+
+    if arguments.step_ms <= 0 or arguments.seconds <= 0:
+        raise UsageError("--step-ms and --seconds must be positive")
+    cache = open_cache(arguments.cache)
+    source = open_source(arguments.data) if arguments.data is not None else None
+    can_decode = cache.manifest.fingerprint.images == "embed" or source is not None
+    try:
+        config = StreamConfig(
+            batch_size=min(arguments.batch_size, cache.manifest.num_samples * arguments.views_per_sample),
+            shuffle=arguments.shuffle,
+            window=arguments.window,
+            views_per_sample=arguments.views_per_sample,
+            images=arguments.images or ("pixels" if can_decode else "none"),
+            num_threads=arguments.threads,
+            access=arguments.access,
+            memory_budget=None if arguments.memory_budget is None else int(arguments.memory_budget * 1e9),
+        )
+        result = bench_stream(
+            cache,
+            _columns(cache, arguments.column),
+            config,
+            source=source,
+            seconds=arguments.seconds,
+            step_ms=arguments.step_ms,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if arguments.json:
+        print_json({"cache": str(arguments.cache), **result})
+    else:
+        _print(arguments.cache, result)
+    return 0
+
+
+def _columns(cache: "Cache", names: list[str] | None) -> "list[ColumnFacts]":
+    held = {column.name: column for column in cache.manifest.fingerprint.columns}
+    unknown = [name for name in names or [] if name not in held]
+    if unknown:
+        raise UsageError(f"{cache.paths.root}: no column {unknown[0]!r}; it holds {', '.join(held)}")
+    return list(held.values()) if names is None else [held[name] for name in names]
+
+
+def _print(root: Path, result: dict[str, Any]) -> None:
+    order = result["order"]
+    how = "shuffled" if result["shuffle"] else "in order"
+    images = {"pixels": "images decoded", "encoded": "images as files", "none": "no images"}[result["images"]]
+    print(f"{root}: {how}, batches of {result['batch_size']}, {images}, {counted(result['threads'], 'thread')}")
+    print(
+        f"stream    {result['samples_per_s']:,.0f} samples/s, {result['gb_per_s']:.3g} GB/s, "
+        f"{result['ratio_to_memcpy']:.2f} of memcpy ({result['memcpy_gb_per_s']:.3g} GB/s)"
+    )
+    print(f"gather    {result['gather']}" + (f": {result['memory_note']}" if result["memory_note"] else ""))
+    alone = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["stages_samples_per_s"].items())
+    print(f"stages    alone, samples/s: {alone}; limited by {result['limited_by']}")
+    print(f"start     first batch {result['first_batch_s']:.3g} s, first epoch {result['first_epoch_s']:.3g} s")
+    print(f"stall     {result['stall_share']:.1%} of the time with a step of {result['step_ms']:g} ms")
+    if result["shuffle"]:
+        print(
+            f"order     {counted(order['shards'], 'shard')} in windows of {order['window']}: rank correlation with "
+            f"the source {order['correlation_with_source']:+.3f}, of two epochs {order['correlation_of_epochs']:+.3f}"
+        )

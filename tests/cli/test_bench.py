@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kdcache.cli.main import main
+from kdcache.teacher.extract import extract
+from tests.conftest import tiny_extract
+
+QUICK = ["--seconds", "0.05", "--step-ms", "1"]
+
+
+def test_what_a_user_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(tiny_root), "--shuffle", *QUICK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("shuffled, batches of 20, images decoded, 2 threads")
+    assert [line.split()[0] for line in lines[1:]] == ["stream", "gather", "stages", "start", "stall", "order"]
+    assert "limited by images" in lines[3]
+
+
+def test_what_a_program_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--json", "--images", "none", "--column", "blocks-1-patch-int8", "--access", "read"]
+    assert main(["bench", str(tiny_root), *arguments, *QUICK]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"samples_per_s", "gb_per_s", "ratio_to_memcpy", "limited_by", "stall_share"} <= set(result)
+    assert result["gather"] == "preadv into reused buffers"
+    assert result["limited_by"] == "targets"
+
+
+def test_a_budget_too_small_for_maps_says_so(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--images", "none", "--batch-size", "2", "--memory-budget", "0.00014"]
+    assert main(["bench", str(tiny_root), *arguments, *QUICK]) == 0
+    assert "so it is not mapped" in capsys.readouterr().out
+
+
+def test_a_cache_without_images_is_measured_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extract(tiny_extract(tmp_path / "refer", images="reference"))
+    assert main(["bench", str(tmp_path / "refer"), *QUICK]) == 0
+    assert "no images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--column", "nope"], "no column 'nope'; it holds blocks-1-patch-fp16"),
+        (["--step-ms", "0"], "must be positive"),
+        (["--batch-size", "0"], "batch_size must be"),
+        (["--threads", "0"], "num_threads must be at least 1"),
+        (["--memory-budget", "1e-9"], "the batch buffers take"),
+    ],
+)
+def test_wrong_usage(tiny_root: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(tiny_root), *QUICK, *arguments]) == 2
+    assert message in capsys.readouterr().err
