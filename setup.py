@@ -12,6 +12,7 @@ assert VERSION is not None
 EXTRAS = {
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
+        "accelerate>=1.0",
         "hypothesis>=6.100",
         "pyright==1.1.414",
         "pytest>=8.0",

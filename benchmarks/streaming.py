@@ -7,6 +7,7 @@ many threads. Cold: the loader's files are dropped from the page cache, it is op
 """
 
 import argparse
+import gc
 import os
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from benchmarks.peers.registry import installed
 from benchmarks.record import environment, spread, write
 from benchmarks.streaming_ours import Kdcache
 from benchmarks.streaming_photos import PhotoWorkload, photographs, replay
+from benchmarks.streaming_table import markdown
 from kdcache.costs.memcpy import Memcpy
 from kdcache.reports.tables import text_table
 from kdcache.stream.loader import StreamConfig
@@ -37,7 +39,7 @@ _SHARING = ("kdcache", "np.memmap", "safetensors")  # several contenders read th
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--workloads", default="A,B,C", help="A, B, C (all)")
-    parser.add_argument("--loaders", help="names, comma-separated (all that are installed)")
+    parser.add_argument("--loaders", help="names, separated by semicolons (all that are installed)")
     parser.add_argument("--threads", type=int, default=2, help="threads or worker processes of a loader (2)")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=0.3, help="at least this long per turn, in whole epochs (0.3)")
@@ -96,15 +98,16 @@ class Contender:
         return rows / passed
 
     def cold_rate(self) -> float:
-        """Rows a second in the first epoch after the files were dropped from the page cache."""
-        self.loader.close()
+        """Rows a second in the first epoch after the files were dropped from the page cache; nobody may map them."""
         for path in self.folder.rglob("*"):
             if path.is_file():
                 _drop(path)
         self.open()
         began = time.perf_counter()
         rows = self.run_epoch()
-        return rows / (time.perf_counter() - began)
+        passed = time.perf_counter() - began
+        self.loader.close()
+        return rows / passed
 
     def result(self) -> dict[str, Any]:
         """For the JSON file."""
@@ -128,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     peers, missing = installed()
     loaders = [Kdcache("map"), Kdcache("read"), *peers]
     if arguments.loaders:
-        loaders = [loader for loader in loaders if loader.name in arguments.loaders.split(",")]
+        loaders = [loader for loader in loaders if loader.name in arguments.loaders.split(";")]
     errors: list[dict[str, str]] = [{"loader": name, "error": reason} for name, reason in missing.items()]
     rows: list[dict[str, Any]] = []
     yardsticks: dict[str, Any] = {}
@@ -141,8 +144,6 @@ def run(arguments: argparse.Namespace) -> int:
                 used = _take_turns(contenders, yardstick, arguments)
                 yardsticks[f"{name} {order}"] = spread(used)
                 rows += [contender.result() for contender in contenders]
-                for contender in contenders:
-                    contender.loader.close()
                 print(_table(rows[-len(contenders) :], yardsticks[f"{name} {order}"]), flush=True)
     finally:
         if arguments.scratch is None:
@@ -159,6 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.out is not None:
         write(arguments.out, result)
+        arguments.out.with_suffix(".md").write_text(markdown(result))
     return 0
 
 
@@ -199,6 +201,9 @@ def _take_turns(contenders: list[Contender], yardstick: "Yardstick", arguments: 
             contender.rates.append(rate)
             contender.ratios.append(rate / around)
             used.append(around)
+    for contender in contenders:
+        contender.loader.close()  # all of them: pages that anybody maps cannot be dropped
+    gc.collect()
     for _ in range(arguments.cold):
         for contender in contenders:
             contender.cold_rates.append(contender.cold_rate())

@@ -119,7 +119,7 @@ def shard_order(num_shards: int, *, seed: int, epoch: int, shuffle: bool = True)
     """Shard numbers in the order of one epoch, int64."""
     if not shuffle:
         return np.arange(num_shards)
-    return np.argsort(derived_bits(num_shards, "shards", seed, epoch), kind="stable")
+    return _ranking(derived_bits(num_shards, "shards", seed, epoch))
 
 
 def epoch_order(shard_sizes: Sequence[int], *, seed: int, epoch: int, window: int, shuffle: bool = True) -> np.ndarray:
@@ -135,10 +135,17 @@ def epoch_order(shard_sizes: Sequence[int], *, seed: int, epoch: int, window: in
     position = 0
     for first in range(0, len(shards), window):
         samples = np.concatenate([ranges[shard] for shard in shards[first : first + window]])
-        ranking = np.argsort(bits[position : position + len(samples)], kind="stable")
+        ranking = _ranking(bits[position : position + len(samples)])
         order[position : position + len(samples)] = samples[ranking]
         position += len(samples)
     return order
+
+
+def _ranking(bits: np.ndarray) -> np.ndarray:
+    """What a stable argsort gives, several times faster: only equal numbers, which hardly occur, need a stable one."""
+    ranking = np.argsort(bits)
+    ranked = bits[ranking]
+    return ranking if (ranked[1:] > ranked[:-1]).all() else np.argsort(bits, kind="stable")
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from kdcache.methods import METHODS, LossConfig
+from kdcache.stream.gather import Access
 from kdcache.stream.order import Tail
 from kdcache.stream.reader import CheckPolicy
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
@@ -19,7 +20,8 @@ class DataConfig:
         source: Where the images are, for a cache that only refers to them.
         codec: Which patch column, when the cache holds the tap under several codecs.
         logits_codec: Which logits column, likewise.
-        window, views_per_sample, tail, num_threads, check, check_pixels: As in stream.StreamConfig.
+        window, views_per_sample, tail, num_threads, memory_budget, access, check, check_pixels: As in
+            stream.StreamConfig.
     """
 
     source: str | None = None
@@ -29,6 +31,8 @@ class DataConfig:
     views_per_sample: int = 1
     tail: Tail = "drop"
     num_threads: int | None = None
+    memory_budget: int | None = None
+    access: Access = "auto"
     check: CheckPolicy = "full"
     check_pixels: float = 1 / 64
 

@@ -115,6 +115,8 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             views_per_sample=data.views_per_sample,
             tail=data.tail,
             num_threads=data.num_threads,
+            memory_budget=data.memory_budget,
+            access=data.access,
             check=data.check,
             check_pixels=data.check_pixels,
             require_labels=setup.method.needs_labels,

@@ -35,6 +35,22 @@ def test_the_teacher_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
+def test_the_streaming_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["kdcache", "kdcache without extension", "np.memmap", "webdataset"]
+    words = ["--toy", "--repeats", "1", "--cold", "1", "--seconds", "0.01", "--loaders", ";".join(names)]
+    out = tmp_path / "s.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "streaming", *words, "--out", str(out)])
+    assert main() == 0
+    result = json.loads(out.read_text())
+    cases = {(row["loader"], row["workload"], row["order"]) for row in result["loaders"]}
+    every = {(name, workload, order) for name in names for workload in "ABC" for order in ("sequential", "shuffled")}
+    assert cases == every - {("np.memmap", "C", "sequential"), ("np.memmap", "C", "shuffled")}
+    assert all(row["batches_per_epoch"] > 0 for row in result["loaders"])
+    assert [error for error in result["errors"] if "workload" in error] == []
+    table = out.with_suffix(".md").read_text()
+    assert "| kdcache without extension | **" in table
+
+
 @pytest.mark.usefixtures("triton_form")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="the toy size is for the interpreter")
 def test_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

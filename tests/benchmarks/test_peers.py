@@ -20,8 +20,9 @@ FIELDS = {
     "B": {"values": ("|i1", (7, 5)), "scale": ("<f2", (7,))},
     "C": {"feature": ("<f2", (6, 8))},
 }
-ALWAYS_INSTALLED = ("np.memmap", "h5py", "safetensors", "webdataset")
-IN_ORDER = ("np.memmap", "h5py", "safetensors", "LMDB", "NVIDIA DALI", "ffcv", "wids", "grain")  # where not shuffled
+BY_HAND = ("np.memmap, threaded by hand", "safetensors, threaded by hand")
+ALWAYS_INSTALLED = ("np.memmap", "h5py", "safetensors", "webdataset", *BY_HAND)
+IN_ORDER = ("np.memmap", "h5py", "safetensors", "LMDB", "NVIDIA DALI", "ffcv", "wids", "grain", *BY_HAND)
 DROP_PER_WORKER = ("webdataset",)
 
 

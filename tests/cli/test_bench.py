@@ -6,6 +6,7 @@ import pytest
 from kdcache.cli.main import main
 from kdcache.teacher.extract import extract
 from tests.conftest import tiny_extract
+from tests.stream.ways import needs_extension
 
 QUICK = ["--seconds", "0.05", "--step-ms", "1"]
 
@@ -27,6 +28,7 @@ def test_what_a_program_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str
     assert result["limited_by"] == "targets"
 
 
+@needs_extension
 def test_a_budget_too_small_for_maps_says_so(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--images", "none", "--batch-size", "2", "--memory-budget", "0.00014"]
     assert main(["bench", str(tiny_root), *arguments, *QUICK]) == 0

@@ -66,6 +66,27 @@ def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
             torch.testing.assert_close(moved.targets[name].decode().cpu(), targets.decode(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("images", ["pixels", "none", "encoded"])
+def test_batches_on_the_device_are_those_in_memory(gpu_root: Path, images: str) -> None:
+    """Copied on a stream of their own while slow work is queued on the other: no slot is overwritten too early."""
+    cache = open_cache(gpu_root)
+    columns = cache.manifest.fingerprint.columns
+    config = StreamConfig(batch_size=4, images=images, check_pixels=1.0)  # type: ignore[arg-type]
+    here, there = (CacheLoader(cache, columns, config, device=device) for device in ("cpu", "cuda"))
+    for _ in range(3):
+        found = []
+        for batch in there:
+            torch.cuda._sleep(20_000_000)
+            found.append(batch.clone())
+        for wanted, batch in zip(here, found, strict=True):
+            for one, two in zip(wanted.tensors(), batch.tensors(), strict=True):
+                assert two.is_cuda
+                assert torch.equal(one, two.cpu())
+            if images == "encoded":
+                assert batch.encoded is not None and wanted.encoded is not None
+                assert torch.equal(batch.encoded.data, wanted.encoded.data)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("method", [FeatureConfig(tap=TAP), LiftConfig(tap=TAP), WideLastConfig(tap=TAP)])
 def test_every_precision_trains(gpu_root: Path, tmp_path: Path, precision: str, method: object) -> None:

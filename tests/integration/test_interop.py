@@ -11,6 +11,7 @@ import pytest
 import webdataset
 
 from kdcache.cache import Cache
+from kdcache.cache.ecosystem import write_dali_indexes
 from kdcache.stream.cached import CacheLoader
 from kdcache.stream.loader import StreamConfig
 
@@ -74,9 +75,8 @@ def test_tar_and_numpy(tiny_root: Path, tiny_cache: Cache, tmp_path: Path, colum
 
 def test_a_batch_of_the_stream_equals_records_read_that_way(tiny_root: Path, tiny_cache: Cache) -> None:
     columns = [tiny_cache.manifest.fingerprint.column(name) for name in COLUMNS]
-    keys = [
-        tiny_cache.index(shard).key(row) for shard in tiny_cache.manifest.shards for row in range(shard.num_samples)
-    ]
+    read = [tiny_cache.index(shard) for shard in tiny_cache.manifest.shards]
+    keys = [index.key(row) for index in read for row in range(len(index))]
     records: dict[tuple[str, str], np.ndarray] = {}
     for name in COLUMNS:
         for path in (tiny_root / name).glob("*.tar"):
@@ -98,3 +98,40 @@ def test_no_pickle_anywhere(tiny_root: Path) -> None:
     for path in tiny_root.rglob("*.tar"):
         with tarfile.open(path) as tar:
             assert {member.name.rpartition(".")[2] for member in tar} <= {"npy", "json", "pgm", "__kdcache__"}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_dali_indexes_are_those_of_its_own_tool(tiny_cache: Cache, tmp_path: Path, column: str) -> None:
+    """Extension, offset, size and name of every member, as Python's tarfile sees them."""
+    for path, shard in zip(write_dali_indexes(tiny_cache, column, tmp_path), tiny_cache.manifest.shards, strict=True):
+        head, *lines = path.read_text().splitlines()
+        assert head == f"v1.2 {shard.num_samples}"
+        with tarfile.open(tiny_cache.paths.shard(column, shard.name)) as tar:
+            members = list(tar)
+        for line, pair in zip(lines, zip(members[0::2], members[1::2], strict=True), strict=True):
+            wanted = [f"{each.name.partition('.')[2]} {each.offset_data} {each.size} {each.name}" for each in pair]
+            assert line == " ".join(wanted)
+
+
+def test_dali_reads_a_column(tiny_root: Path, tiny_cache: Cache, tmp_path: Path) -> None:
+    dali = pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+    column = COLUMNS[0]
+    expected = strided(tiny_cache, column)
+    names = [shard.name for shard in tiny_cache.manifest.shards]
+    indexes = write_dali_indexes(tiny_cache, column, tmp_path)
+    pipeline = dali.Pipeline(batch_size=4, num_threads=1, device_id=None)
+    with pipeline:
+        views = dali.fn.readers.webdataset(
+            paths=[str(tiny_root / column / f"{name}.tar") for name in names],
+            index_paths=[str(path) for path in indexes],
+            ext=["v00.npy", "v01.npy"],
+        )
+        pipeline.set_outputs(*views)
+    pipeline.build()
+    read = [tiny_cache.index(shard) for shard in tiny_cache.manifest.shards]
+    keys = [index.key(row) for index in read for row in range(len(index))]
+    for first in range(0, 20, 4):
+        for view, output in enumerate(pipeline.run()):
+            for at in range(4):
+                loaded = np.load(io.BytesIO(np.array(output[at]).tobytes()), allow_pickle=False)
+                assert_same(loaded, expected[keys[first + at], view])

@@ -6,8 +6,10 @@ import pytest
 from kdcache.errors import UsageError
 from kdcache.stream import budget
 from kdcache.stream.budget import plan_memory, usable_memory
+from tests.stream.ways import needs_extension
 
 MIB = 1 << 20
+pytestmark = needs_extension
 
 
 def plan(**changes: Any) -> budget.MemoryPlan:
@@ -58,3 +60,7 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(budget, "_CGROUP_LIMIT", tmp_path / "memory.max")
         assert usable_memory() == (expected if expected is not None else max(machine, usable_memory()))
     assert plan(budget=None, buffer_bytes=0).max_mapped_bytes == usable_memory() // 4
+
+
+def test_without_a_map_nothing_is_budgeted_but_buffers() -> None:
+    assert plan(access="read") == budget.MemoryPlan("read", 0, 4)

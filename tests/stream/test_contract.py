@@ -14,10 +14,11 @@ from kdcache.stream.foreign import ForeignLoader
 from kdcache.stream.loader import Loader, StreamConfig
 from kdcache.stream.tars import open_tars
 from tests.stream.contract import assert_stream_contract, epochs
+from tests.stream.ways import WAYS, needs_extension
 
 KINDS: dict[str, dict[str, Any]] = {
-    "map": {"access": "map"},
     "read": {"access": "read"},
+    "auto": {},
     "pad": {"tail": "pad", "batch_size": 8},
     "in order": {"shuffle": False},
     "two views": {"views_per_sample": 2, "batch_size": 8},
@@ -35,11 +36,13 @@ def cache_loader(cache: Cache, rank: int = 0, world_size: int = 1, **changes: An
     return CacheLoader(cache, columns, StreamConfig(**settings), rank=rank, world_size=world_size)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("map", marks=needs_extension), *KINDS])
 def test_caches(tiny_cache: Cache, kind: str) -> None:
-    assert_stream_contract(lambda **ranks: cache_loader(tiny_cache, **ranks, **KINDS[kind]))
+    changes = KINDS.get(kind, {"access": kind})
+    assert_stream_contract(lambda **ranks: cache_loader(tiny_cache, **ranks, **changes))
 
 
+@needs_extension
 def test_both_ways_of_reading_give_the_same_bytes(tiny_cache: Cache) -> None:
     mapped, read = (epochs(cache_loader(tiny_cache, access=access), 2) for access in ("map", "read"))
     assert mapped == read
@@ -66,7 +69,7 @@ def write_foreign(folder: Path, sizes: tuple[int, ...] = (7, 1, 0, 12)) -> str:
     return str(folder / f"foreign-{{0..{len(sizes) - 1}}}.tar")
 
 
-@pytest.mark.parametrize("access", ["map", "read"])
+@pytest.mark.parametrize("access", WAYS)
 def test_foreign_tars(tmp_path: Path, access: str) -> None:
     tars = open_tars(write_foreign(tmp_path), ["feat.npy"])
     config = StreamConfig(batch_size=4, images="none", window=2, access=access)  # type: ignore[arg-type]

