@@ -3,7 +3,8 @@
 Every loader writes each workload in its own format and reads it back in batches, in order and shuffled, from a warm
 page cache and from a cold one. Warm: all loaders take turns, repeat after repeat, with a memcpy of a batch's bytes
 before and after each turn; the ratio to it is what holds on a shared machine. C is held against the decoder alone in as
-many threads. Cold: the loader's files are dropped from the page cache, it is opened anew, and one epoch is timed.
+many threads. Nobody reads what a batch holds. Cold: all loaders are closed, the loader's files are dropped from the
+page cache, it is opened and one epoch is run, both timed.
 """
 
 import argparse
@@ -98,12 +99,12 @@ class Contender:
         return rows / passed
 
     def cold_rate(self) -> float:
-        """Rows a second in the first epoch after the files were dropped from the page cache; nobody may map them."""
+        """Rows a second, opening included, after the files were dropped from the page cache; nobody may map them."""
         for path in self.folder.rglob("*"):
             if path.is_file():
                 _drop(path)
-        self.open()
         began = time.perf_counter()
+        self.open()
         rows = self.run_epoch()
         passed = time.perf_counter() - began
         self.loader.close()
@@ -127,7 +128,7 @@ class Contender:
 def run(arguments: argparse.Namespace) -> int:
     """Measure."""
     torch.set_num_threads(1)
-    scratch = arguments.scratch or Path(tempfile.mkdtemp())
+    scratch = (arguments.scratch or Path(tempfile.mkdtemp())) / ("toy" if arguments.toy else "full")
     peers, missing = installed()
     loaders = [Kdcache("map"), Kdcache("read"), *peers]
     if arguments.loaders:
@@ -141,13 +142,15 @@ def run(arguments: argparse.Namespace) -> int:
             yardstick = _yardstick(known[name])
             for order in ORDERS:
                 contenders = list(_prepared(loaders, known[name], scratch, order, errors))
+                if not contenders:
+                    continue
                 used = _take_turns(contenders, yardstick, arguments)
                 yardsticks[f"{name} {order}"] = spread(used)
                 rows += [contender.result() for contender in contenders]
                 print(_table(rows[-len(contenders) :], yardsticks[f"{name} {order}"]), flush=True)
     finally:
         if arguments.scratch is None:
-            shutil.rmtree(scratch)
+            shutil.rmtree(scratch.parent)
     for error in errors:
         print(f"not measured: {error}")
     result = {
@@ -185,6 +188,7 @@ def _prepared(
             contender.open()
             contender.run_epoch()
         except Exception as error:  # one loader that cannot must not end the comparison; it is listed with its reason
+            loader.close()
             errors.append({"loader": loader.name, "workload": workload.name, "order": order, "error": repr(error)})
             continue
         yield contender
@@ -206,7 +210,8 @@ def _take_turns(contenders: list[Contender], yardstick: "Yardstick", arguments: 
     gc.collect()
     for _ in range(arguments.cold):
         for contender in contenders:
-            contender.cold_rates.append(contender.cold_rate())
+            if contender.loader.reads_first_in_epoch:
+                contender.cold_rates.append(contender.cold_rate())
     return used
 
 

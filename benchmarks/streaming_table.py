@@ -35,13 +35,13 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _rank(name: str, cases: list[tuple[str, str]], rows: dict[tuple[str, str, str], dict[str, Any]]) -> float:
-    found = [rows[name, *case]["ratio"]["median"] for case in cases if (name, *case) in rows]
+    found = [rows[(name, *case)]["ratio"]["median"] for case in cases if (name, *case) in rows]
     return -max(found)
 
 
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
-        return "–"
+        return ""
     warm = f"**{row['ratio']['median']:.2f}** {row['samples_per_s']['median'] / 1000:,.3g}k"
     cold = row["cold_samples_per_s"]
     return warm if cold is None else f"{warm} / {cold['median'] / 1000:,.3g}k"

@@ -84,11 +84,14 @@ class Loader(ABC):
         name: As in the table.
         workloads: Names of the workloads it can do.
         orders: Which of ``sequential`` and ``shuffled`` it can do.
+        reads_first_in_epoch: False where `open` reads the data already, to compile for example: a cold epoch cannot be
+            timed then.
     """
 
     name: str
     workloads: tuple[str, ...] = ("A", "B")
     orders: tuple[str, ...] = ("sequential", "shuffled")
+    reads_first_in_epoch: bool = True
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

@@ -27,6 +27,7 @@ class FfcvLoader(Loader):
     """ffcv's own loader over byte arrays, each viewed as its field's type."""
 
     name = "ffcv"
+    reads_first_in_epoch = False
 
     def versions(self) -> dict[str, str]:
         """See the base class."""

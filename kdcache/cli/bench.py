@@ -60,16 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
             access=arguments.access,
             memory_budget=None if arguments.memory_budget is None else int(arguments.memory_budget * 1e9),
         )
-        result = bench_stream(
-            cache,
-            _columns(cache, arguments.column),
-            config,
-            source=source,
-            seconds=arguments.seconds,
-            step_ms=arguments.step_ms,
-        )
-    except ValueError as error:
+        config.order([shard.num_samples for shard in cache.manifest.shards], cache.manifest.fingerprint.views.num_views)
+    except (ValueError, OverflowError) as error:
         raise UsageError(str(error)) from None
+    columns = _columns(cache, arguments.column)
+    result = bench_stream(cache, columns, config, source=source, seconds=arguments.seconds, step_ms=arguments.step_ms)
     if arguments.json:
         print_json({"cache": str(arguments.cache), **result})
     else:
@@ -97,7 +92,9 @@ def _print(root: Path, result: dict[str, Any]) -> None:
     print(f"gather    {result['gather']}" + (f": {result['memory_note']}" if result["memory_note"] else ""))
     alone = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["stages_samples_per_s"].items())
     print(f"stages    alone, samples/s: {alone}; limited by {result['limited_by']}")
-    print(f"start     first batch {result['first_batch_s']:.3g} s, first epoch {result['first_epoch_s']:.3g} s")
+    whole = result["first_epoch_s"]
+    epoch = "left unfinished" if whole is None else f"{whole:.3g} s"
+    print(f"start     first batch {result['first_batch_s']:.3g} s, first epoch {epoch}")
     print(f"stall     {result['stall_share']:.1%} of the time with a step of {result['step_ms']:g} ms")
     if result["shuffle"]:
         print(

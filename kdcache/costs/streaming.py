@@ -11,6 +11,7 @@ import torch
 from kdcache.cache.cache import Cache
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.costs.memcpy import Memcpy
+from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import Batch
 from kdcache.stream.cached import CacheLoader
@@ -20,6 +21,8 @@ from kdcache.stream.order import StreamOrder, rank_correlation
 
 _REPEATS = 5
 _STEP_MATRIX = 256
+# Times what was asked for, before an epoch is left unfinished.
+_LONGEST_WARM_UP, _LONGEST_TURN = 5, 2
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,13 @@ def bench_stream(
 
     Returns: medians; the names are the fields of `kdcache bench --json`.
     """
+    if not columns and config.images == "none":
+        raise UsageError("there is nothing to stream: neither columns nor images")
     loader = CacheLoader(cache, columns, config, source=source)
-    first_batch_s, warm_s = _warm_up(loader)
+    first_batch_s, warm_s = _warm_up(loader, seconds)
     stages = _stages(cache, columns, config, source)
     for stage in stages.values():
-        _warm_up(stage)
+        _warm_up(stage, seconds)
     batch_bytes = _batch_bytes(next(iter(loader)))
     memcpy = Memcpy(batch_bytes, config.num_buffers)
     memcpy.bytes_per_s()  # its pages are fresh the first time
@@ -102,22 +107,26 @@ def _stages(
     return stages
 
 
-def _warm_up(loader: CacheLoader) -> tuple[float, float]:
-    """Seconds to the first batch and to the end of the first epoch: shards are opened and hashed in it."""
-    began = time.perf_counter()
-    first = None
-    for _ in loader:
-        first = time.perf_counter() - began if first is None else first
-    return first or 0.0, time.perf_counter() - began
+def _warm_up(loader: CacheLoader, seconds: float) -> tuple[float, float | None]:
+    """Seconds to the first batch and, unless it takes much longer than asked for, to the end of the first epoch."""
+    began, first = time.perf_counter(), 0.0
+    for number, _ in enumerate(loader):
+        passed = time.perf_counter() - began
+        first = passed if number == 0 else first
+        if passed > _LONGEST_WARM_UP * seconds:
+            return first, None
+    return first, time.perf_counter() - began
 
 
 def _rate(loader: CacheLoader, seconds: float) -> Rate:
+    """Over whole epochs where they are short, else over part of one."""
     rows, size, began = 0, 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
+    while (passed := time.perf_counter() - began) < seconds or not rows:
         for batch in loader:
             rows += len(batch)
             size += _batch_bytes(batch)
-    passed = time.perf_counter() - began
+            if time.perf_counter() - began > _LONGEST_TURN * seconds:
+                break
     return Rate(rows / passed, size / passed)
 
 
@@ -139,6 +148,8 @@ def _stall_share(loader: CacheLoader, step_s: float, seconds: float) -> float:
             mark = now, loader.wait_s
             while time.perf_counter() - now < step_s:
                 torch.mm(factors[0], factors[1])
+            if total > seconds:
+                break
         total += step_s if mark is None or len(loader) == 1 else 0.0  # an epoch of one batch never ends the loop
     return waited / total
 

@@ -49,36 +49,61 @@ typedef struct {
 static pthread_mutex_t handler_lock = PTHREAD_MUTEX_INITIALIZER;
 static int handler_users = 0;
 static struct sigaction handler_before;
-static __thread sigjmp_buf *volatile way_back = NULL;
+static __thread sigjmp_buf *volatile way_back __attribute__((tls_model("initial-exec"))) = NULL;
 
 static void on_bus_error(int number, siginfo_t *info, void *context) {
-    if (way_back != NULL)
+    int is_sent = info->si_code <= 0; /* by kill, not by a page */
+    if (way_back != NULL && !is_sent)
         siglongjmp(*way_back, 1);
     if (handler_before.sa_flags & SA_SIGINFO)
         handler_before.sa_sigaction(number, info, context);
+    else if (handler_before.sa_handler == SIG_IGN && is_sent)
+        return;
     else if (handler_before.sa_handler != SIG_DFL && handler_before.sa_handler != SIG_IGN)
         handler_before.sa_handler(number);
-    else
+    else {
         signal(number, SIG_DFL); /* returning touches the page again, and the default ends the process */
+        if (is_sent)
+            raise(number);
+    }
 }
 
+static int is_ours(const struct sigaction *action) {
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_bus_error;
+}
+
+/* Others may install and remove handlers while we gather: what they left is kept, and ours is never taken for theirs. */
 static void take_handler(void) {
+    struct sigaction present;
     pthread_mutex_lock(&handler_lock);
-    if (handler_users++ == 0) {
+    handler_users++;
+    sigaction(SIGBUS, NULL, &present);
+    if (!is_ours(&present)) {
         struct sigaction ours = {0};
         ours.sa_sigaction = on_bus_error;
         ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
         sigemptyset(&ours.sa_mask);
-        sigaction(SIGBUS, &ours, &handler_before);
+        handler_before = present;
+        sigaction(SIGBUS, &ours, NULL);
     }
     pthread_mutex_unlock(&handler_lock);
 }
 
 static void give_handler_back(void) {
+    struct sigaction present;
     pthread_mutex_lock(&handler_lock);
-    if (--handler_users == 0)
-        sigaction(SIGBUS, &handler_before, NULL);
+    if (--handler_users == 0) {
+        sigaction(SIGBUS, NULL, &present);
+        if (is_ours(&present))
+            sigaction(SIGBUS, &handler_before, NULL);
+    }
     pthread_mutex_unlock(&handler_lock);
+}
+
+/* The threads that gathered are not in the child, nor is whoever held the lock. */
+static void after_fork(void) {
+    pthread_mutex_init(&handler_lock, NULL);
+    handler_users = 0;
 }
 
 /* The copy. */
@@ -334,6 +359,7 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__gather(void) {
+    pthread_atfork(NULL, NULL, after_fork);
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL && PyModule_AddIntConstant(module, "STREAMING", STREAMING) < 0) {
         Py_DECREF(module);

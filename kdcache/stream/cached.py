@@ -50,7 +50,7 @@ class CacheRecords(Records):
             window=config.window if config.shuffle else 1,
             access=config.access,
         )
-        self.shards = self.reader = ShardReader(
+        self.reader = ShardReader(
             cache,
             columns,
             check=config.check,
@@ -62,6 +62,11 @@ class CacheRecords(Records):
         self._replayer = (
             ViewReplayer(cache, self.reader, source, check_share=config.check_pixels) if with_images else None
         )
+
+    @property
+    def shards(self) -> ShardReader:
+        """The reader."""
+        return self.reader
 
     def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
         """Memory for one batch."""

@@ -41,6 +41,8 @@ class CacheDataset(Dataset[dict[str, Any]]):
         check: CheckPolicy = "full",
         check_pixels: float = 1 / 64,
     ) -> None:
+        if check == "background":
+            raise ValueError("a dataset has no background to check in: check must be full or size")
         self.cache = cache
         self.columns = list(cache.manifest.fingerprint.columns if columns is None else columns)
         self._source, self._check_pixels = source, check_pixels
@@ -101,15 +103,17 @@ class CacheIterable(IterableDataset[Batch]):
     ) -> None:
         self._arguments = (cache, list(columns), config)
         self._keywords: dict[str, Any] = {"source": source, "rank": rank, "world_size": world_size}
-        self._epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
         self._loader: CacheLoader | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass, from 0; needed with DataLoader workers, which start anew every epoch."""
-        self._epoch = epoch
+        """Choose the epoch of the next pass, from 0; needed with DataLoader workers, which start anew every epoch.
+
+        A position within this epoch, loaded from a state, stays.
+        """
+        self._epoch.fill_(epoch)
         if self._loader is not None:
-            state = self._loader.state_dict()
-            self._loader.load_state_dict({**state, "epoch": epoch, "position": 0})
+            self._move(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -117,8 +121,8 @@ class CacheIterable(IterableDataset[Batch]):
             for batch in self._own_loader():
                 yield batch.clone()
             return
-        loader = CacheLoader(*self._arguments, **self._keywords)
-        loader.load_state_dict({**loader.state_dict(), "epoch": self._epoch})
+        loader = self._own_loader()
+        self._move(loader)
         yield from loader.every(worker.num_workers, worker.id)
 
     def __len__(self) -> int:
@@ -140,8 +144,13 @@ class CacheIterable(IterableDataset[Batch]):
     def _own_loader(self) -> CacheLoader:
         if self._loader is None:
             self._loader = CacheLoader(*self._arguments, **self._keywords)
-            self._loader.load_state_dict({**self._loader.state_dict(), "epoch": self._epoch})
+            self._move(self._loader)
         return self._loader
+
+    def _move(self, loader: CacheLoader) -> None:
+        state, epoch = loader.state_dict(), int(self._epoch)
+        if state["epoch"] != epoch:
+            loader.load_state_dict({**state, "epoch": epoch, "position": 0})
 
     def _refuse_workers(self) -> None:
         if get_worker_info() is not None:

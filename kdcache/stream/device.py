@@ -12,48 +12,65 @@ Order = TypeVar("Order")
 _SLOTS = 2
 
 
-def on_device(filled: Generator[tuple[BatchBuffers, Order]], device: torch.device) -> Generator[tuple[Batch, Order]]:
-    """Copy batches to a device on a stream of its own, one batch ahead of the consumer.
+def resolved(device: torch.device) -> torch.device:
+    """The device with its number: ``cuda`` is the one that is current now."""
+    if device.type == "cpu" or device.index is not None:
+        return device
+    return torch.device(device.type, torch.get_device_module(device).current_device())
 
-    The device holds two batches, allocated once. A batch may be used, on the stream that is current when it is asked
-    for, until the next one is asked for.
+
+class DeviceCopies:
+    """Two batches on a device and the stream on which they are filled, one batch ahead of the consumer.
 
     Args:
-        filled: Host buffers, each valid until the next is asked for.
-        device: Where to; streams are taken from torch's module for it.
+        device: With its number.
     """
-    # On a CPU torch's streams do nothing and copies are done when they return, so the same lines are tested there.
-    module: Any = torch.get_device_module(device)
-    copies = module.Stream()
-    slots: list[Batch | None] = [None] * _SLOTS
 
-    def begin(number: int, buffers: BatchBuffers) -> tuple[Batch, Any]:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # On a CPU torch's streams do nothing and copies are done when they return, so the same lines are tested there.
+        self._module: Any = torch.get_device_module(device)
+        self._where = {} if device.type == "cpu" else {"device": device}
+        self._copies = self._module.Stream(**self._where)
+        self._slots: list[Batch | None] = [None] * _SLOTS
+
+    def deliver(self, filled: Generator[tuple[BatchBuffers, Order]]) -> Generator[tuple[Batch, Order]]:
+        """Copy batches over.
+
+        A batch may be used, on the stream that is current when it is asked for, until the next one is asked for.
+
+        Args:
+            filled: Host buffers, each valid until the next is asked for.
+        """
+        ready = None
+        for number, (buffers, order) in enumerate(filled):
+            batch, done = self._begin(number, buffers)
+            if ready is not None:
+                yield self._arrived(*ready)
+            ready = batch, done, order
+            done.synchronize()  # the host buffer is filled again as soon as the next one is asked for
+        if ready is not None:
+            yield self._arrived(*ready)
+
+    def _begin(self, number: int, buffers: BatchBuffers) -> tuple[Batch, Any]:
         host = buffers.batch
-        copies.wait_stream(module.current_stream())  # the step that used this slot was queued before
-        with module.stream(copies):
-            slot = slots[number % _SLOTS]
-            if slot is None or len(slot) != len(host):
-                slot = slots[number % _SLOTS] = replace(_empty_like(host, device), encoded=None)
+        self._copies.wait_stream(self._current_stream())  # the step that used this slot was queued before
+        with self._module.stream(self._copies):
+            slot = self._slots[number % _SLOTS]
+            if slot is None:
+                slot = self._slots[number % _SLOTS] = _empty_like(host, self._device)
             for there, here in zip(slot.tensors(), host.tensors(), strict=True):
                 there.copy_(here, non_blocking=True)
-            done = module.Event()
-            done.record(copies)
+            done = self._module.Event()
+            done.record(self._copies)
         return replace(slot, encoded=None if host.encoded is None else host.encoded.clone()), done
 
-    ready = None
-    for number, (buffers, order) in enumerate(filled):
-        batch, done = begin(number, buffers)
-        if ready is not None:
-            yield _arrived(module, *ready)
-        ready = batch, done, order
-        done.synchronize()  # the host buffer is filled again as soon as the next one is asked for
-    if ready is not None:
-        yield _arrived(module, *ready)
+    def _arrived(self, batch: Batch, done: Any, order: Order) -> tuple[Batch, Order]:
+        self._current_stream().wait_event(done)
+        return batch, order
 
-
-def _arrived(module: Any, batch: Batch, done: Any, order: Order) -> tuple[Batch, Order]:
-    module.current_stream().wait_event(done)
-    return batch, order
+    def _current_stream(self) -> Any:
+        return self._module.current_stream(**self._where)
 
 
 def _empty_like(batch: Batch, device: torch.device) -> Batch:
@@ -64,4 +81,5 @@ def _empty_like(batch: Batch, device: torch.device) -> Batch:
         views=torch.empty_like(batch.views, device=device),
         targets={name: each.empty_like(device) for name, each in batch.targets.items()},
         pixels=None if batch.pixels is None else torch.empty_like(batch.pixels, device=device),
+        encoded=None,
     )

@@ -10,8 +10,9 @@ from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.budget import plan_memory
 from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, gather
 from kdcache.stream.loader import Loader, Records, StreamConfig
+from kdcache.stream.readahead import Shards
 from kdcache.stream.reader import MAX_OPEN_SHARDS
-from kdcache.stream.shelf import Shelf
+from kdcache.stream.shelf import Shelf, weakly
 from kdcache.stream.tars import ForeignTars
 
 
@@ -45,7 +46,6 @@ class _ForeignRecords(Records):
             raise ValueError(f"foreign tars are streamed without images: images must be none, got {config.images!r}")
         self.digest = tars.digest
         self.order = config.order(tars.shard_sizes, 1)
-        self.shards = self
         self.unchecked: list[int] = []
         self._tars = tars
         row_bytes = sum(array.field().size_bytes for array in tars.arrays)
@@ -57,7 +57,7 @@ class _ForeignRecords(Records):
             access=config.access,
         )
         self._shelf = Shelf(
-            self._open,
+            weakly(self._open),
             max_mapped_bytes=self.memory.max_mapped_bytes if self.memory.access == "map" else None,
             max_open=max(MAX_OPEN_SHARDS, 2 * config.window),
         )
@@ -68,6 +68,11 @@ class _ForeignRecords(Records):
             )
             for column, array in enumerate(tars.arrays)
         }
+
+    @property
+    def shards(self) -> Shards:
+        """It opens its tars itself."""
+        return self
 
     def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
         """Memory for one batch."""
@@ -90,6 +95,9 @@ class _ForeignRecords(Records):
     def shard(self, number: int, keep_on: KeepOn | None = None) -> OpenFile:
         """Open one tar."""
         return self._shelf.get(number, keep_on)
+
+    def begin(self, keep_on: KeepOn) -> None:
+        """Opening a tar takes no time worth breaking off."""
 
     def has(self, number: int) -> bool:
         """Whether a tar is open; asking counts as using it."""

@@ -25,6 +25,7 @@ Access = Literal["auto", "map", "read"]
 _POPULATE_BYTES = 16 << 20
 # What the extension returns besides rows.
 _NOT_MAPPED, _OUT_OF_RANGE = -2, -3
+_ROWS_AT_ONCE = 8  # of which it names the first when one cannot be read
 
 
 def choose_access(wanted: Access) -> Literal["map", "read"]:
@@ -83,7 +84,13 @@ class OpenFile:
             ) from None
         if mapped and size_bytes:
             assert _gather is not None
-            file.address = _gather.map_file(file.descriptor, size_bytes)
+            try:
+                file.address = _gather.map_file(file.descriptor, size_bytes)
+            except OSError as error:
+                raise UsageError(
+                    f"{path}: cannot be mapped ({error.strerror}); read it instead: access='read' "
+                    "(`--set data.access=read`)"
+                ) from None
         return file
 
     @property
@@ -102,10 +109,9 @@ class OpenFile:
             if not keep_on:
                 return
             size = min(_POPULATE_BYTES, self.size_bytes - first)
-            # One or the other: what fadvise reads comes in small pages, what the map reads in huge ones.
-            if self.address and _gather is not None:
-                _gather.populate(self.address + first, size)
-            else:
+            # Not both: what fadvise reads comes in small pages, what the map reads in huge ones. Old kernels cannot.
+            is_there = self.address and _gather is not None and _gather.populate(self.address + first, size)
+            if not is_there:
                 os.posix_fadvise(self.descriptor, first, size, os.POSIX_FADV_WILLNEED)
 
     def read_exactly(self, buffers: Sequence[memoryview], offset: int) -> None:
@@ -114,7 +120,10 @@ class OpenFile:
         Raises: CorruptCacheError when the file ends before.
         """
         wanted = sum(len(buffer) for buffer in buffers)
-        found = os.preadv(self.descriptor, buffers, offset)
+        try:
+            found = os.preadv(self.descriptor, buffers, offset)
+        except OSError as error:
+            raise _shrunk(self, offset, f"{error.strerror}, nothing") from None
         if found != wanted:
             raise _shrunk(self, offset, f"{found} of {wanted} bytes")
 
@@ -131,6 +140,10 @@ class KeepOn:
     def stop(self) -> None:
         """Ask for an end."""
         self._stopped = True
+
+
+class Interrupted(Exception):
+    """Work was broken off because its pass over the data ended; never seen by who waits for a batch."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ class FileTable:
 
     def __init__(self, files: Mapping[int, OpenFile], count: int) -> None:
         self.files = files
-        self.is_mapped = all(file.address for file in files.values())
+        self.is_mapped = bool(files) and all(file.address for file in files.values())
         self.bases = np.zeros(count, np.int64)
         for number, file in files.items():
             self.bases[number] = file.address
@@ -207,9 +220,20 @@ def gather(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Seque
     if outcome == _OUT_OF_RANGE:
         raise IndexError(f"rows beyond the {places.starts[-1]} samples or the {places.num_views} views")
     if outcome >= 0:
-        number = int(places.files_of(rows[outcome, 0]))
-        raise _shrunk(table.files[number], int(places.offsets_of(rows[outcome : outcome + 1])[0]), "nothing")
+        raise _culprit(places, table, rows[outcome : outcome + _ROWS_AT_ONCE])
     return []
+
+
+def _culprit(places: RecordPlaces, table: FileTable, rows: np.ndarray) -> CorruptCacheError:
+    """The first of these rows whose file is shorter than it was; the first of all when its disk has failed."""
+    found = list(zip(places.files_of(rows[:, 0]).tolist(), places.offsets_of(rows).tolist(), strict=True))
+    shorter = [each for each in found if _is_shorter(table.files[each[0]])]
+    number, offset = (shorter or found)[0]
+    return _shrunk(table.files[number], offset, "nothing")
+
+
+def _is_shorter(file: OpenFile) -> bool:
+    return os.fstat(file.descriptor).st_size < file.size_bytes
 
 
 def _missing(places: RecordPlaces, table: FileTable, rows: np.ndarray) -> list[int]:
@@ -217,6 +241,8 @@ def _missing(places: RecordPlaces, table: FileTable, rows: np.ndarray) -> list[i
 
 
 def _read(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Sequence[np.ndarray]) -> list[int]:
+    if len(rows) and (rows.min() < 0 or rows[:, 0].max() >= places.starts[-1] or rows[:, 1].max() >= places.num_views):
+        raise IndexError(f"rows beyond the {places.starts[-1]} samples or the {places.num_views} views")
     missing = _missing(places, table, rows)
     if missing:
         return missing
@@ -228,7 +254,10 @@ def _read(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Sequen
     offsets = places.offsets_of(rows).tolist()
     preadv = os.preadv
     for number, descriptor, parts, offset in zip(numbers, descriptors, buffers, offsets, strict=True):
-        found = preadv(descriptor, parts, offset)
+        try:
+            found = preadv(descriptor, parts, offset)
+        except OSError as error:
+            raise _shrunk(table.files[number], offset, f"{error.strerror}, nothing") from None
         if found != wanted:
             raise _shrunk(table.files[number], offset, f"{found} of {wanted} bytes")
     return []

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 
 from kdcache.stream.batch import Batch, BatchBuffers
 from kdcache.stream.budget import MemoryPlan
-from kdcache.stream.device import on_device
+from kdcache.stream.device import DeviceCopies, resolved
 from kdcache.stream.gather import Access
 from kdcache.stream.order import StreamOrder, Tail
 from kdcache.stream.prefetch import prefetched
@@ -25,6 +26,7 @@ from kdcache.stream.state import StreamState
 ImageForm = Literal["pixels", "encoded", "none"]
 _MAX_DEFAULT_THREADS = 8
 _PLANNED_AT_ONCE = 64
+_Filled = tuple[BatchBuffers, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +98,17 @@ class Records(ABC):
     Attributes:
         digest: Identity of what is streamed, hex.
         order: In which order.
-        shards: Opens shards ahead of need.
         memory: What fits where.
     """
 
     digest: str
     order: StreamOrder
-    shards: Shards
     memory: MemoryPlan
+
+    @property
+    @abstractmethod
+    def shards(self) -> Shards:
+        """Opens shards ahead of need."""
 
     @abstractmethod
     def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
@@ -155,12 +160,14 @@ class Loader:
         self.records = records
         self.config = config
         self.order = records.order
-        self.device = torch.device(device)
+        self.device = resolved(torch.device(device))
         self._rank, self._world_size = rank, world_size
         rows = len(self.order.batch(np.zeros(1, np.int64), epoch=0, step=0, rank=rank, world_size=world_size))
         pinned = pin_for(self.device)
         self._buffers = [records.new_buffers(rows, pinned=pinned) for _ in range(config.num_buffers)]
         self._next_order: tuple[int, np.ndarray] | None = None
+        self._copies = None if self.device.type == "cpu" else DeviceCopies(self.device)
+        self._present: weakref.ref[Generator[tuple[int, Batch]]] | None = None
         self._epoch, self._step = 0, 0
         self.wait_s = 0.0
 
@@ -170,7 +177,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self._epoch
-        for step, batch in self._batches(epoch, range(self._step, len(self))):
+        for step, batch in self._only(self._batches(epoch, range(self._step, len(self)))):
             self._step = step + 1
             if self._step == len(self):
                 self._epoch, self._step = epoch + 1, 0
@@ -178,23 +185,46 @@ class Loader:
 
     def every(self, count: int, first: int) -> Iterator[Batch]:
         """Copies of every count-th batch of the current epoch, beginning with number `first`; the state stays put."""
-        for _, batch in self._batches(self._epoch, range(self._step + first, len(self), count)):
+        for _, batch in self._only(self._batches(self._epoch, range(self._step + first, len(self), count))):
             yield batch.clone()
 
-    def _batches(self, epoch: int, steps: range) -> Iterator[tuple[int, Batch]]:
+    def _only(self, batches: Generator[tuple[int, Batch]]) -> Iterator[tuple[int, Batch]]:
+        """A new pass ends an older one that somebody still holds: there is one set of buffers."""
+        older = self._present() if self._present is not None else None
+        if older is not None:
+            older.close()
+        self._present = weakref.ref(batches)
+        with contextlib.closing(batches):
+            yield from batches
+
+    def _batches(self, epoch: int, steps: range) -> Generator[tuple[int, Batch]]:
         order = self._epoch_order(epoch)
         with self._read_ahead(epoch) as ahead:
-            ahead.run(lambda: self._remember_order(epoch + 1))
             filled = prefetched(
-                self._rows(order, epoch, steps, ahead), self._buffers, self._prepare, num_threads=self.config.threads
+                self._rows(order, epoch, steps, ahead),
+                self._buffers,
+                self._prepare,
+                num_threads=self.config.threads,
+                on_break=ahead.stop,  # before the threads are waited for: one may be hashing a shard
             )
-            delivered = _in_place(filled) if self.device.type == "cpu" else on_device(filled, self.device)
+            waited = self._waited(filled)
+            delivered = _in_place(waited) if self._copies is None else self._copies.deliver(waited)
             with contextlib.closing(filled), contextlib.closing(delivered):
                 for step in steps:
-                    asked = time.perf_counter()
                     batch, _ = next(delivered)
-                    self.wait_s += time.perf_counter() - asked
                     yield step, batch
+                    if step == steps[0]:
+                        ahead.run(partial(self._remember_order, epoch + 1))
+
+    def _waited(self, filled: Generator[_Filled]) -> Generator[_Filled]:
+        """Pass on, and count the time until the host has each batch; what a device takes to copy it overlaps steps."""
+        while True:
+            asked = time.perf_counter()
+            one = next(filled, None)
+            self.wait_s += time.perf_counter() - asked
+            if one is None:
+                return
+            yield one
 
     def _rows(self, order: np.ndarray, epoch: int, steps: range, ahead: ReadAhead) -> Iterator[np.ndarray]:
         for first in range(0, len(steps), _PLANNED_AT_ONCE):
@@ -227,16 +257,20 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: before the batch that comes next."""
         position = self._step * self.order.samples_per_batch
-        return StreamState(self.records.digest, self.config.seed, self._epoch, position).as_dict()
+        return StreamState(
+            self.records.digest, self.config.seed, self._epoch, position, self.order.description
+        ).as_dict()
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, on any number of ranks.
 
-        Raises: CacheMismatchError when it was taken from another cache, seed or batch size.
+        Raises: CacheMismatchError when it was taken from another cache, seed, order or batch size.
         """
         state = StreamState.from_dict(values)
         samples = self.order.samples_per_batch
-        self._step = state.step(cache=self.records.digest, seed=self.config.seed, samples_per_batch=samples)
+        self._step = state.step(
+            cache=self.records.digest, seed=self.config.seed, samples_per_batch=samples, order=self.order.description
+        )
         self._epoch = state.epoch
 
     def _prepare(self, buffers: BatchBuffers, rows: np.ndarray) -> list[Callable[[], None]]:
@@ -244,7 +278,7 @@ class Loader:
         return [partial(self.records.fill, buffers, rows, part) for part in self.records.pieces(len(rows))]
 
 
-def _in_place(filled: Generator[tuple[BatchBuffers, np.ndarray]]) -> Generator[tuple[Batch, np.ndarray]]:
+def _in_place(filled: Generator[_Filled]) -> Generator[tuple[Batch, np.ndarray]]:
     for buffers, rows in filled:
         yield buffers.batch, rows
 

@@ -76,6 +76,12 @@ class StreamOrder:
             return self.num_samples // self.samples_per_batch
         return -(-self.num_samples // self.samples_per_batch)
 
+    @property
+    def description(self) -> str:
+        """What besides seed and batch size decides the order, for states and messages."""
+        how = f"windows of {self.window} shards" if self.shuffle else "the cache's order"
+        return f"{how}, {self.views_per_sample} of {self.num_views} views per sample, {self.tail} the tail"
+
     def epoch(self, epoch: int) -> np.ndarray:
         """Numbers of all samples in the order of an epoch, (num_samples,) int64; numbers count through the shards."""
         return epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)

@@ -19,7 +19,12 @@ Prepare = Callable[[Buffers, Order], Sequence[Piece]]
 
 
 def prefetched(
-    orders: Iterable[Order], buffers: Sequence[Buffers], prepare: Prepare[Buffers, Order], *, num_threads: int
+    orders: Iterable[Order],
+    buffers: Sequence[Buffers],
+    prepare: Prepare[Buffers, Order],
+    *,
+    num_threads: int,
+    on_break: Callable[[], None] = lambda: None,
 ) -> Generator[tuple[Buffers, Order]]:
     """Yield filled buffers in the order of the orders.
 
@@ -31,6 +36,8 @@ def prefetched(
         buffers: The ring; at least two, of which one is with the consumer and the others are being filled.
         prepare: Says how the work of one order is divided; quick.
         num_threads: How many threads work on the pieces.
+        on_break: Called when the consumer leaves early or the program ends, before the threads are waited for; may
+            hurry them.
     """
     if len(buffers) < 2:
         raise ValueError(f"prefetching needs at least 2 buffers, got {len(buffers)}")
@@ -43,19 +50,27 @@ def prefetched(
     def end() -> None:
         crew.stop()
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:  # it was started
+                thread.join()
 
-    # A stream that is still open when the program ends must not keep it from ending, nor copy into what is torn down.
-    atexit.register(end)
-    for thread in threads:
-        thread.start()
+    def break_off() -> None:
+        on_break()
+        end()
+
     try:
+        # A stream that is open when the program ends must not keep it from ending, nor copy into what is torn down.
+        atexit.register(break_off)
+        for thread in threads:
+            thread.start()
         while (batch := crew.take()) is not None:
             yield batch.buffers, batch.order
             crew.give_back(batch.buffers)
+    except BaseException:
+        on_break()
+        raise
     finally:
         end()
-        atexit.unregister(end)
+        atexit.unregister(break_off)
 
 
 @dataclass

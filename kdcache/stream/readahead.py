@@ -1,15 +1,19 @@
 """Work beside the stream: shards are opened before they are needed, and checked where that was put off."""
 
+import atexit
 import bisect
+import contextlib
 import math
+import queue
+import threading
 from collections.abc import Callable, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
-from kdcache.stream.gather import KeepOn
+from kdcache.stream.gather import Interrupted, KeepOn
 
 
 class Shards(Protocol):
@@ -23,12 +27,41 @@ class Shards(Protocol):
     def shard(self, number: int, keep_on: KeepOn | None = None) -> Any:
         """Open a shard and bring it into memory while `keep_on` says so."""
 
+    def begin(self, keep_on: KeepOn) -> None:
+        """A pass begins: whoever opens a shard for it breaks off when `keep_on` says stop."""
+
     def has(self, number: int) -> bool:
         """Whether a shard is open; asking counts as using it."""
         ...
 
     def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
         """Check what is unchecked: whole shards while `go_on` says so, breaking off when `keep_on` says stop."""
+
+
+class _Worker:
+    """A thread that does one thing after the other; a daemon, so that a program can end while it works."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Do this when everything before is done; it must not raise."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._work.put(work)
+
+    def end(self) -> None:
+        """Wait until everything is done."""
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
 
 
 class ReadAhead:
@@ -63,9 +96,10 @@ class ReadAhead:
         self._window, self._shards_ahead = window, shards_ahead
         self._next = 0
         self._keep_on, self._go_on = KeepOn(), KeepOn()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="kdcache-ahead")
-        self._check_pool = ThreadPoolExecutor(1, thread_name_prefix="kdcache-check")
-        self._check: Future[None] | None = None
+        self._opener, self._checker = _Worker("kdcache-ahead"), _Worker("kdcache-check")
+        self._is_checking = False
+        self._damage: Exception | None = None
+        shards.begin(self._keep_on)
 
     def reach(self, position: int) -> None:
         """Say that the stream stands at this sample of the epoch.
@@ -80,28 +114,53 @@ class ReadAhead:
             self._next = max(self._next, self._window * number)
             for shard in self._schedule[self._next : target]:
                 if not self._shards.has(shard):
-                    self._pool.submit(self._shards.shard, shard, self._keep_on)
+                    self._opener.do(partial(self._open, shard))
             self._next = max(self._next, min(target, len(self._schedule)))
-        if self._check is not None and self._check.done():
-            self._check.result()
-            self._check = None
-        if self._check is None and len(self._shards.unchecked):
-            self._check = self._check_pool.submit(self._shards.check_unchecked, self._keep_on, self._go_on)
+        if self._damage is not None:
+            raise self._damage
+        if not self._is_checking and len(self._shards.unchecked):
+            self._is_checking = True
+            self._checker.do(self._check)
 
     def run(self, work: Callable[[], None]) -> None:
-        """Do something else that will be needed later."""
-        self._pool.submit(work)
+        """Do something else that will be needed later; it must not raise."""
+        self._opener.do(work)
+
+    def stop(self) -> None:
+        """Break everything off at the next piece of a file."""
+        self._go_on.stop()
+        self._keep_on.stop()
+
+    def _open(self, number: int) -> None:
+        # An error is not lost: whoever needs the shard tries again and is told.
+        with contextlib.suppress(Exception):
+            if self._keep_on:
+                self._shards.shard(number, self._keep_on)
+
+    def _check(self) -> None:
+        try:
+            self._shards.check_unchecked(self._keep_on, self._go_on)
+        except Exception as error:
+            self._damage = error
+        self._is_checking = False
+
+    def _end(self) -> None:
+        self.stop()
+        self._opener.end()
+        self._checker.end()
 
     def __enter__(self) -> "ReadAhead":
+        atexit.register(self._end)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._go_on.stop()
-        if kind is not None:
-            self._keep_on.stop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._check_pool.shutdown(wait=True, cancel_futures=True)
-        if kind is None and self._check is not None:
-            self._check.result()
+        if kind is None:
+            self._checker.end()
+            self._checker = _Worker("kdcache-check")
+        self._end()
+        atexit.unregister(self._end)
+        if kind is None and self._damage is not None and not isinstance(self._damage, Interrupted):
+            raise self._damage

@@ -15,13 +15,14 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.paths import SAMPLES
-from kdcache.stream.gather import Access, FileTable, KeepOn, OpenFile, RecordPlaces, choose_access, gather
-from kdcache.stream.shelf import Shelf
+from kdcache.stream.gather import Access, FileTable, Interrupted, KeepOn, OpenFile, RecordPlaces, choose_access, gather
+from kdcache.stream.shelf import Shelf, weakly
 
 CheckPolicy = Literal["full", "background", "size"]
 MAX_OPEN_SHARDS = 64
 # Beside training, a check in the background takes a small part of what the disk and the memory can deliver.
 BACKGROUND_BYTES_PER_S = 512 << 20
+_LONGEST_NAP_S = 0.05
 
 
 @dataclass
@@ -85,7 +86,9 @@ class ShardReader:
         self._check: CheckPolicy = check
         self._checked: set[int] = set()
         self.unchecked: set[int] = set()
-        self._shelf = Shelf(self._open, max_mapped_bytes=max_mapped_bytes, max_open=max_open)
+        # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
+        self._shelf = Shelf(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
+        self._pass_on = KeepOn()
         self._parts = (*([SAMPLES] if with_images else []), *self._layouts)
         self._lock = threading.Lock()
         self._places = {
@@ -163,6 +166,10 @@ class ShardReader:
         """
         return self._shelf.get(number, keep_on)
 
+    def begin(self, keep_on: KeepOn) -> None:
+        """Open shards, whoever needs them, only as long as this is true; until the next call."""
+        self._pass_on = keep_on
+
     def has(self, number: int) -> bool:
         """Whether a shard is open; asking counts as using it."""
         return self._shelf.has(number)
@@ -193,9 +200,9 @@ class ShardReader:
             mapped = self.access == "map" and part != SAMPLES
             files[part] = OpenFile.open(path, facts.files[part].size_bytes, mapped=mapped)
             if part != SAMPLES and (keep_on is not None or is_checked_now):
-                files[part].populate(KeepOn() if keep_on is None else keep_on)
+                files[part].populate(self._pass_on if keep_on is None else keep_on)
         if is_checked_now:
-            self._hash(number, keep_on, None)
+            self._hash(number, self._pass_on if keep_on is None else keep_on, None)
         elif self._check == "background" and number not in self._checked:
             with self._lock:
                 self.unchecked.add(number)
@@ -203,7 +210,7 @@ class ShardReader:
         self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
         return OpenShard(number, facts.name, index, files)
 
-    def _hash(self, number: int, keep_on: KeepOn | None, bytes_per_s: float | None) -> None:
+    def _hash(self, number: int, keep_on: KeepOn, bytes_per_s: float | None) -> None:
         facts = self.cache.manifest.shards[number]
         pause = _paced(keep_on, bytes_per_s)
         for part in self._parts:
@@ -213,19 +220,17 @@ class ShardReader:
             self.unchecked.discard(number)
 
 
-class Interrupted(Exception):
-    """Background work was asked to end."""
-
-
-def _paced(keep_on: KeepOn | None, bytes_per_s: float | None) -> Callable[[int], None]:
+def _paced(keep_on: KeepOn, bytes_per_s: float | None) -> Callable[[int], None]:
     started, total = time.monotonic(), 0
 
     def pause(size: int) -> None:
         nonlocal total
         total += size
-        if keep_on is not None and not keep_on:
-            raise Interrupted
-        if bytes_per_s is not None:
-            time.sleep(max(0.0, started + total / bytes_per_s - time.monotonic()))
+        while keep_on:
+            early = 0.0 if bytes_per_s is None else started + total / bytes_per_s - time.monotonic()
+            if early <= 0:
+                return
+            time.sleep(min(early, _LONGEST_NAP_S))
+        raise Interrupted
 
     return pause

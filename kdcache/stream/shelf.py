@@ -1,6 +1,7 @@
 """Things opened on demand and kept at hand: each is opened once, whoever asks, and let go when there is no room."""
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,6 +20,18 @@ class Kept(Protocol):
 
 
 Thing = TypeVar("Thing", bound=Kept)
+
+
+def weakly(method: Callable[[int, KeepOn | None], Thing]) -> Callable[[int, KeepOn | None], Thing]:
+    """A bound method that does not keep its object alive; to be called only while somebody else does."""
+    reference = weakref.WeakMethod(method)
+
+    def call(number: int, keep_on: KeepOn | None) -> Thing:
+        living = reference()
+        assert living is not None
+        return living(number, keep_on)
+
+    return call
 
 
 class Shelf(Generic[Thing]):

@@ -15,12 +15,14 @@ class StreamState:
         seed: Of the order.
         epoch: From 0.
         position: Samples of this epoch that all ranks together have consumed.
+        order: StreamOrder.description.
     """
 
     cache: str
     seed: int
     epoch: int
     position: int
+    order: str
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints."""
@@ -37,7 +39,7 @@ class StreamState:
         except TypeError:
             raise ValueError(f"not the state of a stream: {values!r}") from None
 
-    def step(self, *, cache: str, seed: int, samples_per_batch: int) -> int:
+    def step(self, *, cache: str, seed: int, samples_per_batch: int, order: str) -> int:
         """The next global batch of the epoch, after checking that the state belongs to this stream.
 
         Raises: CacheMismatchError naming what differs and both values.
@@ -49,6 +51,11 @@ class StreamState:
             )
         if self.seed != seed:
             raise CacheMismatchError(f"the state was saved with seed {self.seed}, this stream has seed {seed}")
+        if self.order != order:
+            raise CacheMismatchError(
+                f"the state was saved in another order: {self.order}; this stream has {order}; resume with the "
+                "settings it was saved with"
+            )
         if self.position % samples_per_batch:
             raise CacheMismatchError(
                 f"the state stands at sample {self.position}, which is no multiple of the {samples_per_batch} samples "

@@ -68,7 +68,7 @@ class ForeignTars:
         arrays: What each sample holds.
         offsets: (samples, arrays) int64, where the numbers lie in their tar.
         labels: (samples,) int64 from ``.cls`` members, -1 without one.
-        digest: Identity of names, sizes and places, hex.
+        digest: Identity of names, places, labels and the arrays' headers, hex.
     """
 
     paths: list[Path]
@@ -114,8 +114,10 @@ def open_tars(pattern: str, extensions: Sequence[str] = ("npy",)) -> ForeignTars
             starts = [members[extension][0] + array.offset for extension in extensions for array in arrays[extension]]
             offsets.append(starts)
             labels.append(_label(members, where))
-            digest.update(f"{path.name}\0{key}\0{starts}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{path.name}\0{key}\0{starts}\0{labels[-1]}\n".encode("utf-8", "surrogateescape"))
         shard_sizes.append(len(offsets) - before)
+    for header in headers.values():
+        digest.update(header)
     if not offsets:
         raise SourceError(f"{pattern}: no samples in these tars")
     return ForeignTars(
@@ -190,11 +192,13 @@ def _label(members: _Members, where: str) -> int:
 def _arrays(extension: str, header: bytes, where: str) -> list[ForeignArray]:
     try:
         found = _tensors(extension, header) if extension.endswith("safetensors") else [_array(extension, header)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise SourceError(
             f"{where}: no array of ours to read ({error}); wanted .npy (version 1, C order) or .safetensors of "
             f"float32, float16 or bfloat16"
         ) from None
+    if any(size < 1 for array in found for size in array.shape):
+        raise SourceError(f"{where}: an array without numbers, shape {[array.shape for array in found]}")
     return found
 
 
@@ -211,9 +215,13 @@ def _array(extension: str, header: bytes) -> ForeignArray:
 def _tensors(extension: str, header: bytes) -> list[ForeignArray]:
     described = json.loads(header[8:])
     described.pop("__metadata__", None)
-    return [
-        ForeignArray(
-            f"{extension}:{name}", _CODECS[each["dtype"]], tuple(each["shape"]), len(header) + each["data_offsets"][0]
-        )
-        for name, each in sorted(described.items())
-    ]
+    arrays: list[ForeignArray] = []
+    for name, each in sorted(described.items()):
+        begin, end = each["data_offsets"]
+        array = ForeignArray(f"{extension}:{name}", _CODECS[each["dtype"]], tuple(each["shape"]), len(header) + begin)
+        if begin < 0 or end - begin != array.field().size_bytes:
+            raise ValueError(f"tensor {name} of {array.field().size_bytes} bytes lies at {begin} to {end}")
+        arrays.append(array)
+    if not arrays:
+        raise ValueError("no tensors")
+    return arrays

@@ -79,3 +79,31 @@ def test_workers_have_no_state(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("kdcache.stream.dataset.get_worker_info", lambda: object())
     with pytest.raises(UsageError, match="num_workers=0"):
         CacheIterable(tiny_cache, [], CONFIG).state_dict()
+
+
+def test_a_dataset_cannot_check_beside_itself(tiny_cache: Cache) -> None:
+    with pytest.raises(ValueError, match="must be full or size"):
+        CacheDataset(tiny_cache, check="background")
+
+
+def test_workers_that_live_on_see_the_epoch_change(tiny_cache: Cache) -> None:
+    config = StreamConfig(batch_size=4, num_threads=1, images="none")
+    columns = tiny_cache.manifest.fingerprint.columns[:1]
+    dataset = CacheIterable(tiny_cache, columns, config)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
+    plain = CacheLoader(tiny_cache, columns, config)
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        assert [batch.samples.tolist() for batch in loader] == [batch.samples.tolist() for batch in plain]
+    del loader
+
+
+def test_setting_the_present_epoch_keeps_the_position(tiny_cache: Cache) -> None:
+    config = StreamConfig(batch_size=4, num_threads=1, images="none")
+    dataset = CacheIterable(tiny_cache, [], config)
+    next(iter(dataset))
+    state = dataset.state_dict()
+    dataset.set_epoch(0)
+    assert dataset.state_dict() == state
+    dataset.set_epoch(1)
+    assert dataset.state_dict()["position"] == 0

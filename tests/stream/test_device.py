@@ -9,7 +9,7 @@ import torch
 
 from kdcache.cache import Cache
 from kdcache.stream.batch import BatchBuffers
-from kdcache.stream.device import on_device
+from kdcache.stream.device import DeviceCopies, resolved
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def filled(cache: Cache, count: int, asked: list[int]) -> Generator[tuple[BatchB
 
 def test_every_batch_arrives_whole_and_one_is_under_way(tiny_cache: Cache) -> None:
     asked: list[int] = []
-    for expected, (batch, order) in enumerate(on_device(filled(tiny_cache, 5, asked), CPU)):
+    for expected, (batch, order) in enumerate(DeviceCopies(CPU).deliver(filled(tiny_cache, 5, asked))):
         assert order == expected
         assert asked[-1] == min(expected + 1, 4), "the next copy begins before this batch is used"
         assert batch.labels.tolist() == batch.samples.tolist() == [expected] * 3
@@ -45,16 +45,23 @@ def test_every_batch_arrives_whole_and_one_is_under_way(tiny_cache: Cache) -> No
 
 
 def test_the_device_holds_two_batches(tiny_cache: Cache) -> None:
-    places = {batch.labels.data_ptr() for batch, _ in on_device(filled(tiny_cache, 6, []), CPU)}
-    assert len(places) == 2
+    copies = DeviceCopies(CPU)
+    places = {batch.labels.data_ptr() for batch, _ in copies.deliver(filled(tiny_cache, 6, []))}
+    places |= {batch.labels.data_ptr() for batch, _ in copies.deliver(filled(tiny_cache, 3, []))}
+    assert len(places) == 2, "in every pass the same"
+
+
+def test_the_device_is_known_by_its_number() -> None:
+    assert resolved(CPU) == CPU
+    assert resolved(torch.device("cuda:1")) == torch.device("cuda:1")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_short_streams(tiny_cache: Cache, count: int) -> None:
-    assert [order for _, order in on_device(filled(tiny_cache, count, []), CPU)] == list(range(count))
+    assert [order for _, order in DeviceCopies(CPU).deliver(filled(tiny_cache, count, []))] == list(range(count))
 
 
 def test_leaving_early(tiny_cache: Cache) -> None:
-    stream = on_device(filled(tiny_cache, 5, []), CPU)
+    stream = DeviceCopies(CPU).deliver(filled(tiny_cache, 5, []))
     with contextlib.closing(stream):
         next(stream)

@@ -86,12 +86,12 @@ def test_files_that_are_not_open_are_named(path: Path, way: str) -> None:
     assert gather(places, table, every(9)[5:8], [np.zeros((3, 100), np.uint8)]) == []
 
 
-@needs_extension
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("row", [(-1, 0), (9, 0), (0, -1), (0, 1), (2**62, 0)])
-def test_rows_out_of_range_touch_nothing(path: Path, row: tuple[int, int]) -> None:
+def test_rows_out_of_range_touch_nothing(path: Path, row: tuple[int, int], way: str) -> None:
     places = RecordPlaces(np.array([0, 9]), RecordLayout.plain("|i1", (100,)).fields, stride=640)
     with pytest.raises(IndexError, match="beyond the 9 samples or the 1 views"):
-        gather(places, table_of(path, (0,), 1, mapped=True), np.array([row]), [np.zeros((1, 100), np.uint8)])
+        gather(places, table_of(path, (0,), 1, mapped=way == "map"), np.array([row]), [np.zeros((1, 100), np.uint8)])
 
 
 PAGES = RecordPlaces(np.array([0, 16]), RecordLayout.plain("<f2", (2048,)).fields, stride=65_536)
@@ -234,3 +234,21 @@ def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_access("map")
     with pytest.raises(ValueError, match="auto, map or read, got 'fast'"):
         choose_access("fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_file_that_shrank_is_the_one_that_is_named(tmp_path: Path, random: np.random.Generator, way: str) -> None:
+    """Also when the rows of several files are copied side by side."""
+    paths = [tmp_path / f"{number}.bin" for number in range(8)]
+    for path in paths:
+        path.write_bytes(random.bytes(65_536))
+    files = {number: OpenFile.open(path, 65_536, mapped=way == "map") for number, path in enumerate(paths)}
+    places = RecordPlaces(np.arange(9), RecordLayout.plain("<f2", (2048,)).fields, first=32_768)
+    os.truncate(paths[5], 100)
+    with pytest.raises(CorruptCacheError, match=r"5.bin: .*record at byte 32768"):
+        gather(places, FileTable(files, 8), every(8), [np.zeros((8, 4096), np.uint8)])
+
+
+def test_no_file_at_all_is_open() -> None:
+    places = RecordPlaces(np.array([0, 5]), RecordLayout.plain("|i1", (100,)).fields, stride=640)
+    assert gather(places, FileTable({}, 1), every(3), [np.zeros((3, 100), np.uint8)]) == [0]

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import CorruptCacheError, UsageError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, UsageError
+from kdcache.stream import gather
 from kdcache.stream.cached import CacheLoader
 from kdcache.stream.loader import StreamConfig
 from tests.conftest import flip_bit
+from tests.stream.contract import epochs, fingerprints
 from tests.stream.test_contract import cache_loader
 from tests.stream.ways import WAYS, needs_extension
 
@@ -160,3 +162,63 @@ def test_labels_can_be_required(tiny_cache: Cache) -> None:
 def test_unknown_image_forms(tiny_cache: Cache) -> None:
     with pytest.raises(ValueError, match="pixels, encoded or none, got 'jpeg'"):
         CacheLoader(tiny_cache, [], StreamConfig(batch_size=4, images="jpeg"))  # type: ignore[arg-type]
+
+
+def test_without_the_extension_everything_works(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = epochs(cache_loader(tiny_cache), 2)
+    monkeypatch.setattr(gather, "_gather", None)
+    loader = cache_loader(tiny_cache)
+    assert loader.records.memory.access == "read"
+    assert epochs(loader, 2) == expected
+
+
+def test_a_loader_that_nobody_holds_closes_its_files_at_once(tiny_cache: Cache) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        loader = cache_loader(tiny_cache)
+        list(loader)
+        next(iter(loader))
+        assert len(list(Path("/proc/self/fd").iterdir())) > files
+        del loader
+        assert len(list(Path("/proc/self/fd").iterdir())) == files
+    finally:
+        gc.enable()
+
+
+def test_a_new_pass_ends_an_older_one(tiny_cache: Cache) -> None:
+    loader = cache_loader(tiny_cache)
+    older = iter(loader)
+    first = fingerprints(next(older))
+    rest = epochs(loader, 1)
+    assert [first, *rest] == epochs(cache_loader(tiny_cache), 1)
+    assert list(older) == []
+
+
+def test_resuming_in_another_order_is_refused(tiny_cache: Cache) -> None:
+    loader = cache_loader(tiny_cache)
+    next(iter(loader))
+    for changes in ({"window": 3}, {"shuffle": False}, {"tail": "pad"}, {"views_per_sample": 2}):
+        with pytest.raises(CacheMismatchError, match="saved in another order: windows of 2 shards, 1 of 2 views"):
+            cache_loader(tiny_cache, **changes).load_state_dict(loader.state_dict())
+
+
+def test_a_stream_left_open_does_not_keep_a_program_from_ending(tiny_root: Path) -> None:
+    """Nor does the work beside it, which would take days here."""
+    program = """
+import sys
+from kdcache.stream import reader
+reader.BACKGROUND_BYTES_PER_S = 1
+from tests.stream.contract import epochs, fingerprints
+from tests.stream.test_contract import cache_loader
+from kdcache.cache import open_cache
+stream = iter(cache_loader(open_cache(sys.argv[1]), check="background"))
+next(stream)
+print("left")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_root)], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")

@@ -20,6 +20,9 @@ class FakeShards:
     def shard(self, number: int, keep_on: KeepOn | None = None) -> Any:
         self.opened.append(number)
 
+    def begin(self, keep_on: KeepOn) -> None:
+        pass
+
     def has(self, number: int) -> bool:
         return number == 41
 

@@ -1,4 +1,5 @@
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -58,6 +59,35 @@ def test_the_digest_knows_the_tars(tmp_path: Path) -> None:
     assert (
         open_tars(write_foreign(other, (8, 0, 0, 12)), ["feat.npy"]).digest != open_tars(pattern, ["feat.npy"]).digest
     )
+
+
+def safetensors(**described: object) -> bytes:
+    """A header of one's own, and 64 bytes."""
+    header = json.dumps(described).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(64)
+
+
+ODD = {"dtype": "F32", "shape": [2, 2]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        safetensors(),
+        safetensors(a={**ODD, "data_offsets": [-16, 0]}),
+        safetensors(a={**ODD, "data_offsets": [0, 12]}),
+        safetensors(a={**ODD, "data_offsets": [1 << 70, (1 << 70) + 16]}),
+        safetensors(a={**ODD, "data_offsets": [60, 76]}),
+        safetensors(a={**ODD, "shape": [0, 2], "data_offsets": [0, 0]}),
+        safetensors(a={**ODD, "shape": [-2, -2], "data_offsets": [0, 16]}),
+        safetensors(a=5),
+        b"\xff" * 40,
+    ],
+)
+def test_safetensors_that_say_odd_things_are_refused(tmp_path: Path, data: bytes) -> None:
+    """What they say becomes addresses."""
+    with pytest.raises(SourceError):
+        open_tars(write(tmp_path / "a.tar", {"a.safetensors": data}), ["safetensors"])
 
 
 GOOD = npy(np.zeros((2, 3), np.float16))
