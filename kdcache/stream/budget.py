@@ -12,6 +12,8 @@ from kdcache.errors import UsageError
 from kdcache.stream.gather import Access, choose_access
 
 _DEFAULT_SHARE = 4
+# Reading in order takes one shard at a time; a disk wants to be asked for more.
+_FEWEST_AHEAD = 4
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -55,21 +57,22 @@ def plan_memory(
             "batches or fewer buffers"
         )
     window = min(window, len(shard_bytes))
+    most_ahead = min(max(window, _FEWEST_AHEAD), len(shard_bytes))
     if way == "read":
-        return MemoryPlan("read", 0, window)
+        return MemoryPlan("read", 0, most_ahead)
     largest_first = np.sort(np.asarray(shard_bytes, np.int64))[::-1]
     needed = int(largest_first[:window].sum())
     if needed <= left:
-        ahead = int((np.cumsum(largest_first[:window]) <= left - needed).sum())
+        ahead = int((np.cumsum(largest_first[:most_ahead]) <= left - needed).sum())
         everything_fits = int(largest_first.sum()) <= left
-        return MemoryPlan("map", left, window if everything_fits else ahead)
+        return MemoryPlan("map", left, most_ahead if everything_fits else ahead)
     problem = (
         f"a window of {window} shards takes {_mib(needed)} mapped, memory_budget leaves {_mib(left)} beside the batch "
         "buffers"
     )
     if access == "map":
         raise UsageError(f"{problem}: allow more, use a smaller window, or access='auto'")
-    return MemoryPlan("read", 0, window, f"{problem}, so it is not mapped")
+    return MemoryPlan("read", 0, most_ahead, f"{problem}, so it is not mapped")
 
 
 def usable_memory() -> int:

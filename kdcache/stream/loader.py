@@ -241,10 +241,10 @@ class Loader:
         return ReadAhead(
             self.records.shards,
             schedule=shards,
-            following=self.order.shards(epoch + 1)[:window],
+            following=self.order.shards(epoch + 1)[: max(window, self.records.memory.shards_ahead)],
             window_ends=ends[np.minimum(np.arange(window, len(shards) + window, window), len(shards)) - 1],
             window=window,
-            shards_ahead=min(window, self.records.memory.shards_ahead),
+            shards_ahead=self.records.memory.shards_ahead,
         )
 
     def _epoch_order(self, epoch: int) -> np.ndarray:

@@ -15,6 +15,8 @@ import numpy as np
 
 from kdcache.stream.gather import Interrupted, KeepOn
 
+_OPENERS = 2
+
 
 class Shards(Protocol):
     """What is opened and checked; errors of opening are left to whoever needs the shard."""
@@ -96,7 +98,8 @@ class ReadAhead:
         self._window, self._shards_ahead = window, shards_ahead
         self._next = 0
         self._keep_on, self._go_on = KeepOn(), KeepOn()
-        self._opener, self._checker = _Worker("kdcache-ahead"), _Worker("kdcache-check")
+        self._openers = [_Worker(f"kdcache-ahead-{number}") for number in range(_OPENERS)]
+        self._checker = _Worker("kdcache-check")
         self._is_checking = False
         self._damage: Exception | None = None
         shards.begin(self._keep_on)
@@ -114,7 +117,7 @@ class ReadAhead:
             self._next = max(self._next, self._window * number)
             for shard in self._schedule[self._next : target]:
                 if not self._shards.has(shard):
-                    self._opener.do(partial(self._open, shard))
+                    self._openers[shard % _OPENERS].do(partial(self._open, shard))
             self._next = max(self._next, min(target, len(self._schedule)))
         if self._damage is not None:
             raise self._damage
@@ -124,7 +127,7 @@ class ReadAhead:
 
     def run(self, work: Callable[[], None]) -> None:
         """Do something else that will be needed later; it must not raise."""
-        self._opener.do(work)
+        self._openers[0].do(work)
 
     def stop(self) -> None:
         """Break everything off at the next piece of a file."""
@@ -146,7 +149,8 @@ class ReadAhead:
 
     def _end(self) -> None:
         self.stop()
-        self._opener.end()
+        for opener in self._openers:
+            opener.end()
         self._checker.end()
 
     def __enter__(self) -> "ReadAhead":
