@@ -8,6 +8,7 @@ page cache, it is opened and one epoch is run, both timed.
 """
 
 import argparse
+import contextlib
 import gc
 import os
 import shutil
@@ -148,11 +149,21 @@ def run(arguments: argparse.Namespace) -> int:
                 yardsticks[f"{name} {order}"] = spread(used)
                 rows += [contender.result() for contender in contenders]
                 print(_table(rows[-len(contenders) :], yardsticks[f"{name} {order}"]), flush=True)
+                _write(arguments, rows, yardsticks, errors)
     finally:
         if arguments.scratch is None:
             shutil.rmtree(scratch.parent)
     for error in errors:
         print(f"not measured: {error}")
+    return 0
+
+
+def _write(
+    arguments: argparse.Namespace, rows: list[dict[str, Any]], yardsticks: dict[str, Any], errors: list[dict[str, str]]
+) -> None:
+    """What is known so far, after every case."""
+    if arguments.out is None:
+        return
     result = {
         "benchmark": "streaming",
         **environment(torch.device("cpu")),
@@ -161,10 +172,8 @@ def run(arguments: argparse.Namespace) -> int:
         "loaders": rows,
         "errors": errors,
     }
-    if arguments.out is not None:
-        write(arguments.out, result)
-        arguments.out.with_suffix(".md").write_text(markdown(result))
-    return 0
+    write(arguments.out, result)
+    arguments.out.with_suffix(".md").write_text(markdown(result))
 
 
 def _prepared(
@@ -188,7 +197,8 @@ def _prepared(
             contender.open()
             contender.run_epoch()
         except Exception as error:  # one loader that cannot must not end the comparison; it is listed with its reason
-            loader.close()
+            with contextlib.suppress(Exception):  # it may have got no further than half-way
+                loader.close()
             errors.append({"loader": loader.name, "workload": workload.name, "order": order, "error": repr(error)})
             continue
         yield contender

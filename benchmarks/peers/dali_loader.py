@@ -16,7 +16,7 @@ from benchmarks.peers.tars import NUM_SHARDS, write_tars
 BATCHES_AHEAD = 2
 SHUFFLE_RECORDS = 1024
 LARGE_RECORD_BYTES = 1 << 16
-DTYPES = {"<f2": types.FLOAT16, "|i1": types.INT8, "<i8": types.INT64}
+DTYPES = {"<f4": types.FLOAT, "<f2": types.FLOAT16, "|i1": types.INT8, "<i8": types.INT64}
 
 
 class DaliLoader(Loader):
@@ -93,7 +93,7 @@ class DaliLoader(Loader):
 
     def close(self) -> None:
         """See the base class."""
-        del self._pipeline
+        self._pipeline = None
 
 
 def _num_threads(workload: Workload) -> int:
