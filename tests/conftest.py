@@ -19,11 +19,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from kdcache.cache import Cache, open_cache
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
+
+# On a shared machine a pause of a second says nothing of the test that it falls into.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 TEACHER = "vit_tiny_patch16_224"
 TEACHER_KWARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
