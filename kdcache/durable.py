@@ -25,6 +25,7 @@ from kdcache.errors import DiskFullError, NotWritableError, ShardConflictError
 on_step: Callable[[str, Path], None] | None = None
 
 TEMPORARY_SUFFIX = ".tmp"
+_PIECE_BYTES = 4 << 20
 # A temporary of another machine whose process cannot be probed is garbage once it is this old.
 FOREIGN_TEMPORARY_LIFETIME_S = 6 * 3600
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
@@ -138,16 +139,18 @@ def write_file(path: Path, data: bytes, *, replace: bool = True) -> str:
     return file.sha256
 
 
+def file_pieces(path: Path) -> Iterator[memoryview]:
+    """The bytes of a file, piece by piece; each piece is valid until the next is asked for."""
+    buffer = memoryview(bytearray(_PIECE_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            yield buffer[:size]
+
+
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: BinaryIO) -> str:
-    # Python 3.10 has no hashlib.file_digest.
     digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
+    for piece in file_pieces(path):
         digest.update(piece)
     return digest.hexdigest()
 

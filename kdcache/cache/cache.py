@@ -11,10 +11,9 @@ from kdcache.cache.index import ShardIndex, read_index
 from kdcache.cache.manifest import ColumnFacts, Manifest, ShardFacts, read_manifest
 from kdcache.cache.paths import INDEX, SAMPLES, CachePaths
 from kdcache.cache.shard import StridedShard, member_name
-from kdcache.durable import sha256_file
+from kdcache.durable import file_pieces
 from kdcache.errors import CorruptCacheError, TapError
 
-_PIECE_BYTES = 4 << 20
 _REPAIR = "run `kdcache verify` for the whole picture, `kdcache verify --repair` and the same `kdcache extract` to mend"
 
 
@@ -71,17 +70,8 @@ class Cache:
             raise CorruptCacheError(f"{path}: {found} bytes found, {wanted} wanted; the file is truncated; {_REPAIR}")
         return path
 
-    def check_hash(self, part: str, shard: ShardFacts) -> None:
-        """Compare the sha256 of one file with the manifest's.
-
-        Raises: CorruptCacheError.
-        """
-        path = self.check_size(part, shard)
-        if sha256_file(path) != shard.files[part].sha256:
-            raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256); {_REPAIR}")
-
-    def check_quickly(self, part: str, shard: ShardFacts, pause: Callable[[int], None]) -> None:
-        """Like `check_hash` with XXH3, which runs at memory speed; sha256 where the cache has nothing else.
+    def check_hash(self, part: str, shard: ShardFacts, pause: Callable[[int], None]) -> None:
+        """Compare the XXH3 of one file with the manifest's, at memory speed; sha256 where the cache has nothing else.
 
         Args:
             part, shard: Which file.
@@ -92,24 +82,19 @@ class Cache:
         path = self.check_size(part, shard)
         facts = shard.files[part]
         digest = xxhash.xxh3_64() if facts.xxh3 else hashlib.sha256()
-        piece = bytearray(_PIECE_BYTES)
-        with path.open("rb", buffering=0) as file:
-            while size := file.readinto(piece):
-                digest.update(memoryview(piece)[:size])
-                pause(size)
+        for piece in file_pieces(path):
+            digest.update(piece)
+            pause(len(piece))
         if digest.hexdigest() != (facts.xxh3 or facts.sha256):
             raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name}); {_REPAIR}")
 
-    def check_shard(self, shard: ShardFacts, index: ShardIndex, columns: list[ColumnFacts], *, hashes: bool) -> None:
-        """What a reader must know before it uses a shard: sizes, hashes if asked, and that all columns meet by key.
+    def check_shard(self, shard: ShardFacts, index: ShardIndex, columns: list[ColumnFacts]) -> None:
+        """What a reader must know before it uses a shard besides hashes: sizes, and that all columns meet by key.
 
         Raises: CorruptCacheError with both keys where columns disagree.
         """
         for part in (SAMPLES, *(column.name for column in columns)):
-            if hashes:
-                self.check_hash(part, shard)
-            else:
-                self.check_size(part, shard)
+            self.check_size(part, shard)
         names = self.member_names(index)
         for column in columns:
             self.strided(column, shard).check_headers(names)

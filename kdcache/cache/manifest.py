@@ -11,12 +11,11 @@ import xxhash
 from kdcache.cache.codecs import Codec, make_codec
 from kdcache.cache.paths import RESERVED_NAMES, CachePaths, is_safe_name
 from kdcache.cache.record import RecordLayout
-from kdcache.durable import NewFile, write_file
+from kdcache.durable import NewFile, file_pieces, write_file
 from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
 from kdcache.strict_json import dump_json, load_json
 
 FORMAT_VERSION = 1
-_PIECE_BYTES = 1 << 20
 _REBUILD = "restore the file, or run `kdcache verify --rebuild`"
 
 
@@ -123,11 +122,10 @@ class FileFacts(Facts, frozen=True):
     def read(cls, path: Path) -> "FileFacts":
         """Of a file on disk."""
         sha256, xxh3, size_bytes = hashlib.sha256(), xxhash.xxh3_64(), 0
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                sha256.update(piece)
-                xxh3.update(piece)
-                size_bytes += len(piece)
+        for piece in file_pieces(path):
+            sha256.update(piece)
+            xxh3.update(piece)
+            size_bytes += len(piece)
         return cls(sha256=sha256.hexdigest(), xxh3=xxh3.hexdigest(), size_bytes=size_bytes)
 
 

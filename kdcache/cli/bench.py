@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             access=arguments.access,
             memory_budget=None if arguments.memory_budget is None else int(arguments.memory_budget * 1e9),
         )
+        # What no loader could stream is the user's mistake and said before anything is measured.
         config.order([shard.num_samples for shard in cache.manifest.shards], cache.manifest.fingerprint.views.num_views)
     except (ValueError, OverflowError) as error:
         raise UsageError(str(error)) from None

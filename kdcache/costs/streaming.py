@@ -27,7 +27,7 @@ _LONGEST_WARM_UP, _LONGEST_TURN = 5, 2
 
 @dataclass(frozen=True)
 class Rate:
-    """Batches, rows and bytes a second."""
+    """Samples and bytes a second."""
 
     samples_per_s: float
     bytes_per_s: float

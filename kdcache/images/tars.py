@@ -18,7 +18,7 @@ from kdcache.images.source import UNLABELLED, Source, SourceImage, refuse_duplic
 MAX_COMPRESSION_RATIO = 200
 MAX_MEMBER_BYTES = 1 << 30
 _PIECE_BYTES = 1 << 20
-_MAX_LABEL_BYTES = 32
+MAX_LABEL_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,31 @@ class TarSource(Source):
             os.close(descriptor)
 
 
-def _expand(pattern: str) -> list[Path]:
+def expand_braces(pattern: str) -> list[Path]:
+    """The paths a brace pattern names, whether they exist or not. Raises: SourceError for unbalanced braces."""
     try:
-        paths = [Path(text) for text in braceexpand(pattern)]
+        return [Path(text) for text in braceexpand(pattern)]
     except UnbalancedBracesError:
         raise SourceError(f"{pattern}: braces are not balanced; a pattern looks like train-{{000..127}}.tar") from None
+
+
+def split_member_name(member: str) -> tuple[str, str]:
+    """Sample key and extension, parted by the first dot of the last path component: WebDataset's rule."""
+    folder, _, name = member.rpartition("/")
+    stem, _, extension = name.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), extension
+
+
+def parse_class(data: bytes, *, where: str) -> int:
+    """The class index in the bytes of a ``.cls`` member. Raises: SourceError for anything else."""
+    text = data.decode("ascii", "replace").strip()
+    if not text.isdecimal():
+        raise SourceError(f"{where} holds {text!r}, wanted a class index such as 17")
+    return int(text)
+
+
+def _expand(pattern: str) -> list[Path]:
+    paths = expand_braces(pattern)
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise SourceError(
@@ -109,9 +129,7 @@ def _read_tar(path: Path, descriptor: int) -> Iterator[tuple[SourceImage, _Place
     """Group the members of one tar; a sample is complete when the next key begins."""
     key, image, label = "", None, UNLABELLED
     for member in _members(path, descriptor):
-        folder, _, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        member_key = f"{folder}/{stem}" if folder else stem
+        member_key, extension = split_member_name(member.name)
         if member_key != key:
             if image is not None:
                 yield _complete(path, descriptor, key, image, label)
@@ -154,9 +172,5 @@ def _complete(path: Path, descriptor: int, key: str, member: tarfile.TarInfo, la
 
 
 def _read_label(path: Path, descriptor: int, member: tarfile.TarInfo) -> int:
-    text = (
-        os.pread(descriptor, min(member.size, _MAX_LABEL_BYTES), member.offset_data).decode("ascii", "replace").strip()
-    )
-    if not text.isdecimal():
-        raise SourceError(f"{path}: {member.name} holds {text!r}, wanted a class index such as 17")
-    return int(text)
+    data = os.pread(descriptor, min(member.size, MAX_LABEL_BYTES), member.offset_data)
+    return parse_class(data, where=f"{path}: {member.name}")

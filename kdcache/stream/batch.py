@@ -118,7 +118,6 @@ class BatchBuffers:
     ) -> None:
         targets: dict[str, PackedTargets] = {}
         self.fields: dict[str, list[np.ndarray]] = {}
-        self.size_bytes = 0
         for column in columns:
             tensors: dict[str, Tensor] = {}
             self.fields[column.name] = []
@@ -159,7 +158,6 @@ class BatchBuffers:
 
     def _new(self, shape: tuple[int, ...], dtype: torch.dtype, pinned: bool) -> Tensor:
         size = int(np.prod(shape)) * dtype.itemsize
-        self.size_bytes += size
         if pinned:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         # numpy asks the system for huge pages and torch does not; zeros now, so that no page is fresh later.

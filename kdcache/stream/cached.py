@@ -47,7 +47,7 @@ class CacheRecords(Records):
             budget=config.memory_budget,
             buffer_bytes=config.num_buffers * rows * (row_bytes + pixel_bytes),
             shard_bytes=[sum(shard.files[column.name].size_bytes for column in columns) for shard in shards],
-            window=config.window if config.shuffle else 1,
+            window=config.shards_at_once,
             access=config.access,
         )
         self.reader = ShardReader(
@@ -56,7 +56,7 @@ class CacheRecords(Records):
             check=config.check,
             access=self.memory.access,
             with_images=with_images,
-            max_mapped_bytes=self.memory.max_mapped_bytes if self.memory.access == "map" else None,
+            max_mapped_bytes=self.memory.max_mapped_bytes,
             max_open=max(MAX_OPEN_SHARDS, 2 * config.window),
         )
         self._replayer = (

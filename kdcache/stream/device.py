@@ -2,13 +2,12 @@
 
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from kdcache.stream.batch import Batch, BatchBuffers
 
-Order = TypeVar("Order")
 _SLOTS = 2
 
 
@@ -34,7 +33,7 @@ class DeviceCopies:
         self._copies = self._module.Stream(**self._where)
         self._slots: list[Batch | None] = [None] * _SLOTS
 
-    def deliver(self, filled: Generator[tuple[BatchBuffers, Order]]) -> Generator[tuple[Batch, Order]]:
+    def deliver(self, filled: Generator[BatchBuffers]) -> Generator[Batch]:
         """Copy batches over.
 
         A batch may be used, on the stream that is current when it is asked for, until the next one is asked for.
@@ -43,11 +42,11 @@ class DeviceCopies:
             filled: Host buffers, each valid until the next is asked for.
         """
         ready = None
-        for number, (buffers, order) in enumerate(filled):
+        for number, buffers in enumerate(filled):
             batch, done = self._begin(number, buffers)
             if ready is not None:
                 yield self._arrived(*ready)
-            ready = batch, done, order
+            ready = batch, done
             done.synchronize()  # the host buffer is filled again as soon as the next one is asked for
         if ready is not None:
             yield self._arrived(*ready)
@@ -65,9 +64,9 @@ class DeviceCopies:
             done.record(self._copies)
         return replace(slot, encoded=None if host.encoded is None else host.encoded.clone()), done
 
-    def _arrived(self, batch: Batch, done: Any, order: Order) -> tuple[Batch, Order]:
+    def _arrived(self, batch: Batch, done: Any) -> Batch:
         self._current_stream().wait_event(done)
-        return batch, order
+        return batch
 
     def _current_stream(self) -> Any:
         return self._module.current_stream(**self._where)

@@ -8,7 +8,7 @@ import torch
 from kdcache.errors import SourceError
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.budget import plan_memory
-from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, gather
+from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, files_of, gather
 from kdcache.stream.loader import Loader, Records, StreamConfig
 from kdcache.stream.readahead import Shards
 from kdcache.stream.reader import MAX_OPEN_SHARDS
@@ -53,12 +53,12 @@ class _ForeignRecords(Records):
             budget=config.memory_budget,
             buffer_bytes=config.num_buffers * (config.batch_size // num_ranks) * row_bytes,
             shard_bytes=tars.file_bytes,
-            window=config.window if config.shuffle else 1,
+            window=config.shards_at_once,
             access=config.access,
         )
         self._shelf = Shelf(
             weakly(self._open),
-            max_mapped_bytes=self.memory.max_mapped_bytes if self.memory.access == "map" else None,
+            max_mapped_bytes=self.memory.max_mapped_bytes,
             max_open=max(MAX_OPEN_SHARDS, 2 * config.window),
         )
         self._starts = np.cumsum([0, *tars.shard_sizes])
@@ -85,8 +85,8 @@ class _ForeignRecords(Records):
     def fill(self, buffers: BatchBuffers, rows: np.ndarray, part: slice) -> None:
         """Every array by its offsets."""
         own = rows[part]
-        numbers = np.searchsorted(self._starts, own[:, 0], side="right") - 1
-        files = {number: self._shelf.get(number) for number in sorted(set(numbers.tolist()))}
+        numbers = sorted(set(files_of(self._starts, own).tolist()))
+        files = {number: self._shelf.get(number) for number in numbers}
         table = FileTable(files, len(self._starts) - 1)
         for name, places in self._places.items():
             gather(places, table, own, [field[part] for field in buffers.fields[name]])

@@ -114,12 +114,16 @@ class OpenFile:
             if not is_there:
                 os.posix_fadvise(self.descriptor, first, size, os.POSIX_FADV_WILLNEED)
 
-    def read_exactly(self, buffers: Sequence[memoryview], offset: int) -> None:
+    def read_exactly(self, buffers: Sequence[memoryview], offset: int, wanted: int) -> None:
         """Fill the buffers one after the other from one place of the file.
 
-        Raises: CorruptCacheError when the file ends before.
+        Args:
+            buffers: Where to.
+            offset: In the file.
+            wanted: Bytes of all buffers together, which callers in a loop know.
+
+        Raises: CorruptCacheError when the file ends before or its disk fails.
         """
-        wanted = sum(len(buffer) for buffer in buffers)
         try:
             found = os.preadv(self.descriptor, buffers, offset)
         except OSError as error:
@@ -165,17 +169,27 @@ class RecordPlaces:
     first: int = 0
     offsets: np.ndarray | None = None
 
-    def files_of(self, samples: np.ndarray) -> np.ndarray:
-        """(n,) number of the file that holds each sample."""
-        return np.searchsorted(self.starts, samples, side="right") - 1
-
-    def offsets_of(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) where in its file each (sample, view) begins."""
+    def offsets_of(self, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """(n,) where in its file, of the given (n,) numbers, each (sample, view) begins."""
         samples, views = rows[:, 0], rows[:, 1]
         if self.offsets is not None:
             return self.offsets[samples]
-        records = (samples - self.starts[self.files_of(samples)]) * self.num_views + views
+        records = (samples - self.starts[numbers]) * self.num_views + views
         return records * self.stride + self.first
+
+    def out_of_range(self) -> IndexError:
+        """The error for rows that are not there."""
+        return IndexError(f"rows beyond the {self.starts[-1]} samples or the {self.num_views} views")
+
+
+def files_of(starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(n,) number of the file that holds each (sample, view).
+
+    Args:
+        starts: (files + 1,) int64, the first sample of each file, and the number of samples.
+        rows: (n, 2) int64.
+    """
+    return np.searchsorted(starts, rows[:, 0], side="right") - 1
 
 
 class FileTable:
@@ -216,9 +230,9 @@ def gather(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Seque
         rows, places.starts, table.bases, places.offsets, places.num_views, places.stride, places.first, fields
     )
     if outcome == _NOT_MAPPED:
-        return _missing(places, table, rows)
+        return _missing(table, files_of(places.starts, rows))
     if outcome == _OUT_OF_RANGE:
-        raise IndexError(f"rows beyond the {places.starts[-1]} samples or the {places.num_views} views")
+        raise places.out_of_range()
     if outcome >= 0:
         raise _culprit(places, table, rows[outcome : outcome + _ROWS_AT_ONCE])
     return []
@@ -226,7 +240,8 @@ def gather(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Seque
 
 def _culprit(places: RecordPlaces, table: FileTable, rows: np.ndarray) -> CorruptCacheError:
     """The first of these rows whose file is shorter than it was; the first of all when its disk has failed."""
-    found = list(zip(places.files_of(rows[:, 0]).tolist(), places.offsets_of(rows).tolist(), strict=True))
+    numbers = files_of(places.starts, rows)
+    found = list(zip(numbers.tolist(), places.offsets_of(rows, numbers).tolist(), strict=True))
     shorter = [each for each in found if _is_shorter(table.files[each[0]])]
     number, offset = (shorter or found)[0]
     return _shrunk(table.files[number], offset, "nothing")
@@ -236,30 +251,23 @@ def _is_shorter(file: OpenFile) -> bool:
     return os.fstat(file.descriptor).st_size < file.size_bytes
 
 
-def _missing(places: RecordPlaces, table: FileTable, rows: np.ndarray) -> list[int]:
-    return sorted(set(places.files_of(rows[:, 0]).tolist()) - set(table.files))
+def _missing(table: FileTable, numbers: np.ndarray) -> list[int]:
+    return sorted(set(numbers.tolist()) - set(table.files))
 
 
 def _read(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Sequence[np.ndarray]) -> list[int]:
     if len(rows) and (rows.min() < 0 or rows[:, 0].max() >= places.starts[-1] or rows[:, 1].max() >= places.num_views):
-        raise IndexError(f"rows beyond the {places.starts[-1]} samples or the {places.num_views} views")
-    missing = _missing(places, table, rows)
+        raise places.out_of_range()
+    numbers = files_of(places.starts, rows)
+    missing = _missing(table, numbers)
     if missing:
         return missing
     wanted = sum(part.shape[1] for part in into)
     flat = [(part.reshape(-1).data, part.shape[1]) for part in into]
     buffers = zip(*([view[at : at + size] for at in range(0, len(view), size)] for view, size in flat), strict=True)
-    numbers = places.files_of(rows[:, 0]).tolist()
-    descriptors = [table.files[number].descriptor for number in numbers]
-    offsets = places.offsets_of(rows).tolist()
-    preadv = os.preadv
-    for number, descriptor, parts, offset in zip(numbers, descriptors, buffers, offsets, strict=True):
-        try:
-            found = preadv(descriptor, parts, offset)
-        except OSError as error:
-            raise _shrunk(table.files[number], offset, f"{error.strerror}, nothing") from None
-        if found != wanted:
-            raise _shrunk(table.files[number], offset, f"{found} of {wanted} bytes")
+    files = [table.files[number] for number in numbers.tolist()]
+    for file, parts, offset in zip(files, buffers, places.offsets_of(rows, numbers).tolist(), strict=True):
+        file.read_exactly(parts, offset, wanted)
     return []
 
 

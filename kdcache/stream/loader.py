@@ -26,7 +26,6 @@ from kdcache.stream.state import StreamState
 ImageForm = Literal["pixels", "encoded", "none"]
 _MAX_DEFAULT_THREADS = 8
 _PLANNED_AT_ONCE = 64
-_Filled = tuple[BatchBuffers, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +76,11 @@ class StreamConfig:
     def threads(self) -> int:
         """Threads that will work."""
         return self.num_threads or min(len(os.sched_getaffinity(0)), _MAX_DEFAULT_THREADS)
+
+    @property
+    def shards_at_once(self) -> int:
+        """Shards that are in use at a time."""
+        return self.window if self.shuffle else 1
 
     def order(self, shard_sizes: Sequence[int], num_views: int) -> StreamOrder:
         """The order in which these shards are streamed. Raises: ValueError for what is impossible with them."""
@@ -163,7 +167,7 @@ class Loader:
         self.device = resolved(torch.device(device))
         self._rank, self._world_size = rank, world_size
         rows = len(self.order.batch(np.zeros(1, np.int64), epoch=0, step=0, rank=rank, world_size=world_size))
-        pinned = pin_for(self.device)
+        pinned = self.device.type == "cuda"
         self._buffers = [records.new_buffers(rows, pinned=pinned) for _ in range(config.num_buffers)]
         self._next_order: tuple[int, np.ndarray] | None = None
         self._copies = None if self.device.type == "cpu" else DeviceCopies(self.device)
@@ -211,12 +215,11 @@ class Loader:
             delivered = _in_place(waited) if self._copies is None else self._copies.deliver(waited)
             with contextlib.closing(filled), contextlib.closing(delivered):
                 for step in steps:
-                    batch, _ = next(delivered)
-                    yield step, batch
+                    yield step, next(delivered)
                     if step == steps[0]:
                         ahead.run(partial(self._remember_order, epoch + 1))
 
-    def _waited(self, filled: Generator[_Filled]) -> Generator[_Filled]:
+    def _waited(self, filled: Generator[tuple[BatchBuffers, np.ndarray]]) -> Generator[BatchBuffers]:
         """Pass on, and count the time until the host has each batch; what a device takes to copy it overlaps steps."""
         while True:
             asked = time.perf_counter()
@@ -224,7 +227,7 @@ class Loader:
             self.wait_s += time.perf_counter() - asked
             if one is None:
                 return
-            yield one
+            yield one[0]
 
     def _rows(self, order: np.ndarray, epoch: int, steps: range, ahead: ReadAhead) -> Iterator[np.ndarray]:
         for first in range(0, len(steps), _PLANNED_AT_ONCE):
@@ -235,7 +238,7 @@ class Loader:
                 yield own
 
     def _read_ahead(self, epoch: int) -> ReadAhead:
-        window = self.order.window if self.config.shuffle else 1
+        window = self.config.shards_at_once
         shards = self.order.shards(epoch)
         ends = np.cumsum(np.asarray(self.order.shard_sizes)[shards])
         return ReadAhead(
@@ -278,11 +281,6 @@ class Loader:
         return [partial(self.records.fill, buffers, rows, part) for part in self.records.pieces(len(rows))]
 
 
-def _in_place(filled: Generator[_Filled]) -> Generator[tuple[Batch, np.ndarray]]:
-    for buffers, rows in filled:
-        yield buffers.batch, rows
-
-
-def pin_for(device: torch.device) -> bool:
-    """Whether batches for this device should lie in page-locked memory."""
-    return device.type == "cuda"
+def _in_place(filled: Generator[BatchBuffers]) -> Generator[Batch]:
+    for buffers in filled:
+        yield buffers.batch

@@ -56,7 +56,7 @@ class _Worker:
         self._work.put(work)
 
     def end(self) -> None:
-        """Wait until everything is done."""
+        """Wait until everything is done; may be called again."""
         if self._thread is not None:
             self._work.put(None)
             self._thread.join()
@@ -163,7 +163,6 @@ class ReadAhead:
         self._go_on.stop()
         if kind is None:
             self._checker.end()
-            self._checker = _Worker("kdcache-check")
         self._end()
         atexit.unregister(self._end)
         if kind is None and self._damage is not None and not isinstance(self._damage, Interrupted):

@@ -15,7 +15,17 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.paths import SAMPLES
-from kdcache.stream.gather import Access, FileTable, Interrupted, KeepOn, OpenFile, RecordPlaces, choose_access, gather
+from kdcache.stream.gather import (
+    Access,
+    FileTable,
+    Interrupted,
+    KeepOn,
+    OpenFile,
+    RecordPlaces,
+    choose_access,
+    files_of,
+    gather,
+)
 from kdcache.stream.shelf import Shelf, weakly
 
 CheckPolicy = Literal["full", "background", "size"]
@@ -30,13 +40,11 @@ class OpenShard:
     """One shard, checked and open; its files are closed when the last user is gone.
 
     Args:
-        number: Its place in the manifest.
         name: Shard name.
         index: Its index, without the statistics.
         files: Open files by part.
     """
 
-    number: int
     name: str
     index: ShardIndex
     files: dict[str, OpenFile]
@@ -120,7 +128,7 @@ class ShardReader:
             self._needed(rows)
 
     def _needed(self, rows: np.ndarray) -> dict[int, OpenShard]:
-        numbers = np.searchsorted(self._starts, rows[:, 0], side="right") - 1
+        numbers = files_of(self._starts, rows)
         return {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
 
     def _tables_of(self, shards: dict[int, OpenShard]) -> dict[str, FileTable]:
@@ -146,13 +154,14 @@ class ShardReader:
         fields = {each.name: np.empty((1, *each.shape), each.dtype) for each in layout.fields}
         into = [values.reshape(-1).view(np.uint8).data for values in fields.values()]
         record = row * self._num_views + view
-        shard.files[column.name].read_exactly(into, record * layout.stride_bytes + layout.payload_offset)
+        offset = record * layout.stride_bytes + layout.payload_offset
+        shard.files[column.name].read_exactly(into, offset, layout.payload_bytes)
         return column.make_codec().decode(fields, tuple(column.shape))[0]
 
     def read_image(self, shard: OpenShard, row: int) -> bytes:
         """The embedded source image of a sample."""
         data = bytearray(int(shard.index.image_sizes[row]))
-        shard.files[SAMPLES].read_exactly([memoryview(data)], int(shard.index.image_offsets[row]))
+        shard.files[SAMPLES].read_exactly([memoryview(data)], int(shard.index.image_offsets[row]), len(data))
         return bytes(data)
 
     def shard(self, number: int, keep_on: KeepOn | None = None) -> OpenShard:
@@ -206,15 +215,15 @@ class ShardReader:
         elif self._check == "background" and number not in self._checked:
             with self._lock:
                 self.unchecked.add(number)
-        self.cache.check_shard(facts, index, self.columns, hashes=False)
+        self.cache.check_shard(facts, index, self.columns)
         self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
-        return OpenShard(number, facts.name, index, files)
+        return OpenShard(facts.name, index, files)
 
     def _hash(self, number: int, keep_on: KeepOn, bytes_per_s: float | None) -> None:
         facts = self.cache.manifest.shards[number]
         pause = _paced(keep_on, bytes_per_s)
         for part in self._parts:
-            self.cache.check_quickly(part, facts, pause)
+            self.cache.check_hash(part, facts, pause)
         with self._lock:
             self._checked.add(number)
             self.unchecked.discard(number)

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[reportAttributeAccessIssue]
 
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.record import RecordField
 from kdcache.errors import SourceError
+from kdcache.images.source import UNLABELLED
+from kdcache.images.tars import MAX_LABEL_BYTES, expand_braces, parse_class, split_member_name
 
 _CODECS = {"<f4": "fp32", "<f2": "fp16", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _DTYPES = {"fp32": "<f4", "fp16": "<f2", "bf16": "<u2"}
 _MAX_HEADER_BYTES = 1 << 20
-_UNLABELLED = -1
 
 # Per extension of one sample: where the member's bytes lie, how many there are, and the header they begin with.
 _Members = dict[str, tuple[int, int, bytes]]
@@ -90,10 +90,7 @@ def open_tars(pattern: str, extensions: Sequence[str] = ("npy",)) -> ForeignTars
 
     Raises: SourceError naming tar and member.
     """
-    try:
-        paths = [Path(text) for text in braceexpand(pattern)]
-    except UnbalancedBracesError:
-        raise SourceError(f"{pattern}: braces are not balanced; a pattern looks like train-{{000..127}}.tar") from None
+    paths = expand_braces(pattern)
     arrays: dict[str, list[ForeignArray]] = {}
     headers: dict[str, bytes] = {}
     shard_sizes: list[int] = []
@@ -149,9 +146,7 @@ def _samples(path: Path) -> Iterator[tuple[str, _Members]]:
             for member in tar:
                 if not member.isreg() or member.issparse():
                     continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                stem = f"{folder}/{stem}" if folder else stem
+                stem, extension = split_member_name(member.name)
                 if stem != key and members:
                     yield key, members
                     members = _Members()
@@ -170,7 +165,7 @@ def _samples(path: Path) -> Iterator[tuple[str, _Members]]:
 def _header(extension: str, file: IO[bytes]) -> bytes:
     """What describes the numbers of a member, or all of a label; nothing of other members."""
     if extension == "cls":
-        return file.read(32)
+        return file.read(MAX_LABEL_BYTES)
     if extension.endswith("npy"):
         start = file.read(10)
         return start + file.read(int.from_bytes(start[8:10], "little"))
@@ -181,12 +176,7 @@ def _header(extension: str, file: IO[bytes]) -> bytes:
 
 
 def _label(members: _Members, where: str) -> int:
-    if "cls" not in members:
-        return _UNLABELLED
-    text = members["cls"][2].decode("ascii", "replace").strip()
-    if not text.isdecimal():
-        raise SourceError(f"{where}.cls holds {text!r}, wanted a class index such as 17")
-    return int(text)
+    return parse_class(members["cls"][2], where=f"{where}.cls") if "cls" in members else UNLABELLED
 
 
 def _arrays(extension: str, header: bytes, where: str) -> list[ForeignArray]:

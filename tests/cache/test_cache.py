@@ -43,7 +43,10 @@ def test_columns_are_found_or_listed(tiny_cache: Cache) -> None:
 
 def test_a_good_shard_passes(tiny_cache: Cache) -> None:
     shard = tiny_cache.manifest.shards[0]
-    tiny_cache.check_shard(shard, tiny_cache.index(shard), tiny_cache.manifest.fingerprint.columns, hashes=True)
+    columns = tiny_cache.manifest.fingerprint.columns
+    tiny_cache.check_shard(shard, tiny_cache.index(shard), columns)
+    for part in ("samples", *(column.name for column in columns)):
+        tiny_cache.check_hash(part, shard, lambda _: None)
 
 
 def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
@@ -53,8 +56,8 @@ def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
     strided = cache.strided(columns[0], shard)
     flip_bit(strided.path, strided.payload_offset(3) + 5)
     with pytest.raises(CorruptCacheError, match=r"train-000000.tar: bytes differ"):
-        cache.check_shard(shard, index, columns, hashes=True)
-    cache.check_shard(shard, index, columns, hashes=False)
+        cache.check_hash(columns[0].name, shard, lambda _: None)
+    cache.check_shard(shard, index, columns)
 
 
 def test_the_index_is_hashed_before_it_is_opened(cache_copy: Path) -> None:
@@ -84,11 +87,11 @@ def test_swapped_shards_disagree_by_key(cache_copy: Path) -> None:
     first.rename(other), second.rename(first), other.rename(second)
     shard = cache.manifest.shards[0]
     with pytest.raises(CorruptCacheError, match=r"record 0 is 'digit-\d+.v00.npy', wanted 'digit-\d+.v00.npy'"):
-        cache.check_shard(shard, cache.index(shard), [cache.find_column(kind="patch", codec="fp16")], hashes=False)
+        cache.check_shard(shard, cache.index(shard), [cache.find_column(kind="patch", codec="fp16")])
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_the_quick_check_finds_what_the_slow_one_finds(cache_copy: Path, is_old: bool) -> None:
+def test_damage_is_found_by_either_hash(cache_copy: Path, is_old: bool) -> None:
     """With XXH3 where the cache has it, with sha256 where it is from before."""
     cache = open_cache(cache_copy)
     shard = cache.manifest.shards[1]
@@ -100,8 +103,8 @@ def test_the_quick_check_finds_what_the_slow_one_finds(cache_copy: Path, is_old:
         assert all(facts.xxh3 for facts in shard.files.values())
     path = cache.paths.shard("samples", shard.name)
     read: list[int] = []
-    cache.check_quickly("samples", shard, read.append)
+    cache.check_hash("samples", shard, read.append)
     assert sum(read) == path.stat().st_size
     flip_bit(path, 1000)
     with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ"):
-        cache.check_quickly("samples", shard, read.append)
+        cache.check_hash("samples", shard, read.append)

@@ -14,7 +14,7 @@ from kdcache.stream.device import DeviceCopies, resolved
 CPU = torch.device("cpu")
 
 
-def filled(cache: Cache, count: int, asked: list[int]) -> Generator[tuple[BatchBuffers, int]]:
+def filled(cache: Cache, count: int, asked: list[int]) -> Generator[BatchBuffers]:
     """Two host buffers in turn, spoilt as soon as the next is asked for."""
     columns = cache.manifest.fingerprint.columns[:2]
     buffers = [BatchBuffers(3, columns, cache.manifest.fingerprint.views, pinned=False) for _ in range(2)]
@@ -28,13 +28,12 @@ def filled(cache: Cache, count: int, asked: list[int]) -> Generator[tuple[BatchB
         for fields in own.fields.values():
             for field in fields:
                 field[:] = number
-        yield own, number
+        yield own
 
 
 def test_every_batch_arrives_whole_and_one_is_under_way(tiny_cache: Cache) -> None:
     asked: list[int] = []
-    for expected, (batch, order) in enumerate(DeviceCopies(CPU).deliver(filled(tiny_cache, 5, asked))):
-        assert order == expected
+    for expected, batch in enumerate(DeviceCopies(CPU).deliver(filled(tiny_cache, 5, asked))):
         assert asked[-1] == min(expected + 1, 4), "the next copy begins before this batch is used"
         assert batch.labels.tolist() == batch.samples.tolist() == [expected] * 3
         for targets in batch.targets.values():
@@ -46,8 +45,8 @@ def test_every_batch_arrives_whole_and_one_is_under_way(tiny_cache: Cache) -> No
 
 def test_the_device_holds_two_batches(tiny_cache: Cache) -> None:
     copies = DeviceCopies(CPU)
-    places = {batch.labels.data_ptr() for batch, _ in copies.deliver(filled(tiny_cache, 6, []))}
-    places |= {batch.labels.data_ptr() for batch, _ in copies.deliver(filled(tiny_cache, 3, []))}
+    places = {batch.labels.data_ptr() for batch in copies.deliver(filled(tiny_cache, 6, []))}
+    places |= {batch.labels.data_ptr() for batch in copies.deliver(filled(tiny_cache, 3, []))}
     assert len(places) == 2, "in every pass the same"
 
 
@@ -58,7 +57,8 @@ def test_the_device_is_known_by_its_number() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_short_streams(tiny_cache: Cache, count: int) -> None:
-    assert [order for _, order in DeviceCopies(CPU).deliver(filled(tiny_cache, count, []))] == list(range(count))
+    batches = DeviceCopies(CPU).deliver(filled(tiny_cache, count, []))
+    assert [int(batch.samples[0]) for batch in batches] == list(range(count))
 
 
 def test_leaving_early(tiny_cache: Cache) -> None:
