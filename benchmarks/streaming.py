@@ -35,7 +35,6 @@ from kdcache.stream.loader import StreamConfig
 SHARED = Path(__file__).parents[2] / "shared/data/imagenet-sample"
 ORDERS = ("sequential", "shuffled")
 _TOY_SHARE = 32
-_SHARING = ("kdcache", "np.memmap", "safetensors")  # several contenders read the same files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,8 +182,7 @@ def _prepared(
     for loader in loaders:
         if workload.name not in loader.workloads or order not in loader.orders:
             continue
-        shared = loader.name.replace(",", "").split(" ")[0] if loader.name.startswith(_SHARING) else loader.name
-        folder = scratch / workload.name / shared.replace(" ", "-").lower()
+        folder = scratch / workload.name / (loader.files or loader.name).replace(" ", "-").lower()
         print(f"preparing {loader.name}, {workload.name} {order}", flush=True)
         try:
             if not folder.exists():

@@ -31,6 +31,7 @@ class Kdcache(Loader):
         access: ``map`` or ``read``.
     """
 
+    files = "kdcache"
     workloads = ("A", "B", "C")
 
     def __init__(self, access: Access) -> None:

@@ -82,6 +82,7 @@ class Loader(ABC):
 
     Attributes:
         name: As in the table.
+        files: Whose files it reads, where several loaders share them; None for its own.
         workloads: Names of the workloads it can do.
         orders: Which of ``sequential`` and ``shuffled`` it can do.
         reads_first_in_epoch: False where `open` reads the data already, to compile for example: a cold epoch cannot be
@@ -89,6 +90,7 @@ class Loader(ABC):
     """
 
     name: str
+    files: str | None = None
     workloads: tuple[str, ...] = ("A", "B")
     orders: tuple[str, ...] = ("sequential", "shuffled")
     reads_first_in_epoch: bool = True
