@@ -16,7 +16,7 @@ from kdcache.cache.paths import CachePaths
 from kdcache.cache.sample import Sample
 from kdcache.cache.writer import ShardWriter
 from kdcache.stream.cached import CacheLoader
-from kdcache.stream.gather import Access, describe
+from kdcache.stream.files import Access, describe
 from kdcache.stream.loader import StreamConfig
 from kdcache.views import VIEW_FIELDS, pixel_hash
 
@@ -28,7 +28,7 @@ class Kdcache(Loader):
     """A kdcache cache.
 
     Args:
-        access: ``map`` or ``read``.
+        access: How batches are read.
     """
 
     files = "kdcache"

@@ -31,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--threads", type=int, metavar="N", help="threads that read and decode (the cores, at most 8)")
     how.add_argument("--window", type=int, default=16, metavar="W", help="shards that are mixed with each other (16)")
-    how.add_argument("--access", choices=("auto", "map", "read"), default="auto", help="map files, or read them (auto)")
+    how.add_argument(
+        "--access",
+        choices=("auto", "map", "kernel", "read"),
+        default="auto",
+        help="map and copy, let the kernel copy, or read (auto)",
+    )
     how.add_argument("--memory-budget", type=float, metavar="GB", help="for batches and maps (a quarter of the memory)")
     how.add_argument("--step-ms", type=float, default=50.0, metavar="T", help="a training step, for the stalls (50)")
     how.add_argument("--seconds", type=float, default=3.0, metavar="S", help="for each measurement (3)")

@@ -15,7 +15,7 @@ from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import Batch
 from kdcache.stream.cached import CacheLoader
-from kdcache.stream.gather import describe
+from kdcache.stream.files import describe
 from kdcache.stream.loader import StreamConfig
 from kdcache.stream.order import StreamOrder, rank_correlation
 

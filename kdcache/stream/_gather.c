@@ -15,17 +15,12 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #define STREAMING 1
 #else
 #define STREAMING 0
-#endif
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
 #endif
 
 enum {
@@ -297,59 +292,8 @@ static PyObject *gather(PyObject *module, PyObject *arguments) {
     return result;
 }
 
-PyDoc_STRVAR(map_file_doc,
-"map_file(descriptor, size) -> int\n\n"
-"Map the first bytes of a file read-only, in huge pages where the file system has them. Returns the address.\n\n"
-"Raises: OSError.");
-
-static PyObject *map_file(PyObject *module, PyObject *arguments) {
-    int descriptor;
-    Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "in", &descriptor, &size))
-        return NULL;
-    void *address = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, descriptor, 0);
-    if (address == MAP_FAILED)
-        return PyErr_SetFromErrno(PyExc_OSError);
-#ifdef MADV_HUGEPAGE
-    madvise(address, (size_t)size, MADV_HUGEPAGE); /* advice: where it cannot be followed nothing is lost */
-#endif
-    return PyLong_FromVoidPtr(address);
-}
-
-PyDoc_STRVAR(unmap_doc, "unmap(address, size)\n\nUndo `map_file`. Raises: OSError.");
-
-static PyObject *unmap(PyObject *module, PyObject *arguments) {
-    unsigned long long address;
-    Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "Kn", &address, &size))
-        return NULL;
-    if (munmap((void *)(uintptr_t)address, (size_t)size))
-        return PyErr_SetFromErrno(PyExc_OSError);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(populate_doc,
-"populate(address, size) -> bool\n\n"
-"Read mapped pages and enter them into the page table, so that later touches find them there.\n\n"
-"Returns: False where this system cannot do that, or the file has become shorter.");
-
-static PyObject *populate(PyObject *module, PyObject *arguments) {
-    unsigned long long address;
-    Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "Kn", &address, &size))
-        return NULL;
-    int outcome;
-    Py_BEGIN_ALLOW_THREADS
-    outcome = madvise((void *)(uintptr_t)address, (size_t)size, MADV_POPULATE_READ);
-    Py_END_ALLOW_THREADS
-    return PyBool_FromLong(outcome == 0);
-}
-
 static PyMethodDef methods[] = {
     {"gather", gather, METH_VARARGS, gather_doc},
-    {"map_file", map_file, METH_VARARGS, map_file_doc},
-    {"unmap", unmap, METH_VARARGS, unmap_doc},
-    {"populate", populate, METH_VARARGS, populate_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -2,9 +2,6 @@ from typing import Any
 
 STREAMING: int
 
-def map_file(descriptor: int, size: int) -> int: ...
-def unmap(address: int, size: int) -> None: ...
-def populate(address: int, size: int) -> bool: ...
 def gather(
     rows: Any,
     starts: Any,

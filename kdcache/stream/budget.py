@@ -4,12 +4,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from kdcache.errors import UsageError
-from kdcache.stream.gather import Access, choose_access
+from kdcache.stream.files import Access, Way, choose_access
 
 _DEFAULT_SHARE = 4
 # Reading in order takes one shard at a time; a disk wants to be asked for more.
@@ -28,7 +27,7 @@ class MemoryPlan:
         note: Why it is not what one would expect, for `kdcache bench`; usually empty.
     """
 
-    access: Literal["map", "read"]
+    access: Way
     max_mapped_bytes: int
     shards_ahead: int
     note: str = ""
@@ -46,7 +45,7 @@ def plan_memory(
         window: Shards in use at a time.
         access: What the user wants.
 
-    Raises: UsageError when the buffers alone exceed the budget, or when ``map`` is wanted and a window does not fit.
+    Raises: UsageError when the buffers alone exceed the budget, or when maps are wanted and a window does not fit.
     """
     way = choose_access(access)
     total = usable_memory() // _DEFAULT_SHARE if budget is None else budget
@@ -65,12 +64,12 @@ def plan_memory(
     if needed <= left:
         ahead = int((np.cumsum(largest_first[:most_ahead]) <= left - needed).sum())
         everything_fits = int(largest_first.sum()) <= left
-        return MemoryPlan("map", left, most_ahead if everything_fits else ahead)
+        return MemoryPlan(way, left, most_ahead if everything_fits else ahead)
     problem = (
         f"a window of {window} shards takes {_mib(needed)} mapped, memory_budget leaves {_mib(left)} beside the batch "
         "buffers"
     )
-    if access == "map":
+    if access != "auto":
         raise UsageError(f"{problem}: allow more, use a smaller window, or access='auto'")
     return MemoryPlan("read", 0, most_ahead, f"{problem}, so it is not mapped")
 

@@ -8,7 +8,8 @@ import torch
 from kdcache.errors import SourceError
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.budget import plan_memory
-from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, files_of, gather
+from kdcache.stream.files import KeepOn, OpenFile
+from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.stream.loader import Loader, Records, StreamConfig
 from kdcache.stream.readahead import Shards
 from kdcache.stream.reader import MAX_OPEN_SHARDS
@@ -108,7 +109,7 @@ class _ForeignRecords(Records):
 
     def _open(self, number: int, keep_on: KeepOn | None) -> OpenFile:
         path, size = self._tars.paths[number], self._tars.file_bytes[number]
-        file = OpenFile.open(path, size, mapped=self.memory.access == "map")
+        file = OpenFile.open(path, size, self.memory.access)
         if os.fstat(file.descriptor).st_size != size:
             raise SourceError(f"{path}: had {size} bytes when its samples were counted; open the tars again")
         if keep_on is not None:

@@ -16,7 +16,7 @@ import torch
 from kdcache.stream.batch import Batch, BatchBuffers
 from kdcache.stream.budget import MemoryPlan
 from kdcache.stream.device import DeviceCopies, resolved
-from kdcache.stream.gather import Access
+from kdcache.stream.files import Access
 from kdcache.stream.order import StreamOrder, Tail
 from kdcache.stream.prefetch import prefetched
 from kdcache.stream.readahead import ReadAhead, Shards
@@ -43,7 +43,7 @@ class StreamConfig:
         num_threads: Threads that read, decode and replay; None takes the cores this process may use, at most 8.
         num_buffers: Batches in memory, including the one in use.
         memory_budget: Bytes for batch buffers and mapped shards; None takes a quarter of the memory.
-        access: ``map`` files or ``read`` them; auto maps where the C extension is there and a window fits the budget.
+        access: One of the ways of files.py: ``map``, ``kernel`` or ``read``; auto takes the first that is possible.
         check: Every file's hash before its first use (``full``), soon after it (``background``), or its size only.
         check_pixels: Share of views whose pixels are compared with the hash of what the teacher saw.
         require_labels: Refuse samples without a label.

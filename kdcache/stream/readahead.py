@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kdcache.stream.gather import Interrupted, KeepOn
+from kdcache.stream.files import Interrupted, KeepOn
 
 _OPENERS = 2
 

@@ -15,17 +15,8 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.paths import SAMPLES
-from kdcache.stream.gather import (
-    Access,
-    FileTable,
-    Interrupted,
-    KeepOn,
-    OpenFile,
-    RecordPlaces,
-    choose_access,
-    files_of,
-    gather,
-)
+from kdcache.stream.files import Access, Interrupted, KeepOn, OpenFile, Way, choose_access
+from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.stream.shelf import Shelf, weakly
 
 CheckPolicy = Literal["full", "background", "size"]
@@ -64,7 +55,7 @@ class ShardReader:
         check: ``full`` hashes a shard's files when it is first opened, before any of it is used; ``background`` leaves
             that to `check_unchecked`; ``size`` compares sizes only. Headers are compared with the keys of the index
             either way.
-        access: How batches are read: see gather.py.
+        access: How batches are read: see files.py.
         with_images: Whether embedded images will be read too.
         max_mapped_bytes, max_open: Shards are let go beyond these, the one used longest ago first. One always stays.
 
@@ -86,7 +77,7 @@ class ShardReader:
             raise ValueError(f"check must be full, background or size, got {check!r}")
         self.cache = cache
         self.columns = list(columns)
-        self.access = choose_access(access)
+        self.access: Way = choose_access(access)
         self.labels = np.full(cache.manifest.num_samples, -1, np.int64)
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._layouts = {column.name: column.layout() for column in columns}
@@ -206,8 +197,8 @@ class ShardReader:
         files: dict[str, OpenFile] = {}
         for part in self._parts:
             path = self.cache.check_size(part, facts)
-            mapped = self.access == "map" and part != SAMPLES
-            files[part] = OpenFile.open(path, facts.files[part].size_bytes, mapped=mapped)
+            way: Way = "read" if part == SAMPLES else self.access
+            files[part] = OpenFile.open(path, facts.files[part].size_bytes, way)
             if part != SAMPLES and (keep_on is not None or is_checked_now):
                 files[part].populate(self._pass_on if keep_on is None else keep_on)
         if is_checked_now:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
-from kdcache.stream.gather import KeepOn
+from kdcache.stream.files import KeepOn
 
 
 class Kept(Protocol):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from kdcache.methods import METHODS, LossConfig
-from kdcache.stream.gather import Access
+from kdcache.stream.files import Access
 from kdcache.stream.order import Tail
 from kdcache.stream.reader import CheckPolicy
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig

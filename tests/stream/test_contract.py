@@ -14,10 +14,9 @@ from kdcache.stream.foreign import ForeignLoader
 from kdcache.stream.loader import Loader, StreamConfig
 from kdcache.stream.tars import open_tars
 from tests.stream.contract import assert_stream_contract, epochs
-from tests.stream.ways import WAYS, needs_extension
+from tests.stream.ways import WAYS, needs_extension, needs_kernel_copy
 
 KINDS: dict[str, dict[str, Any]] = {
-    "read": {"access": "read"},
     "auto": {},
     "pad": {"tail": "pad", "batch_size": 8},
     "in order": {"shuffle": False},
@@ -36,16 +35,17 @@ def cache_loader(cache: Cache, rank: int = 0, world_size: int = 1, **changes: An
     return CacheLoader(cache, columns, StreamConfig(**settings), rank=rank, world_size=world_size)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("map", marks=needs_extension), *KINDS])
+@pytest.mark.parametrize("kind", [*WAYS, *KINDS])
 def test_caches(tiny_cache: Cache, kind: str) -> None:
     changes = KINDS.get(kind, {"access": kind})
     assert_stream_contract(lambda **ranks: cache_loader(tiny_cache, **ranks, **changes))
 
 
 @needs_extension
-def test_both_ways_of_reading_give_the_same_bytes(tiny_cache: Cache) -> None:
-    mapped, read = (epochs(cache_loader(tiny_cache, access=access), 2) for access in ("map", "read"))
-    assert mapped == read
+@needs_kernel_copy
+def test_all_ways_of_reading_give_the_same_bytes(tiny_cache: Cache) -> None:
+    mapped, copied, read = (epochs(cache_loader(tiny_cache, access=access), 2) for access in ("map", "kernel", "read"))
+    assert mapped == copied == read
 
 
 def write_foreign(folder: Path, sizes: tuple[int, ...] = (7, 1, 0, 12)) -> str:

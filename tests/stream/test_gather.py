@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from kdcache.cache.record import RecordLayout
-from kdcache.errors import CorruptCacheError, UsageError
-from kdcache.stream import gather as module
-from kdcache.stream.gather import FileTable, KeepOn, OpenFile, RecordPlaces, choose_access, describe, gather
+from kdcache.errors import CorruptCacheError
+from kdcache.stream.files import OpenFile, Way, _gather
+from kdcache.stream.gather import FileTable, RecordPlaces, gather
 from tests.stream.ways import WAYS, needs_extension
 
 SIZE = 1 << 20
@@ -29,11 +29,11 @@ def path(tmp_path: Path, random: np.random.Generator) -> Path:
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
 def test_the_extension_is_built_where_it_can_be() -> None:
     """Without it the faster half of this module would go untested in silence."""
-    assert module._gather is not None
+    assert _gather is not None
 
 
-def table_of(path: Path, numbers: tuple[int, ...], count: int, *, mapped: bool) -> FileTable:
-    return FileTable({number: OpenFile.open(path, SIZE, mapped=mapped) for number in numbers}, count)
+def table_of(path: Path, numbers: tuple[int, ...], count: int, way: Way) -> FileTable:
+    return FileTable({number: OpenFile.open(path, SIZE, way) for number in numbers}, count)
 
 
 def every(count: int) -> np.ndarray:
@@ -45,7 +45,7 @@ def every(count: int) -> np.ndarray:
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 33])
 @pytest.mark.parametrize("sizes", [(1,), (2047,), (2048,), (2049, 3), (4099, 394, 64), (24_000,)])
 def test_bytes_arrive_where_they_belong(
-    path: Path, random: np.random.Generator, way: str, count: int, sizes: tuple[int, ...]
+    path: Path, random: np.random.Generator, way: Way, count: int, sizes: tuple[int, ...]
 ) -> None:
     """Any offset, any alignment of source and destination, and nothing written beside the rows."""
     layout = RecordLayout.structured({f"f{number}": ("|i1", (size,)) for number, size in enumerate(sizes)})
@@ -55,7 +55,7 @@ def test_bytes_arrive_where_they_belong(
     rows = np.stack([random.integers(0, 50, count), np.zeros(count, np.int64)], axis=1)
     whole = [np.full(1 + count * size + 64, 0xAB, np.uint8) for size in sizes]
     into = [each[1 : 1 + count * size].reshape(count, size) for each, size in zip(whole, sizes, strict=True)]
-    assert gather(places, table_of(path, (0, 2), 3, mapped=way == "map"), rows, into) == []
+    assert gather(places, table_of(path, (0, 2), 3, way), rows, into) == []
     for row, sample in enumerate(rows[:, 0].tolist()):
         for field, part in zip(layout.fields, into, strict=True):
             start = int(offsets[sample]) + field.offset
@@ -66,12 +66,12 @@ def test_bytes_arrive_where_they_belong(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_constant_strides_count_views_and_begin_anew_in_every_file(path: Path, way: str) -> None:
+def test_constant_strides_count_views_and_begin_anew_in_every_file(path: Path, way: Way) -> None:
     layout = RecordLayout.plain("|i1", (100,))
     places = RecordPlaces(np.array([0, 5, 8]), layout.fields, num_views=3, stride=640, first=17)
     rows = np.array([(sample, view) for sample in range(8) for view in range(3)])
     into = [np.zeros((24, 100), np.uint8)]
-    assert gather(places, table_of(path, (0, 1), 2, mapped=way == "map"), rows, into) == []
+    assert gather(places, table_of(path, (0, 1), 2, way), rows, into) == []
     data = path.read_bytes()
     for (sample, view), found in zip(rows.tolist(), into[0], strict=True):
         start = ((sample - (5 if sample >= 5 else 0)) * 3 + view) * 640 + 17
@@ -79,28 +79,28 @@ def test_constant_strides_count_views_and_begin_anew_in_every_file(path: Path, w
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_files_that_are_not_open_are_named(path: Path, way: str) -> None:
+def test_files_that_are_not_open_are_named(path: Path, way: Way) -> None:
     places = RecordPlaces(np.array([0, 5, 8, 9]), RecordLayout.plain("|i1", (100,)).fields, stride=640)
-    table = table_of(path, (1,), 3, mapped=way == "map")
+    table = table_of(path, (1,), 3, way)
     assert gather(places, table, every(9), [np.zeros((9, 100), np.uint8)]) == [0, 2]
     assert gather(places, table, every(9)[5:8], [np.zeros((3, 100), np.uint8)]) == []
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("row", [(-1, 0), (9, 0), (0, -1), (0, 1), (2**62, 0)])
-def test_rows_out_of_range_touch_nothing(path: Path, row: tuple[int, int], way: str) -> None:
+def test_rows_out_of_range_touch_nothing(path: Path, row: tuple[int, int], way: Way) -> None:
     places = RecordPlaces(np.array([0, 9]), RecordLayout.plain("|i1", (100,)).fields, stride=640)
     with pytest.raises(IndexError, match="beyond the 9 samples or the 1 views"):
-        gather(places, table_of(path, (0,), 1, mapped=way == "map"), np.array([row]), [np.zeros((1, 100), np.uint8)])
+        gather(places, table_of(path, (0,), 1, way), np.array([row]), [np.zeros((1, 100), np.uint8)])
 
 
 PAGES = RecordPlaces(np.array([0, 16]), RecordLayout.plain("<f2", (2048,)).fields, stride=65_536)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_truncated_file_is_an_error(path: Path, way: str) -> None:
+def test_a_truncated_file_is_an_error(path: Path, way: Way) -> None:
     """With a plain memory map this would be SIGBUS and the end of the trainer."""
-    table, into = table_of(path, (0,), 1, mapped=way == "map"), [np.zeros((16, 4096), np.uint8)]
+    table, into = table_of(path, (0,), 1, way), [np.zeros((16, 4096), np.uint8)]
     assert gather(PAGES, table, every(16), into) == []
     os.truncate(path, 500_000)
     with pytest.raises(CorruptCacheError, match=r"records.bin: .*the file became shorter"):
@@ -114,7 +114,7 @@ def test_truncation_while_many_threads_gather(path: Path) -> None:
     started = threading.Barrier(5)
 
     def work() -> None:
-        table, into = table_of(path, (0,), 1, mapped=True), [np.zeros((16, 4096), np.uint8)]
+        table, into = table_of(path, (0,), 1, "map"), [np.zeros((16, 4096), np.uint8)]
         started.wait()
         try:
             while True:
@@ -143,9 +143,10 @@ def test_other_bus_errors_are_none_of_our_business(path: Path, handler: str) -> 
         {handler}
         from kdcache.cache.record import RecordLayout
         from kdcache.errors import CorruptCacheError
-        from kdcache.stream.gather import FileTable, OpenFile, RecordPlaces, gather
+        from kdcache.stream.files import OpenFile
+        from kdcache.stream.gather import FileTable, RecordPlaces, gather
         path = Path({str(path)!r})
-        file = OpenFile.open(path, {SIZE}, mapped=True)
+        file = OpenFile.open(path, {SIZE}, "map")
         foreign = mmap.mmap(file.descriptor, {SIZE}, access=mmap.ACCESS_READ)
         os.truncate(path, 100)
         try:
@@ -175,7 +176,7 @@ def test_other_bus_errors_are_none_of_our_business(path: Path, handler: str) -> 
     ],
 )
 def test_impossible_requests_are_refused(changes: dict[str, Any], message: str) -> None:
-    assert module._gather is not None
+    assert _gather is not None
     request: dict[str, Any] = {
         "rows": np.zeros((2, 2), np.int64),
         "starts": np.array([0, 4, 9]),
@@ -186,63 +187,24 @@ def test_impossible_requests_are_refused(changes: dict[str, Any], message: str) 
     }
     arrays = (request[name] for name in ("rows", "starts", "bases", "offsets"))
     with pytest.raises(ValueError, match=message):
-        module._gather.gather(*arrays, 1, 512, 0, request["fields"])
+        _gather.gather(*arrays, 1, 512, 0, request["fields"])
 
 
 @needs_extension
-def test_read_only_buffers_and_bad_descriptors() -> None:
-    assert module._gather is not None
+def test_read_only_buffers() -> None:
+    assert _gather is not None
     zeros, starts = np.zeros((1, 2), np.int64), np.array([0, 4])
     with pytest.raises((BufferError, ValueError, TypeError)):
-        module._gather.gather(zeros, starts, np.zeros(1, np.int64), None, 1, 512, 0, ((0, 1, b"x"),))
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        module._gather.map_file(-1, 4096)
-
-
-@pytest.mark.parametrize("mapped", [pytest.param(True, marks=needs_extension), False])
-def test_populating_reads_as_long_as_it_may(path: Path, mapped: bool) -> None:
-    file = OpenFile.open(path, SIZE, mapped=mapped)
-    file.populate(KeepOn())
-    stopped = KeepOn()
-    stopped.stop()
-    assert not stopped
-    file.populate(stopped)
-
-
-def test_links_and_missing_files(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(path)
-    with pytest.raises(UsageError, match="cannot be opened"):
-        OpenFile.open(tmp_path / "link", SIZE, mapped=False)
-    with pytest.raises(CorruptCacheError, match="vanished while the cache was in use"):
-        OpenFile.open(tmp_path / "nothing", SIZE, mapped=False)
-
-
-@needs_extension
-def test_an_empty_file_is_not_mapped(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    assert OpenFile.open(tmp_path / "empty", 0, mapped=True).address == 0
-
-
-@needs_extension
-def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_access("auto") == "map"
-    assert choose_access("read") == "read"
-    assert "streaming stores" in describe("map")
-    monkeypatch.setattr(module, "_gather", None)
-    assert choose_access("auto") == "read"
-    with pytest.raises(UsageError, match="needs the C extension"):
-        choose_access("map")
-    with pytest.raises(ValueError, match="auto, map or read, got 'fast'"):
-        choose_access("fast")  # type: ignore[arg-type]
+        _gather.gather(zeros, starts, np.zeros(1, np.int64), None, 1, 512, 0, ((0, 1, b"x"),))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_file_that_shrank_is_the_one_that_is_named(tmp_path: Path, random: np.random.Generator, way: str) -> None:
+def test_the_file_that_shrank_is_the_one_that_is_named(tmp_path: Path, random: np.random.Generator, way: Way) -> None:
     """Also when the rows of several files are copied side by side."""
     paths = [tmp_path / f"{number}.bin" for number in range(8)]
     for path in paths:
         path.write_bytes(random.bytes(65_536))
-    files = {number: OpenFile.open(path, 65_536, mapped=way == "map") for number, path in enumerate(paths)}
+    files = {number: OpenFile.open(path, 65_536, way) for number, path in enumerate(paths)}
     places = RecordPlaces(np.arange(9), RecordLayout.plain("<f2", (2048,)).fields, first=32_768)
     os.truncate(paths[5], 100)
     with pytest.raises(CorruptCacheError, match=r"5.bin: .*record at byte 32768"):

@@ -15,7 +15,7 @@ import pytest
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import CacheMismatchError, CorruptCacheError, UsageError
-from kdcache.stream import gather
+from kdcache.stream import files, syscalls
 from kdcache.stream.cached import CacheLoader
 from kdcache.stream.loader import StreamConfig
 from tests.conftest import flip_bit
@@ -166,10 +166,12 @@ def test_unknown_image_forms(tiny_cache: Cache) -> None:
 
 def test_without_the_extension_everything_works(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = epochs(cache_loader(tiny_cache), 2)
-    monkeypatch.setattr(gather, "_gather", None)
-    loader = cache_loader(tiny_cache)
-    assert loader.records.memory.access == "read"
-    assert epochs(loader, 2) == expected
+    monkeypatch.setattr(files, "_gather", None)
+    for can_copy in (syscalls.can_copy(), False):
+        monkeypatch.setattr(syscalls, "can_copy", lambda possible=can_copy: possible)
+        loader = cache_loader(tiny_cache)
+        assert loader.records.memory.access == ("kernel" if can_copy else "read")
+        assert epochs(loader, 2) == expected
 
 
 def test_a_loader_that_nobody_holds_closes_its_files_at_once(tiny_cache: Cache) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdcache.errors import CorruptCacheError
-from kdcache.stream.gather import KeepOn
+from kdcache.stream.files import KeepOn
 from kdcache.stream.readahead import ReadAhead
 
 

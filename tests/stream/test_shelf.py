@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kdcache.stream.gather import KeepOn
+from kdcache.stream.files import KeepOn
 from kdcache.stream.shelf import Shelf
 
 
