@@ -1,40 +1,19 @@
 """Top-1 and top-5 of a student on labelled images, seen through its evaluation view."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import sum_over_ranks
-from kdcache.errors import BadImageError, SourceError
-from kdcache.images import Source, decode_image
+from kdcache.errors import SourceError
+from kdcache.images import Source
 from kdcache.pixels import normalize_pixels
-from kdcache.views import ViewRecipe, draw_view, replay_view
+from kdcache.stream.eval_images import EvalView, eval_batches
 
 _TOP = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalView:
-    """How a student sees an image when it is judged.
-
-    Args:
-        size: S.
-        crop_pct: Share of the resized image that is seen.
-        interpolation: Name of the resize filter.
-        mean, std: Of the normalisation.
-    """
-
-    size: int
-    crop_pct: float
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ def evaluate(
     was_training = student.training
     student.eval()
     with torch.inference_mode():
-        for pixels, labels, num_bad in _batches(source, view, positions, batch_size, threads):
+        for pixels, labels, num_bad in eval_batches(source, view, positions, batch_size, threads):
             counts[2] += len(labels) + num_bad
             counts[3] += num_bad
             if not labels:
@@ -113,34 +92,3 @@ def _check_labels(source: Source, num_classes: int) -> None:
             f"label {max(labels)} occurs, the student knows {num_classes} classes; evaluate on the data set it was "
             "trained for, or train with --set num_classes=..."
         )
-
-
-def _batches(
-    source: Source, view: EvalView, positions: Sequence[int], batch_size: int, threads: int
-) -> Iterator[tuple[np.ndarray, list[int], int]]:
-    recipe = ViewRecipe(name="eval", size=view.size, crop_pct=view.crop_pct)
-
-    def read(position: int) -> np.ndarray | None:
-        try:
-            image = decode_image(source.read(position)).rgb
-            drawn = draw_view(recipe, seed=0, key="", view=0, width=image.width, height=image.height)
-            return replay_view(image, drawn, size=view.size, interpolation=view.interpolation)
-        except BadImageError:
-            return None
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="kdcache-eval") as pool:
-        ahead: deque[tuple[Sequence[int], list[Future[np.ndarray | None]]]] = deque()
-        starts = iter(range(0, len(positions), batch_size))
-        while True:
-            while len(ahead) < 2 and (start := next(starts, None)) is not None:
-                part = positions[start : start + batch_size]
-                ahead.append((part, [pool.submit(read, position) for position in part]))
-            if not ahead:
-                return
-            part, futures = ahead.popleft()
-            read_all = [
-                (source.images[position].label, future.result()) for position, future in zip(part, futures, strict=True)
-            ]
-            good = [(label, pixels) for label, pixels in read_all if pixels is not None]
-            stacked = np.stack([pixels for _, pixels in good]) if good else np.empty(0, np.uint8)
-            yield stacked, [label for label, _ in good], len(part) - len(good)

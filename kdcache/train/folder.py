@@ -14,12 +14,12 @@ from torch import nn
 
 import kdcache
 from kdcache.config import as_plain
-from kdcache.durable import make_folder, write_file
+from kdcache.durable import make_folder, sha256_file, write_file
 from kdcache.errors import CorruptCacheError, RunMismatchError
 from kdcache.models import Student, StudentSpec, build_student
+from kdcache.stream.eval_images import EvalView
 from kdcache.strict_json import dump_json, load_json
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import EvalView
 
 _CONFIG = "config.json"
 _STUDENT = "student.json"
@@ -95,6 +95,23 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
     except Exception as error:  # safetensors and torch report damage and misfit in their own ways
         raise RunMismatchError(f"{weights_path}: does not fit the student beside it ({str(error)[:300]})") from None
     return student.eval(), spec, view, class_names
+
+
+def load_checkpoint(student: Student, path: Path) -> None:
+    """Put the weights of one of a run's checkpoints into its student.
+
+    Raises: RunMismatchError when the file is damaged or of another student.
+    """
+    digest = path.with_suffix(".sha256")
+    if not digest.is_file() or digest.read_text("ascii", "replace").strip() != sha256_file(path):
+        raise RunMismatchError(f"{path}: damaged (its sha256 is not the one recorded); delete it or restore it")
+    state = torch.load(path, map_location="cpu", weights_only=True)["trainer"]["model"]
+    prefix = "student."
+    weights = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunMismatchError(f"{path}: does not fit the student of this run ({str(error)[:300]})") from None
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

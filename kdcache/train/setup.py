@@ -15,9 +15,9 @@ from kdcache.models import StudentSpec, build_student
 from kdcache.models.student import student_grid
 from kdcache.seeds import derived_seed
 from kdcache.stream.cached import CacheLoader
+from kdcache.stream.eval_images import EvalView
 from kdcache.stream.loader import StreamConfig
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import EvalView
 from kdcache.train.step import DistillationStep
 
 _DEFAULT_CROP_PCT = 0.875

@@ -6,7 +6,7 @@ import torch
 
 from kdcache.errors import RunMismatchError
 from kdcache.models import StudentSpec, build_student
-from kdcache.train.evaluate import EvalView
+from kdcache.stream.eval_images import EvalView
 from kdcache.train.folder import (
     WEIGHTS,
     begin_run,
