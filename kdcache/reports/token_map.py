@@ -6,29 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from kdcache.analysis.colours import principal_colours
 from kdcache.durable import write_file
-
-
-def principal_colours(features: np.ndarray) -> np.ndarray:
-    """The three strongest directions of one record's tokens as red, green and blue.
-
-    Args:
-        features: (rows, columns, C).
-
-    Returns: (rows, columns, 3) in [0, 1], each channel stretched over its own range.
-    """
-    rows, columns, channels = features.shape
-    tokens = features.reshape(-1, channels).astype(np.float64)
-    tokens -= tokens.mean(axis=0)
-    left, strengths, directions = np.linalg.svd(tokens, full_matrices=False)
-    count = min(3, len(strengths))
-    # A singular vector's sign is arbitrary: fixed here, so that the same record always looks the same.
-    largest = np.abs(directions[:count]).argmax(axis=1)
-    signs = np.where(directions[np.arange(count), largest] < 0, -1.0, 1.0)
-    projected = np.zeros((rows * columns, 3))
-    projected[:, :count] = left[:, :count] * strengths[:count] * signs
-    low, high = projected.min(axis=0), projected.max(axis=0)
-    return ((projected - low) / np.where(high > low, high - low, 1)).reshape(rows, columns, 3)
 
 
 def draw_token_map(path: Path, pixels: np.ndarray, features: np.ndarray, title: str) -> None:

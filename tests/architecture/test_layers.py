@@ -12,7 +12,7 @@ LAYERS: dict[str, int] = {
     "losses": 2, "cache": 2, "views": 2, "images": 2, "distributed": 2,
     "models": 3, "stream": 3,
     "methods": 4, "teacher": 4,
-    "train": 5, "costs": 5,
+    "train": 5, "costs": 5, "analysis": 5,
     "recipes": 6, "reports": 6,
     "cli": 7,
     "__main__": 8,

@@ -1,0 +1,208 @@
+"""All measurements of one layer, fed batch by batch; memory does not grow with images."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.analysis.dynamics import channel_entropy, channel_spectrum, intensity, magnitude
+from kdcache.analysis.result import Curves, Dynamics, Layer, Ranks, Sep, Spread
+from kdcache.analysis.sep import SepMeter, measure_sep
+from kdcache.analysis.spectrum import RadialSpectrum
+from kdcache.analysis.spread import Counts
+from kdcache.analysis.subspace import SharedBasis
+from kdcache.analysis.svd_rank import RANK_LEVELS, cumulative_share, dims_at, image_energies, numerical_rank
+from kdcache.analysis.tokens import LayerFacts
+from kdcache.cache.record import Array
+from kdcache.cache.statistics import TokenStatistics
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by kind of work.
+
+    Args:
+        device: Waited for, so that its work is counted where it belongs.
+    """
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Count what happens inside."""
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+class DimsMeter:
+    """Dimensions that hold each level of each image's energy, and the mean curve.
+
+    Args:
+        bins: The most dimensions possible.
+    """
+
+    def __init__(self, bins: int) -> None:
+        self._counts = [Counts(bins) for _ in RANK_LEVELS]
+        self._curve = torch.zeros(bins, dtype=torch.float64)
+        self._images = 0
+
+    def update(self, energies: Tensor) -> None:
+        """Add the (B, bins) energies of images, in the order in which they are added up; empty images do not count."""
+        kept = energies[energies.sum(-1) > 0]
+        for count, dims in zip(self._counts, dims_at(kept).unbind(-1), strict=True):
+            count.update(dims)
+        self._curve += cumulative_share(kept).sum(0).cpu()
+        self._images += len(kept)
+
+    def spreads(self) -> dict[str, Spread] | None:
+        """By level; None without images."""
+        found = [count.spread() for count in self._counts]
+        return {str(level): each for level, each in zip(RANK_LEVELS, found, strict=True) if each is not None} or None
+
+    def curve(self) -> Array:
+        """The mean cumulative share."""
+        return (self._curve / max(self._images, 1)).numpy()
+
+
+class LayerMeter:
+    """What the tokens of one layer tell.
+
+    Args:
+        facts: The layer.
+        statistics: Over all its tokens, with second moments.
+        value_range: Smallest and largest value of all layers, for the entropy.
+        device: Where tokens will be.
+        stopwatch: For the seconds.
+    """
+
+    def __init__(
+        self,
+        facts: LayerFacts,
+        statistics: TokenStatistics,
+        *,
+        value_range: tuple[float, float],
+        device: torch.device,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self._facts, self._statistics, self._range, self._stopwatch = facts, statistics, value_range, stopwatch
+        smaller, width = min(facts.num_tokens, facts.num_channels), facts.num_channels
+        self._per_image, self._centred = DimsMeter(smaller), DimsMeter(smaller)
+        self._numerical = Counts(smaller)
+        moment = statistics.raw_moment / max(statistics.count, 1)
+        self._bases = [SharedBasis(moment, mean, device) for mean in (None, statistics.mean)]
+        self._shared = [DimsMeter(width) for _ in self._bases]
+        self._sep = SepMeter(width)
+        self._spatial = RadialSpectrum(facts.grid) if len(facts.grid) == 2 else None
+        self._spectrum = torch.zeros(width // 2 + 1, dtype=torch.float64)
+        self._entropy = self._magnitude = 0.0
+        self._images = 0
+
+    def update(self, features: Tensor) -> None:
+        """Add images.
+
+        Args:
+            features: (B, N, C) float32 on the device.
+        """
+        with self._stopwatch("ranks of each image"):
+            energies = image_energies(features)
+            self._numerical.update(numerical_rank(energies, *features.shape[1:]))
+            self._per_image.update(energies)
+            self._centred.update(image_energies(features, centred=True))
+        with self._stopwatch("ranks in a shared basis"):
+            for basis, meter in zip(self._bases, self._shared, strict=True):
+                meter.update(basis.image_energies(features))
+        with self._stopwatch("spectral energy of tokens"):
+            self._sep.update(features)
+        with self._stopwatch("dynamics"):
+            self._spectrum += channel_spectrum(features).cpu() * len(features)
+            self._entropy += float(channel_entropy(features, *self._range).mean()) * len(features)
+            self._magnitude += float(magnitude(features)) * len(features)
+        if self._spatial is not None:
+            with self._stopwatch("spatial spectrum"):
+                self._spatial.update(features)
+        self._images += len(features)
+
+    def add_stored(self, energies: Array) -> None:
+        """Take (images, min(N, C)) stored squared singular values in place of tokens."""
+        stored = torch.from_numpy(energies)
+        self._per_image.update(stored)
+        self._numerical.update(numerical_rank(stored, self._facts.num_tokens, self._facts.num_channels))
+
+    def result(self, *, permutations: int, seed: int) -> tuple[Layer, Curves]:
+        """The numbers and the curves.
+
+        Args:
+            permutations, seed: Of the permutation control.
+        """
+        with self._stopwatch("spectral energy of tokens"):
+            sep, sep_curves = self._measured_sep(permutations, seed)
+        curves = {f"sep/{name}": values for name, values in sep_curves.items()}
+        ranks = self._ranks(curves)
+        dynamics = self._dynamics(curves)
+        if self._spatial is not None and self._images:
+            curves |= {f"spatial/{name}": values for name, values in self._spatial.curves().items()}
+        facts = {name: getattr(self._facts, name) for name in LayerFacts.__dataclass_fields__}
+        return Layer(**facts, ranks=ranks, sep=sep, dynamics=dynamics), curves
+
+    def _measured_sep(self, permutations: int, seed: int) -> tuple[Sep, Curves]:
+        statistics = self._statistics
+        moment = torch.from_numpy(statistics.unit_moment / max(statistics.count - statistics.num_zero_tokens, 1))
+        return measure_sep(
+            moment,
+            self._sep if self._images else None,
+            num_zero_tokens=statistics.num_zero_tokens,
+            permutations=permutations,
+            seed=seed,
+        )
+
+    def _ranks(self, curves: Curves) -> Ranks | None:
+        per_image = self._per_image.spreads()
+        if per_image is None:
+            return None
+        curves["ranks/per_image"] = self._per_image.curve()
+        if self._images:
+            curves["ranks/per_image_centred"] = self._centred.curve()
+            curves["ranks/shared"] = self._shared[0].curve()
+        names = ("ranks/all_tokens", "ranks/all_tokens_centred")
+        curves |= {
+            name: cumulative_share(basis.energies).numpy() for name, basis in zip(names, self._bases, strict=True)
+        }
+        levels = [str(level) for level in RANK_LEVELS]
+        crossings = [dict(zip(levels, basis.all_tokens_dims(), strict=True)) for basis in self._bases]
+        return Ranks(
+            max_rank=min(self._facts.num_tokens, self._facts.num_channels),
+            per_image=per_image,
+            per_image_centred=self._centred.spreads(),
+            numerical=self._numerical.spread(),
+            shared=self._shared[0].spreads(),
+            shared_centred=self._shared[1].spreads(),
+            all_tokens=crossings[0],
+            all_tokens_centred=crossings[1],
+        )
+
+    def _dynamics(self, curves: Curves) -> Dynamics | None:
+        if not self._images:
+            return None
+        spectrum = self._spectrum / self._images
+        curves["dynamics/channel_spectrum"] = spectrum.numpy()
+        return Dynamics(
+            entropy_bits=self._entropy / self._images,
+            magnitude=self._magnitude / self._images,
+            intensity=intensity(spectrum, self._facts.num_channels),
+        )
+
+
+def value_range(statistics: list[TokenStatistics]) -> tuple[float, float]:
+    """Smallest and largest value of all layers."""
+    return (
+        float(np.min([each.minimum.min() for each in statistics])),
+        float(np.max([each.maximum.max() for each in statistics])),
+    )

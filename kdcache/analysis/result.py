@@ -1,0 +1,323 @@
+"""What an analysis found, as it is written: ``analysis.json`` for the numbers, ``curves.h5`` for the curves.
+
+Levels (shares of energy, in percent) are the keys of the dictionaries: ``{"90": ...}``.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import h5py as typeless_h5py  # pyright: ignore[reportMissingTypeStubs]
+import msgspec
+import numpy as np
+
+from kdcache.durable import make_folder, write_file
+from kdcache.errors import CorruptCacheError, UsageError
+from kdcache.strict_json import dump_json, load_json
+
+h5py: Any = typeless_h5py
+
+FORMAT = 1
+RESULT, CURVES = "analysis.json", "curves.h5"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Part of a result."""
+
+
+class Spread(Facts, frozen=True, kw_only=True):
+    """One number a image (or token): how it is distributed. Percentiles interpolate linearly, as numpy's do."""
+
+    mean: float
+    std: float
+    p25: float
+    median: float
+    p75: float
+    p99: float
+
+
+class Ranks(Facts, frozen=True, kw_only=True):
+    """Dimensions that hold a share of the energy.
+
+    Attributes:
+        max_rank: min(N, C).
+        per_image, per_image_centred: Of each image's own singular values; centred: without the image's mean token.
+        numerical: Singular values above ``max(N, C) * eps(float32)`` of the largest, per image.
+        shared, shared_centred: Of each image, in one basis for all: the eigenvectors of the second moment of all tokens
+            (centred: of their covariance). None without the records.
+        all_tokens, all_tokens_centred: Where the spectrum of that moment itself crosses the level.
+    """
+
+    max_rank: int
+    per_image: dict[str, Spread]
+    per_image_centred: dict[str, Spread] | None
+    numerical: Spread | None
+    shared: dict[str, Spread] | None
+    shared_centred: dict[str, Spread] | None
+    all_tokens: dict[str, int]
+    all_tokens_centred: dict[str, int]
+
+
+class Bandwidths(Facts, frozen=True, kw_only=True):
+    """Bins that hold a share of the energy, read off a mean curve.
+
+    Attributes:
+        num_bins: D (full, sorted) or D // 2 + 1 (folded).
+        bins: Of the tokens.
+        white_noise: Of Gaussian white noise in the same width.
+        permuted: {level: {"mean", "min", "max"}} over random orders of the channels; None where the order is no matter.
+        permuted_l1: Mean over those orders of the mean distance between the curves, 0 to 1.
+        per_token: Each token's own bandwidth; None without the records.
+    """
+
+    num_bins: int
+    bins: dict[str, int]
+    white_noise: dict[str, int]
+    permuted: dict[str, dict[str, float]] | None = None
+    permuted_l1: float | None = None
+    per_token: dict[str, Spread] | None = None
+
+
+class Sep(Facts, frozen=True, kw_only=True):
+    """Token spectral energy over channels (METHODS 1.3).
+
+    Attributes:
+        full: Bins in FFT order: the published numbers.
+        folded: Bins of a real FFT.
+        sorted_spectrum, sorted_channels: Each token's bins, or squared channels, by falling energy; None without the
+            records.
+        num_zero_tokens: Tokens without energy, in no curve.
+    """
+
+    full: Bandwidths
+    folded: Bandwidths
+    sorted_spectrum: Bandwidths | None
+    sorted_channels: Bandwidths | None
+    num_zero_tokens: int
+
+
+class Dynamics(Facts, frozen=True, kw_only=True):
+    """METHODS 2.1: bits of the channel histogram, mean |x|, and mean amplitude over channel frequencies."""
+
+    entropy_bits: float
+    magnitude: float
+    intensity: float
+
+
+class Layer(Facts, frozen=True, kw_only=True):
+    """Everything about one tap.
+
+    Attributes:
+        name: The tap, ``blocks.23/patch``.
+        block: Its block, from 0.
+        column: The column of the cache, empty for a model.
+        codec: Its codec, empty for a model.
+        num_tokens, num_channels: N and C.
+        grid: (rows, columns) of the tokens, empty if they are on none.
+        fidelity: Of the codec: relative_error, cosine, energy_kept; empty if unknown or without one.
+        ranks: None when the cache holds no second moments and its records were not read.
+        dynamics: None without the records.
+    """
+
+    name: str
+    block: int
+    column: str
+    codec: str
+    num_tokens: int
+    num_channels: int
+    grid: list[int]
+    fidelity: dict[str, float]
+    ranks: Ranks | None
+    sep: Sep | None
+    dynamics: Dynamics | None
+
+
+class Depth(Facts, frozen=True, kw_only=True):
+    """One number a layer, over depth.
+
+    Attributes:
+        values: In the order of the layers.
+        has_u_shape: The smallest value lies inside, and on the way to it values fall and after it rise (Spearman
+            correlation with depth below -0.5 before it and above 0.5 after it).
+        minimum_at: Block of the smallest value.
+    """
+
+    values: list[float]
+    has_u_shape: bool
+    minimum_at: int
+
+
+class Checkpoint(Facts, frozen=True, kw_only=True):
+    """One set of weights of a model, its layers' dynamics in order."""
+
+    weights: str
+    entropy_bits: list[float]
+    magnitude: list[float]
+    intensity: list[float]
+
+
+class LayerPairs(Facts, frozen=True, kw_only=True):
+    """Which blocks SpectralKD would align.
+
+    Attributes:
+        teacher: Blocks whose intensity is in the upper half of the range.
+        student: The blocks of the student they would meet; None without a student.
+        reason: How they were chosen, with the numbers.
+    """
+
+    teacher: list[int]
+    student: list[int] | None
+    reason: str
+
+
+class EffectiveRank(Facts, frozen=True, kw_only=True):
+    """METHODS 5.2, of a table (rank, accuracy).
+
+    Attributes:
+        ranks, accuracies: The table.
+        teacher_accuracy: What 85 and 95 % are of.
+        region: The ranks of 85 and 95 %; None where the curve does not reach them.
+        knee: Farthest from the chord, both axes scaled to 0..1.
+        knee_unscaled: The same without scaling.
+    """
+
+    ranks: list[float]
+    accuracies: list[float]
+    teacher_accuracy: float
+    region: list[float | None]
+    knee: float
+    knee_unscaled: float
+
+
+class Diagnosis(Facts, frozen=True, kw_only=True):
+    """What naive feature distillation would ask of a student.
+
+    Attributes:
+        student: timm name.
+        layer: The tap it is about.
+        remedy: ``none``, ``lift`` or ``widelast``.
+        paragraph: The verdict with its numbers.
+        rows: A small table: (what, value).
+        caveats: What the evidence does not say.
+    """
+
+    student: str
+    layer: str
+    remedy: str
+    paragraph: str
+    rows: list[tuple[str, str]]
+    caveats: list[str]
+
+
+class SourceFacts(Facts, frozen=True, kw_only=True):
+    """What was analysed.
+
+    Attributes:
+        kind: ``cache`` or ``model``.
+        path: The cache, or the name of the model.
+        digest: Of the cache's manifest; empty for a model.
+        teacher: timm name.
+        weights: Where its weights came from.
+        data: The images.
+        num_images: Images there are.
+        num_views: Views of each; the stored statistics are over all of them.
+        num_read: Images whose first view's tokens were read.
+    """
+
+    kind: str
+    path: str
+    digest: str
+    teacher: str
+    weights: str
+    data: str
+    num_images: int
+    num_views: int
+    num_read: int
+
+
+class Analysis(Facts, frozen=True, kw_only=True):
+    """The whole result.
+
+    Attributes:
+        format: Of this file.
+        versions: Of the libraries.
+        date: ISO date.
+        device: What it was computed on.
+        settings: What was asked.
+        layers: By depth.
+        depth: ``entropy``, ``magnitude``, ``intensity``; empty for fewer than three layers.
+        layer_pairs, effective_rank, diagnosis: None where not asked or not possible.
+        checkpoints: A model's other weights, in the order given.
+        made_from: For each analysis ``stored statistics`` or ``records``.
+        left_out: What was not analysed, and why.
+        seconds: For each part of the work.
+    """
+
+    format: int = FORMAT
+    versions: dict[str, str]
+    date: str
+    device: str
+    source: SourceFacts
+    settings: dict[str, Any]
+    layers: list[Layer]
+    depth: dict[str, Depth]
+    layer_pairs: LayerPairs | None
+    effective_rank: EffectiveRank | None
+    diagnosis: Diagnosis | None
+    checkpoints: list[Checkpoint]
+    made_from: dict[str, str]
+    left_out: list[str]
+    seconds: dict[str, float]
+
+
+Curves = dict[str, np.ndarray]
+
+
+def write_analysis(folder: Path, analysis: Analysis, curves: Curves) -> None:
+    """Write both files; the numbers last, so that they are there only when everything is.
+
+    Args:
+        folder: Made if it is not there.
+        analysis: The numbers.
+        curves: Arrays by their path in the HDF5 file.
+    """
+    make_folder(folder)
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for path, values in sorted(curves.items()):
+            file.create_dataset(path, data=values)
+    (folder / RESULT).unlink(missing_ok=True)
+    write_file(folder / CURVES, buffer.getvalue())
+    write_file(folder / RESULT, dump_json(msgspec.to_builtins(analysis)))
+
+
+def read_analysis(folder: Path) -> tuple[Analysis, Curves]:
+    """What `write_analysis` wrote.
+
+    Raises: UsageError where there is none, or one of another version; CorruptCacheError for damaged files.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        raise UsageError(f"{folder}: no {RESULT} here; `kdcache analyze ... --out {folder}` writes it")
+    value = load_json(path.read_bytes(), where=str(path))
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != FORMAT:
+        raise UsageError(f"{path}: format {found!r}, this kdcache reads {FORMAT}; run `kdcache analyze` again")
+    try:
+        analysis = msgspec.convert(value, Analysis)
+        with h5py.File(folder / CURVES, "r") as file:
+            curves = _arrays(file)
+    except (msgspec.ValidationError, OSError) as error:
+        raise CorruptCacheError(f"{folder}: not what was written ({error}); run `kdcache analyze` again") from None
+    return analysis, curves
+
+
+def _arrays(file: Any) -> Curves:
+    found: Curves = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    file.visititems(visit)
+    return found

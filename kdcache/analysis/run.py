@@ -1,0 +1,260 @@
+"""All analyses of one source of tokens, in as few passes as they need."""
+
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import h5py as typeless_h5py  # pyright: ignore[reportMissingTypeStubs]
+import numpy as np
+import scipy  # pyright: ignore[reportMissingTypeStubs]
+import timm
+import torch
+from torch import Tensor
+
+import kdcache
+from kdcache.analysis.colours import principal_colours
+from kdcache.analysis.diagnosis import StudentShape, diagnose
+from kdcache.analysis.dynamics import channel_entropy, channel_spectrum, intensity, magnitude, over_depth
+from kdcache.analysis.meter import LayerMeter, Stopwatch, value_range
+from kdcache.analysis.result import Analysis, Checkpoint, Curves, Depth, EffectiveRank, Layer
+from kdcache.analysis.spectrum import propose_layer_pairs
+from kdcache.analysis.tokens import Stored, TokenSource
+from kdcache.cache.statistics import TokenStatistics
+from kdcache.errors import UsageError
+
+OnProgress = Callable[[int, int, str], None]
+_NUM_PICTURES = 6
+_FEWEST_FOR_DEPTH = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig:
+    """What is asked beyond the tokens themselves.
+
+    Args:
+        permutations: Random orders of the channels in the control of the spectral energy pattern.
+        seed: Of those orders and of the simulated noise.
+        student: Whom to diagnose for; None for nobody.
+        pictures: Whether to keep a few images beside their tokens.
+    """
+
+    permutations: int = 100
+    seed: int = 2026
+    student: StudentShape | None = None
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if self.permutations < 0:
+            raise ValueError(f"permutations must not be negative, got {self.permutations}")
+
+
+def analyze(
+    source: TokenSource,
+    config: AnalyzeConfig,
+    *,
+    device: torch.device,
+    left_out: list[str],
+    effective_rank: EffectiveRank | None = None,
+    checkpoints: list[Checkpoint] | None = None,
+    on_progress: OnProgress = lambda done, total, note: None,
+) -> tuple[Analysis, Curves]:
+    """Make every analysis that the source allows.
+
+    Args:
+        source: The tokens; read once, or twice where nothing about them is stored.
+        config: What is asked.
+        device: Where the tokens are.
+        left_out: Sentences for the record.
+        effective_rank, checkpoints: Analyses of other things, for the record.
+        on_progress: Called with images done, images in all (both passes), and what is being done.
+
+    Raises: UsageError when nothing is stored and no image is to be read.
+    """
+    stopwatch = Stopwatch(device)
+    meters, made_from = _measure(source, device, stopwatch, on_progress)
+    layers: list[Layer] = []
+    curves: Curves = {}
+    for number, meter in enumerate(meters):
+        layer, found = meter.result(permutations=config.permutations, seed=config.seed)
+        layers.append(layer)
+        curves |= {f"layers/{number}/{name}": values for name, values in found.items()}
+    depth, pairs = _over_depth(layers, config)
+    last = layers[-1]
+    diagnosis = None
+    if config.student is not None and last.ranks is not None:
+        diagnosis = diagnose(last, last.ranks, _of_layer(curves, len(layers) - 1), config.student)
+    if config.pictures:
+        with stopwatch("pictures"):
+            curves |= _pictures(source)
+    analysis = Analysis(
+        versions=_versions(),
+        date=datetime.date.today().isoformat(),
+        device=str(device),
+        source=source.facts,
+        settings=_settings(config),
+        layers=layers,
+        depth=depth,
+        layer_pairs=pairs,
+        effective_rank=effective_rank,
+        diagnosis=diagnosis,
+        checkpoints=checkpoints or [],
+        made_from=made_from,
+        left_out=left_out,
+        seconds=stopwatch.seconds,
+    )
+    return analysis, curves
+
+
+def measure_checkpoint(source: TokenSource, weights: str) -> Checkpoint:
+    """The dynamics of one set of weights: two passes, for the histogram's range is that of all its layers.
+
+    Args:
+        source: A model with these weights.
+        weights: Their name.
+    """
+    low, high = float("inf"), float("-inf")
+    for features in source.batches():
+        low = min(low, *(float(each.min()) for each in features))
+        high = max(high, *(float(each.max()) for each in features))
+    count = len(source.layers)
+    entropy, size, images = np.zeros(count), np.zeros(count), 0
+    spectra = [torch.zeros(layer.num_channels // 2 + 1, dtype=torch.float64) for layer in source.layers]
+    for features in source.batches():
+        for number, each in enumerate(features):
+            entropy[number] += float(channel_entropy(each, low, high).mean()) * len(each)
+            size[number] += float(magnitude(each)) * len(each)
+            spectra[number] += channel_spectrum(each).cpu() * len(each)
+        images += len(features[0])
+    intensities = [
+        intensity(spectrum / max(images, 1), layer.num_channels)
+        for spectrum, layer in zip(spectra, source.layers, strict=True)
+    ]
+    return Checkpoint(
+        weights=weights,
+        entropy_bits=(entropy / max(images, 1)).tolist(),
+        magnitude=(size / max(images, 1)).tolist(),
+        intensity=intensities,
+    )
+
+
+def _measure(
+    source: TokenSource, device: torch.device, stopwatch: Stopwatch, on_progress: OnProgress
+) -> tuple[list[LayerMeter], dict[str, str]]:
+    num_read = source.facts.num_read
+    with stopwatch("stored statistics"):
+        stored = source.stored()
+    passes = 1 if stored is not None else 2
+    if stored is None and not num_read:
+        raise UsageError(
+            f"{source.facts.path}: it was extracted with --statistics light, so nothing can be said without reading "
+            "records: leave out --images 0"
+        )
+    statistics = _gathered(source, stopwatch, on_progress) if stored is None else stored[0]
+    meters = [
+        LayerMeter(facts, each, value_range=value_range(statistics), device=device, stopwatch=stopwatch)
+        for facts, each in zip(source.layers, statistics, strict=True)
+    ]
+    done = num_read * (passes - 1)
+    for features in _timed(source.batches(), stopwatch) if num_read else ():
+        for meter, each in zip(meters, features, strict=True):
+            meter.update(each)
+        done += len(features[0])
+        on_progress(done, num_read * passes, "measuring")
+    if stored is not None and not num_read:
+        for meter, energies in zip(meters, stored[1], strict=True):
+            meter.add_stored(energies)
+    return meters, _made_from(source, stored)
+
+
+def _gathered(source: TokenSource, stopwatch: Stopwatch, on_progress: OnProgress) -> list[TokenStatistics]:
+    statistics = [TokenStatistics(layer.num_channels, with_moments=True) for layer in source.layers]
+    done = 0
+    for features in _timed(source.batches(), stopwatch):
+        with stopwatch("second moments"):
+            for total, each in zip(statistics, features, strict=True):
+                total.update(each.cpu().numpy())
+        done += len(features[0])
+        on_progress(done, 2 * source.facts.num_read, "second moments")
+    return statistics
+
+
+def _timed(batches: Iterator[list[Tensor]], stopwatch: Stopwatch) -> Iterator[list[Tensor]]:
+    while True:
+        began = time.perf_counter()
+        features = next(batches, None)
+        stopwatch.seconds["reading"] = stopwatch.seconds.get("reading", 0.0) + time.perf_counter() - began
+        if features is None:
+            return
+        yield features
+
+
+def _made_from(source: TokenSource, stored: Stored | None) -> dict[str, str]:
+    facts = source.facts
+    tokens = "records of" if facts.kind == "cache" else "a pass over"
+    records = f"{tokens} {facts.num_read} of {facts.num_images} images"
+    moments = records if stored is None else f"stored second moments of all {facts.num_images * facts.num_views} views"
+    made = {
+        "ranks of all tokens": moments,
+        "mean spectral energy, folded and full, with permutations": moments,
+    }
+    if stored is not None and not facts.num_read:
+        count = len(stored[1][0])
+        return made | {"ranks of each image": f"stored singular values of {count} of {facts.num_images} images"}
+    names = (
+        "ranks of each image",
+        "ranks of each image in a shared basis",
+        "spectral energy of single tokens, sorted orders",
+        "dynamics",
+        "spatial spectrum",
+    )
+    return made | dict.fromkeys(names, records)
+
+
+def _over_depth(layers: list[Layer], config: AnalyzeConfig) -> tuple[dict[str, Depth], Any]:
+    measured = [layer.dynamics for layer in layers if layer.dynamics is not None]
+    if len(measured) < len(layers) or len(layers) < _FEWEST_FOR_DEPTH:
+        return {}, None
+    blocks = [layer.block for layer in layers]
+    intensities = [each.intensity for each in measured]
+    values = {
+        "entropy": [each.entropy_bits for each in measured],
+        "magnitude": [each.magnitude for each in measured],
+        "intensity": intensities,
+    }
+    depth = {name: over_depth(each, blocks) for name, each in values.items()}
+    student_depth = None if config.student is None else config.student.depth
+    return depth, propose_layer_pairs(intensities, blocks, student_depth=student_depth)
+
+
+def _pictures(source: TokenSource) -> Curves:
+    pictures = source.pictures(_NUM_PICTURES)
+    curves: Curves = {}
+    if pictures.features is not None:
+        curves["records/keys"] = np.array([key.encode() for key in pictures.keys], dtype=bytes)
+        curves["records/colours"] = np.stack([principal_colours(each) for each in pictures.features])
+        if pictures.pixels is not None:
+            curves["records/pixels"] = pictures.pixels
+    return curves
+
+
+def _of_layer(curves: Curves, number: int) -> Curves:
+    prefix = f"layers/{number}/"
+    return {name.removeprefix(prefix): values for name, values in curves.items() if name.startswith(prefix)}
+
+
+def _settings(config: AnalyzeConfig) -> dict[str, Any]:
+    return asdict(config)
+
+
+def _versions() -> dict[str, str]:
+    h5py: Any = typeless_h5py
+    return {
+        "kdcache": kdcache.__version__,
+        "h5py": h5py.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "timm": timm.__version__,
+        "torch": str(torch.__version__),
+    }

@@ -1,0 +1,205 @@
+"""Token spectral energy pattern: how a token's energy is spread over the frequencies of its channels.
+
+Source: METHODS 1.3 (arXiv 2511.15572). FFT over channels as stored, no window, no mean removal; published numbers are
+of the full FFT (D bins, FFT order), the paper's text is of the folded one (D // 2 + 1). It is a whiteness test on the
+order of the channels: white noise, one-hot and low-rank tokens give the same curve. Hence the references.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdcache.analysis.result import Bandwidths, Curves, Sep
+from kdcache.analysis.spread import Counts
+from kdcache.analysis.svd_rank import cumulative_share, dims_at
+from kdcache.ops import mean_spectrum_from_second_moment, token_spectrum
+
+SEP_LEVELS = (50, 60, 70, 80, 90)
+_NOISE_TOKENS = 4096
+_CHUNK_VALUES = 2**22
+
+
+def bandwidths(energy: Tensor, levels: Sequence[int] = SEP_LEVELS) -> dict[str, int]:
+    """Bins, in the order given, that hold each level (percent) of a mean spectrum."""
+    return {str(level): int(dims) for level, dims in zip(levels, dims_at(energy, levels), strict=True)}
+
+
+def white_noise(width: int, *, fold: bool) -> Tensor:
+    """The expected spectrum of Gaussian white noise: even over the D bins. (bins,) float64."""
+    return mean_spectrum_from_second_moment(torch.eye(width, dtype=torch.float64) / width, fold=fold)
+
+
+def token_energies(tokens: Tensor) -> Tensor:
+    """Energies of the D bins of each token in FFT order, scaled to sum to 1; zeros for tokens of zeros.
+
+    Args:
+        tokens: (T, D).
+    """
+    width = tokens.shape[-1]
+    half = torch.view_as_real(torch.fft.rfft(tokens.float())).square().sum(-1)
+    full = torch.cat([half, half[:, 1 : (width + 1) // 2].flip(1)], dim=1)
+    total = full.sum(-1, keepdim=True)
+    return full / total.where(total > 0, 1)
+
+
+def folded(energies: Tensor) -> Tensor:
+    """Energies of D bins as the D // 2 + 1 of a real FFT. Args: energies: (..., D)."""
+    width = energies.shape[-1]
+    result = energies[..., : width // 2 + 1].clone()
+    result[..., 1 : (width + 1) // 2] *= 2
+    return result
+
+
+def permuted_spectra(moment: Tensor, *, fold: bool, permutations: int, seed: int) -> Tensor:
+    """Mean spectra after random orders of the channels, from the second moment of unit-norm tokens alone.
+
+    Args:
+        moment: (D, D) mean of x xᵀ / |x|².
+        fold: Whether to fold.
+        permutations: How many orders.
+        seed: Of the orders.
+
+    Returns: (permutations, bins) float64. The same as permuting every token.
+    """
+    width = len(moment)
+    random = torch.Generator().manual_seed(seed)
+    spectra = torch.empty(permutations, width // 2 + 1 if fold else width, dtype=torch.float64)
+    for number in range(permutations):
+        order = torch.randperm(width, generator=random)
+        spectra[number] = mean_spectrum_from_second_moment(moment[order][:, order], fold=fold)
+    return spectra
+
+
+class _CurveSums:
+    """Sums of cumulative curves and of their squares."""
+
+    def __init__(self, bins: int) -> None:
+        self._first, self._second = (torch.zeros(bins, dtype=torch.float64) for _ in range(2))
+        self._count = 0
+
+    def update(self, energies: Tensor) -> None:
+        curves = energies.cumsum(-1)
+        self._first += curves.sum(0, dtype=torch.float64).cpu()
+        self._second += curves.square_().sum(0, dtype=torch.float64).cpu()
+        self._count += len(energies)
+
+    def std(self) -> Tensor:
+        count = max(self._count, 1)
+        return (self._second / count - (self._first / count).square()).clamp_min(0).sqrt()
+
+
+class SepMeter:
+    """What only the tokens themselves can tell: spread over tokens, and orders that differ from token to token.
+
+    Args:
+        width: D.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._per_token = {fold: [Counts(width) for _ in SEP_LEVELS] for fold in (False, True)}
+        self._curves = {False: _CurveSums(width), True: _CurveSums(width // 2 + 1)}
+        self._sorted_spectrum, self._sorted_channels = (torch.zeros(width, dtype=torch.float64) for _ in range(2))
+        self._count = 0
+
+    def update(self, tokens: Tensor) -> None:
+        """Add tokens.
+
+        Args:
+            tokens: (..., D).
+        """
+        flat = tokens.reshape(-1, self._width).float()
+        shares = [level / 100 for level in SEP_LEVELS]
+        for fold, counts in self._per_token.items():
+            _, bins = token_spectrum(flat, levels=shares, fold=fold)
+            for count, found in zip(counts, bins.unbind(-1), strict=True):
+                count.update(found.where(found > 0, -1))
+        for chunk in flat.split(max(1, _CHUNK_VALUES // self._width)):
+            kept = chunk[chunk.square().sum(-1) > 0]
+            energies = token_energies(kept)
+            self._curves[False].update(energies)
+            self._curves[True].update(folded(energies))
+            channels = kept.square()
+            channels /= channels.sum(-1, keepdim=True)
+            self._sorted_spectrum += _sorted_sum(energies)
+            self._sorted_channels += _sorted_sum(channels)
+            self._count += len(kept)
+
+    def sorted_energies(self) -> tuple[Tensor, Tensor]:
+        """Mean energies by falling order within each token: of its bins, of its channels; (D,) float64 each."""
+        count = max(self._count, 1)
+        return self._sorted_spectrum / count, self._sorted_channels / count
+
+    def spread(self, fold: bool, result: Bandwidths) -> Bandwidths:
+        """Complete a result with the bandwidths of single tokens."""
+        counts = zip(SEP_LEVELS, self._per_token[fold], strict=True)
+        spreads = {str(level): spread for level, each in counts if (spread := each.spread()) is not None}
+        return Bandwidths(**{**_fields(result), "per_token": spreads})
+
+    def curve_std(self, fold: bool) -> Tensor:
+        """Standard deviation over tokens of the cumulative curve."""
+        return self._curves[fold].std()
+
+
+def measure_sep(
+    moment: Tensor, meter: SepMeter | None, *, num_zero_tokens: int, permutations: int, seed: int
+) -> tuple[Sep, Curves]:
+    """Everything about the spectral energy of one layer.
+
+    Args:
+        moment: (D, D) mean of x xᵀ / |x|² over all tokens.
+        meter: Of the tokens that were read; None when none were.
+        num_zero_tokens: Tokens that are not in the moment.
+        permutations, seed: Of the permutation control.
+
+    Returns: the numbers, and the cumulative curves by name (``full/mean``).
+    """
+    curves: Curves = {}
+    both: dict[bool, Bandwidths] = {}
+    for fold, name in ((False, "full"), (True, "folded")):
+        energy = mean_spectrum_from_second_moment(moment, fold=fold)
+        noise = white_noise(len(moment), fold=fold)
+        permuted = permuted_spectra(moment, fold=fold, permutations=permutations, seed=seed)
+        result = _with_control(energy, noise, permuted)
+        lines = {"mean": energy, "white_noise": noise}
+        curves |= {f"{name}/{line}": cumulative_share(values).numpy() for line, values in lines.items()}
+        if permutations:
+            shares = cumulative_share(permuted)
+            curves |= {f"{name}/permuted_low": shares.amin(0).numpy(), f"{name}/permuted_high": shares.amax(0).numpy()}
+        if meter is not None:
+            result = meter.spread(fold, result)
+            curves[f"{name}/std"] = meter.curve_std(fold).numpy()
+        both[fold] = result
+    orders: dict[str, Bandwidths | None] = {"sorted_spectrum": None, "sorted_channels": None}
+    if meter is not None:
+        noise_meter = SepMeter(len(moment))
+        noise_meter.update(torch.randn(_NOISE_TOKENS, len(moment), generator=torch.Generator().manual_seed(seed)))
+        for name, energy, noise in zip(orders, meter.sorted_energies(), noise_meter.sorted_energies(), strict=True):
+            orders[name] = Bandwidths(num_bins=len(energy), bins=bandwidths(energy), white_noise=bandwidths(noise))
+            curves |= {
+                f"{name}/mean": cumulative_share(energy).numpy(),
+                f"{name}/white_noise": cumulative_share(noise).numpy(),
+            }
+    return Sep(full=both[False], folded=both[True], **orders, num_zero_tokens=num_zero_tokens), curves
+
+
+def _with_control(energy: Tensor, noise: Tensor, permuted: Tensor) -> Bandwidths:
+    found = Bandwidths(num_bins=len(energy), bins=bandwidths(energy), white_noise=bandwidths(noise))
+    if not len(permuted):
+        return found
+    dims = dims_at(permuted, SEP_LEVELS).double()
+    control = {
+        str(level): {"mean": float(each.mean()), "min": float(each.min()), "max": float(each.max())}
+        for level, each in zip(SEP_LEVELS, dims.unbind(-1), strict=True)
+    }
+    distance = (cumulative_share(permuted) - cumulative_share(energy)).abs().mean()
+    return Bandwidths(**{**_fields(found), "permuted": control, "permuted_l1": float(distance)})
+
+
+def _fields(result: Bandwidths) -> dict[str, object]:
+    return {name: getattr(result, name) for name in result.__struct_fields__}
+
+
+def _sorted_sum(energies: Tensor) -> Tensor:
+    return energies.sort(-1, descending=True).values.sum(0, dtype=torch.float64).cpu()

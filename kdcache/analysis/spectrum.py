@@ -1,0 +1,81 @@
+"""Spectra that compare layers: which of them SpectralKD would align, and how fine their maps are.
+
+Source: METHODS 3.1 (arXiv 2412.19055) and 4 (arXiv 2309.17334).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.analysis.result import Curves, LayerPairs
+
+# Of float32 amplitudes: log of nothing must stay finite.
+_SMALLEST = 1e-12
+
+
+def propose_layer_pairs(
+    intensities: Sequence[float], blocks: Sequence[int], *, student_depth: int | None
+) -> LayerPairs:
+    """The published choice as a rule: align the layers that speak loudest, first with first and last with last.
+
+    Layers above the middle of the range of intensities are taken. Those before the weakest layer meet the student's
+    first blocks, those after it its last.
+
+    Args:
+        intensities: One a layer, in order of depth.
+        blocks: Their blocks in the teacher.
+        student_depth: Blocks of the student, None for none.
+    """
+    low, high = min(intensities), max(intensities)
+    middle, weakest = (low + high) / 2, int(np.argmin(intensities))
+    chosen = [at for at, value in enumerate(intensities) if value > middle or low == high]
+    early, late = [at for at in chosen if at < weakest], [at for at in chosen if at >= weakest]
+    reason = (
+        f"intensity between {low:.3g} (block {blocks[weakest]}) and {high:.3g} (block "
+        f"{blocks[int(np.argmax(intensities))]}); chosen above the middle, {middle:.3g}"
+    )
+    if student_depth is None:
+        return LayerPairs(teacher=[blocks[at] for at in chosen], student=None, reason=reason)
+    # Too many for the student: the ends of the network are kept, as in the published lists.
+    late = late[max(0, len(late) - student_depth) :]
+    early = early[: student_depth - len(late)]
+    student = [*range(len(early)), *range(student_depth - len(late), student_depth)]
+    return LayerPairs(teacher=[blocks[at] for at in [*early, *late]], student=student, reason=reason)
+
+
+class RadialSpectrum:
+    """Mean log amplitude of feature maps over spatial frequency.
+
+    Two-dimensional FFT of each channel's map, log amplitude, mean over channels and images, mean over rings, zero
+    frequency subtracted. The publication's exact formula is not known; this is the reading of METHODS 4.
+
+    Args:
+        grid: Rows and columns of the tokens.
+    """
+
+    def __init__(self, grid: Sequence[int]) -> None:
+        self._rows, self._columns = grid
+        self._total = torch.zeros(self._rows, self._columns, dtype=torch.float64)
+        self._count = 0
+
+    def update(self, features: Tensor) -> None:
+        """Add images.
+
+        Args:
+            features: (B, rows * columns, C).
+        """
+        maps = features.float().mT.reshape(-1, self._rows, self._columns)
+        self._total += torch.fft.fft2(maps).abs().clamp_min(_SMALLEST).log().sum(0, dtype=torch.float64).cpu()
+        self._count += len(maps)
+
+    def curves(self) -> Curves:
+        """``frequency`` in cycles per token, up to 0.5, and ``log_amplitude`` relative to frequency 0."""
+        mean = self._total.numpy() / max(self._count, 1)
+        side = max(self._rows, self._columns)
+        radius = np.hypot(np.fft.fftfreq(self._rows)[:, None], np.fft.fftfreq(self._columns)[None, :])
+        rings = np.rint(radius * side).astype(np.int64)
+        profile = np.bincount(rings.ravel(), mean.ravel()) / np.maximum(np.bincount(rings.ravel()), 1)
+        count = side // 2 + 1
+        return {"frequency": np.arange(count) / side, "log_amplitude": (profile - profile[0])[:count]}

@@ -1,0 +1,211 @@
+"""The papers' analyses of what a teacher or a student says: ranks, token spectra, dynamics over depth, layer choice.
+
+Of a finished cache, or of a model and images. Writes analysis.json (numbers) and curves.h5 (curves), which
+`kdcache report` shows.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdcache.cli.progress import ProgressReporter
+from kdcache.cli.text import counted
+from kdcache.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdcache.analysis.result import Analysis, Checkpoint, EffectiveRank
+    from kdcache.analysis.tokens import TokenSource
+
+USAGE = "(CACHE | --model NAME | --run RUN) --out DIR [options]"
+EXAMPLE = """examples:
+  kdcache analyze caches/inet --student deit_tiny_patch16_224 --out runs/analysis
+  kdcache analyze caches/inet --images 0 --out runs/quick         from stored statistics alone
+  kdcache analyze --model cait_s24_224 --weights hub --data imagenet/val --images 1000 --out runs/cait
+  kdcache analyze --run runs/lift --data digits:test --out runs/lift-dynamics
+  kdcache report runs/analysis --out report.html"""
+
+_ALL = "all"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    what = parser.add_argument_group("what is analysed")
+    what.add_argument("cache", type=Path, nargs="?", metavar="CACHE", help="a finished cache")
+    what.add_argument(
+        "--column", action="append", metavar="NAME", help="of the cache; again for more (one for each tap)"
+    )
+    what.add_argument("--model", metavar="NAME", help="a timm model instead of a cache")
+    what.add_argument(
+        "--weights", nargs="+", metavar="W", help="of --model: hub, random or files; several are compared over training"
+    )
+    what.add_argument("--model-kwargs", nargs="+", metavar="K=V", default=[], help="further arguments of the model")
+    what.add_argument("--image-size", type=int, metavar="S", help="side of the view (the model's)")
+    what.add_argument("--run", type=Path, metavar="RUN", help="the student of a finished run, and its checkpoints")
+    what.add_argument("--tap", action="append", metavar="TAP", help="of a model: blocks.N/patch; again for more (all)")
+    what.add_argument("--data", help="images of --model or --run; of a cache that refers to its images (for pictures)")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--images",
+        default="10000",
+        metavar="N",
+        help="images whose tokens are read, evenly spaced; all; 0 for none (10000)",
+    )
+    how.add_argument("--batch-size", type=int, default=32, metavar="B", help="images at a time (32)")
+    how.add_argument(
+        "--permutations", type=int, default=100, metavar="P", help="orders of the channels to compare (100)"
+    )
+    how.add_argument("--seed", type=int, default=2026, help="of those orders (2026)")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    more = parser.add_argument_group("also")
+    more.add_argument("--student", metavar="NAME", help="diagnose for this timm model")
+    more.add_argument(
+        "--rank-table", type=Path, metavar="FILE.csv", help="rank,accuracy: effective rank region and knee"
+    )
+    more.add_argument("--teacher-accuracy", type=float, metavar="A", help="for --rank-table, in the table's unit")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for analysis.json and curves.h5")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyse."""
+    _check(arguments)
+
+    from kdcache.analysis.diagnosis import student_shape
+    from kdcache.analysis.result import write_analysis
+    from kdcache.analysis.run import AnalyzeConfig, analyze
+    from kdcache.distributed.env import worker_env
+    from kdcache.distributed.process_group import choose_device
+
+    effective_rank = _effective_rank(arguments)
+    try:
+        config = AnalyzeConfig(
+            permutations=arguments.permutations,
+            seed=arguments.seed,
+            student=None if arguments.student is None else student_shape(arguments.student),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    device = choose_device(arguments.device, worker_env())
+    with ProgressReporter("analyze", "images") as reporter:
+        if arguments.cache is not None:
+            source, left_out = _cache_source(arguments, device)
+            checkpoints: list[Checkpoint] = []
+        else:
+            from kdcache.cli.analyze_model import model_source
+
+            source, checkpoints, left_out = model_source(arguments, device, _num_images(arguments), reporter)
+        analysis, curves = analyze(
+            source,
+            config,
+            device=device,
+            left_out=left_out,
+            effective_rank=effective_rank,
+            checkpoints=checkpoints,
+            on_progress=reporter.update,
+        )
+    write_analysis(arguments.out, analysis, curves)
+    _print(arguments.out, analysis)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    chosen = [name for name in ("cache", "model", "run") if getattr(arguments, name) is not None]
+    if len(chosen) != 1:
+        raise UsageError("give one of CACHE, --model NAME or --run RUN")
+    for flag, belongs in (
+        ("column", ["cache"]),
+        ("weights", ["model"]),
+        ("model_kwargs", ["model"]),
+        ("image_size", ["model"]),
+        ("tap", ["model", "run"]),
+    ):
+        if getattr(arguments, flag) and chosen[0] not in belongs:
+            name = flag.replace("_", "-")
+            raise UsageError(
+                f"--{name} goes with {' or '.join('CACHE' if b == 'cache' else '--' + b for b in belongs)}"
+            )
+    if chosen[0] != "cache" and arguments.data is None:
+        raise UsageError(f"--{chosen[0]} needs images: --data DATA")
+    if (arguments.rank_table is None) != (arguments.teacher_accuracy is None):
+        raise UsageError("--rank-table and --teacher-accuracy go together")
+    if arguments.batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, got {arguments.batch_size}")
+    if chosen[0] != "cache" and _num_images(arguments) == 0:
+        raise UsageError("--images 0 takes stored statistics, which only a cache has")
+
+
+def _num_images(arguments: argparse.Namespace) -> int:
+    text: str = arguments.images
+    if text == _ALL:
+        return 2**62
+    if not text.isdecimal():
+        raise UsageError(f"--images {text}: wanted a number, or {_ALL}")
+    return int(text)
+
+
+def _cache_source(arguments: argparse.Namespace, device: "torch.device") -> "tuple[TokenSource, list[str]]":
+    from kdcache.analysis.tokens import CacheTokens, choose_columns
+    from kdcache.cache.cache import open_cache
+    from kdcache.images import open_source
+
+    cache = open_cache(arguments.cache)
+    columns, left_out = choose_columns(cache, arguments.column)
+    tokens = CacheTokens(
+        cache,
+        columns,
+        num_images=_num_images(arguments),
+        batch_size=arguments.batch_size,
+        device=device,
+        source=open_source(arguments.data) if arguments.data is not None else None,
+    )
+    return tokens, left_out
+
+
+def _effective_rank(arguments: argparse.Namespace) -> "EffectiveRank | None":
+    if arguments.rank_table is None:
+        return None
+    from kdcache.analysis.effective_rank import effective_rank, read_rank_table
+
+    try:
+        return effective_rank(*read_rank_table(arguments.rank_table), arguments.teacher_accuracy)
+    except ValueError as error:
+        raise UsageError(f"{arguments.rank_table}: {error}") from None
+
+
+def _print(out: Path, analysis: "Analysis") -> None:
+    from kdcache.reports.tables import text_table
+
+    source = analysis.source
+    print(f"{source.path}: {source.teacher}, tokens of {source.num_read} of {counted(source.num_images, 'image')}")
+    headings = ["layer", "N x C", "one image 80/90/95/99 %", "shared basis", "b90", "entropy", "magnitude"]
+    print("\n" + text_table(headings, [_row(layer) for layer in analysis.layers]))
+    print(
+        "\none image, shared basis: dimensions that hold the energy of an image, in its own basis and in one for all; "
+        "99th\npercentile over images. b90: bins for 90 % of the spectral energy; white noise needs "
+        f"{analysis.layers[-1].sep.full.white_noise['90'] if analysis.layers[-1].sep else '-'}. entropy in bits"
+    )
+    for reason in analysis.left_out:
+        print(f"left out  {reason}")
+    if analysis.diagnosis is not None:
+        print(f"\n{analysis.diagnosis.paragraph}")
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in analysis.seconds.items())
+    print(f"\ntimes     {times}")
+    print(f"{out}: analysis.json, curves.h5\nnext: kdcache report {out} --out report.html")
+
+
+def _row(layer: Any) -> list[str]:
+    ranks, dynamics = layer.ranks, layer.dynamics
+    own = "-" if ranks is None else "/".join(f"{each.p99:.0f}" for each in ranks.per_image.values())
+    shared = (
+        "-" if ranks is None or ranks.shared is None else "/".join(f"{each.p99:.0f}" for each in ranks.shared.values())
+    )
+    return [
+        layer.name,
+        f"{layer.num_tokens} x {layer.num_channels}",
+        own,
+        shared,
+        "-" if layer.sep is None else f"{layer.sep.full.bins['90']}",
+        "-" if dynamics is None else f"{dynamics.entropy_bits:.2f}",
+        "-" if dynamics is None else f"{dynamics.magnitude:.3g}",
+    ]

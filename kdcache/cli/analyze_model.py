@@ -1,0 +1,125 @@
+"""The part of `kdcache analyze` that runs a model: from timm, or the student of a run with its checkpoints."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import timm.data
+import torch
+from torch import nn
+
+from kdcache.analysis.result import Checkpoint, SourceFacts
+from kdcache.analysis.run import measure_checkpoint
+from kdcache.analysis.tokens import ModelTokens, TokenSource
+from kdcache.cli.progress import ProgressReporter
+from kdcache.config import parse_pairs
+from kdcache.errors import UsageError
+from kdcache.images import open_source
+from kdcache.models import Lift, Tap, create_timm_model, load_weights, parse_tap
+from kdcache.models.build import size_arguments
+from kdcache.models.taps import num_blocks
+from kdcache.seeds import derived_seed
+from kdcache.stream.eval_images import EvalView
+from kdcache.train.folder import load_checkpoint, load_student
+
+# A set of weights: its name, and how to put it into the model.
+_Weights = tuple[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A model, how it sees images, its timm name, its sets of weights (the last one counts), and what is left out."""
+
+    model: nn.Module
+    view: EvalView
+    name: str
+    weights: list[_Weights]
+    left_out: list[str]
+
+
+def model_source(
+    arguments: argparse.Namespace, device: torch.device, num_images: int, reporter: ProgressReporter
+) -> tuple[TokenSource, list[Checkpoint], list[str]]:
+    """The tokens of a model with its last weights, and the dynamics of all its weights where there are several.
+
+    Args:
+        arguments: Of the command.
+        device: Where the model runs.
+        num_images: How many images it sees.
+        reporter: Told about checkpoints.
+
+    Returns: the tokens, the checkpoints, and sentences about what is left out.
+    """
+    network = _of_run(arguments.run) if arguments.run else _of_timm(arguments)
+    model = network.model.to(device).eval().requires_grad_(False)
+    source = open_source(arguments.data)
+    taps = [parse_tap(text) for text in arguments.tap or []] or [Tap("patch", at) for at in range(num_blocks(model))]
+
+    def tokens(label: str) -> ModelTokens:
+        facts = SourceFacts(
+            kind="model",
+            path=str(arguments.run or network.name),
+            digest="",
+            teacher=network.name,
+            weights=label,
+            data=arguments.data,
+            num_images=0,
+            num_views=1,
+            num_read=0,
+        )
+        return ModelTokens(
+            model,
+            taps,
+            view=network.view,
+            source=source,
+            num_images=num_images,
+            batch_size=arguments.batch_size,
+            facts=facts,
+        )
+
+    checkpoints: list[Checkpoint] = []
+    label = ""
+    for label, load in network.weights:
+        load()
+        if len(network.weights) > 1:
+            reporter.note(f"analyze: dynamics of {label}")
+            checkpoints.append(measure_checkpoint(tokens(label), label))
+    return tokens(label), checkpoints, network.left_out
+
+
+def _of_timm(arguments: argparse.Namespace) -> _Network:
+    if not arguments.weights:
+        raise UsageError("--model needs --weights: hub, random or files")
+    name, kwargs = arguments.model, parse_pairs(arguments.model_kwargs, "--model-kwargs")
+    size = kwargs.get("img_size", arguments.image_size)
+    torch.manual_seed(derived_seed("teacher", 0))
+    options = {**(size_arguments(name, size) if size else {}), **kwargs}
+    model = create_timm_model(name, pretrained="hub" in arguments.weights, kwargs=options)
+    files = [text for text in arguments.weights if text not in ("hub", "random")]
+    if len(files) < len(arguments.weights) > 1:
+        raise UsageError("--weights: several sets of weights must all be files")
+    config = timm.data.resolve_model_data_config(model)
+    view = EvalView(
+        size=int(size or config["input_size"][-1]),
+        crop_pct=config["crop_pct"],
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    weights: list[_Weights] = [(path, partial(load_weights, model, Path(path))) for path in files]
+    return _Network(model, view, name, weights or [(arguments.weights[0], lambda: None)], [])
+
+
+def _of_run(folder: Path) -> _Network:
+    student, spec, view, _ = load_student(folder)
+    final = {key: value.clone() for key, value in student.state_dict().items()}
+    weights: list[_Weights] = [
+        (path.stem, partial(load_checkpoint, student, path)) for path in sorted(folder.glob("checkpoints/step-*.pt"))
+    ]
+    weights.append(("final", partial(student.load_state_dict, final)))
+    if isinstance(student.model, Lift):
+        reason = "tokens after Lift's projection: taps are of the blocks of its trunk"
+        return _Network(student.model.trunk, view, spec.name, weights, [reason])
+    return _Network(student.model, view, spec.name, weights, [])

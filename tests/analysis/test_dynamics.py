@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.analysis.dynamics import channel_entropy, channel_spectrum, intensity, magnitude, over_depth
+
+
+def test_acceptance_9_constant_channels_and_even_ones() -> None:
+    assert float(channel_entropy(torch.full((2, 3, 50), 1.5), 0.0, 4.0).max()) == 0
+    even = (torch.arange(200) + 0.5) / 200
+    assert float(channel_entropy(even, 0.0, 1.0)) == pytest.approx(math.log2(100), abs=1e-9)
+    assert round(math.log2(100), 2) == 6.64
+
+
+@pytest.mark.parametrize("width", [5, 64, 300])
+def test_entropy_is_that_of_numpys_histogram(random: np.random.Generator, width: int) -> None:
+    tokens = random.standard_normal((3, 4, width)).astype(np.float32)
+    low, high = float(tokens.min()), float(tokens.max())
+    found = channel_entropy(torch.from_numpy(tokens), low, high)
+    for token, entropy in zip(tokens.reshape(-1, width), found.reshape(-1).tolist(), strict=True):
+        shares = np.histogram(token, bins=100, range=(low, high))[0] / width
+        shares = shares[shares > 0]
+        # A value on the edge of a bin may fall to either side: one value of the token at most.
+        assert entropy == pytest.approx(float(-(shares * np.log2(shares)).sum()), abs=2.5 * math.log2(width) / width)
+
+
+def test_ranges_without_width_and_impossible_ones() -> None:
+    assert float(channel_entropy(torch.ones(1, 8), 1.0, 1.0)) == 0
+    with pytest.raises(ValueError, match=r"must not be empty, got 2\.0 to 1\.0"):
+        channel_entropy(torch.ones(1, 8), 2.0, 1.0)
+
+
+@pytest.mark.parametrize("width", [7, 8])
+def test_spectrum_and_intensity_are_of_all_bins(random: np.random.Generator, width: int) -> None:
+    tokens = random.standard_normal((2, 5, width))
+    full = (np.abs(np.fft.fft(tokens, axis=-1)) / width).mean(axis=(0, 1))
+    spectrum = channel_spectrum(torch.from_numpy(tokens))
+    np.testing.assert_allclose(spectrum, full[: width // 2 + 1], rtol=1e-5)
+    assert intensity(spectrum, width) == pytest.approx(full.mean(), rel=1e-5)
+    assert float(magnitude(torch.from_numpy(tokens))) == pytest.approx(np.abs(tokens).mean())
+
+
+@pytest.mark.parametrize(
+    ("values", "has_u_shape", "minimum_at"),
+    [
+        # Published entropies of a student (METHODS 2.2), SoftKD and SpectralKD.
+        ([2.43, 2.01, 1.82, 1.80, 1.84, 1.97, 2.16, 2.37, 2.68, 2.94, 3.01, 3.34], True, 3),
+        ([1.75, 1.30, 1.16, 0.96, 0.86, 0.84, 0.98, 1.13, 1.43, 1.70, 1.67, 2.19], True, 5),
+        ([1.0, 2.0, 3.0, 4.0], False, 0),
+        ([4.0, 3.0, 2.0, 1.0], False, 3),
+        ([1.0, 1.0, 1.0], False, 0),
+        ([3.0, 9.0, 1.0, 0.5, 9.0, 0.6, 0.7], False, 3),
+    ],
+)
+def test_u_shapes(values: list[float], has_u_shape: bool, minimum_at: int) -> None:
+    depth = over_depth(values, range(len(values)))
+    assert (depth.has_u_shape, depth.minimum_at) == (has_u_shape, minimum_at)

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+import torch
+
+from kdcache.analysis.subspace import SharedBasis, captured_dims
+from tests.analysis.synthetic import GLOBAL_RANK, OWN_RANK, known_rank_image
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_energy_along_the_eigenvectors_of_all_tokens(random: np.random.Generator, centred: bool) -> None:
+    """The published script in float64: eigenvectors of C, energies of X V, their cumulative share."""
+    features = random.standard_normal((6, 10, 8)) @ random.standard_normal((8, 8)) + 0.5
+    tokens = features.reshape(-1, 8)
+    mean = tokens.mean(axis=0)
+    moment = tokens.T @ tokens / len(tokens)
+    values, vectors = np.linalg.eigh(moment - np.outer(mean, mean) if centred else moment)
+    basis = SharedBasis(moment, mean if centred else None, CPU)
+    np.testing.assert_allclose(basis.energies, values[::-1], rtol=1e-9, atol=1e-9)
+    energies = np.square((features - mean if centred else features) @ vectors[:, ::-1]).sum(axis=1)
+    wanted = [int(np.argmax(each.cumsum() / each.sum() >= 0.9)) + 1 for each in energies]
+    assert captured_dims(torch.from_numpy(features), basis, [90])[:, 0].tolist() == wanted
+    np.testing.assert_allclose(basis.image_energies(torch.from_numpy(features)), energies, rtol=1e-4)
+
+
+def test_images_of_low_rank_need_a_wide_basis_together() -> None:
+    features = np.stack([known_rank_image(number) for number in range(40)]).astype(np.float64)
+    tokens = features.reshape(-1, features.shape[-1])
+    basis = SharedBasis(tokens.T @ tokens / len(tokens), None, CPU)
+    assert basis.all_tokens_dims([100 - 1e-6]) == [GLOBAL_RANK]
+    assert (captured_dims(torch.from_numpy(features), basis, [99])[:, 0] > OWN_RANK).all()
