@@ -7,6 +7,7 @@ order of the channels: white noise, one-hot and low-rank tokens give the same cu
 
 from collections.abc import Sequence
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -135,7 +136,7 @@ class SepMeter:
         """Complete a result with the bandwidths of single tokens."""
         counts = zip(SEP_LEVELS, self._per_token[fold], strict=True)
         spreads = {str(level): spread for level, each in counts if (spread := each.spread()) is not None}
-        return Bandwidths(**{**_fields(result), "per_token": spreads})
+        return msgspec.structs.replace(result, per_token=spreads)
 
     def curve_std(self, fold: bool) -> Tensor:
         """Standard deviation over tokens of the cumulative curve."""
@@ -194,11 +195,7 @@ def _with_control(energy: Tensor, noise: Tensor, permuted: Tensor) -> Bandwidths
         for level, each in zip(SEP_LEVELS, dims.unbind(-1), strict=True)
     }
     distance = (cumulative_share(permuted) - cumulative_share(energy)).abs().mean()
-    return Bandwidths(**{**_fields(found), "permuted": control, "permuted_l1": float(distance)})
-
-
-def _fields(result: Bandwidths) -> dict[str, object]:
-    return {name: getattr(result, name) for name in result.__struct_fields__}
+    return msgspec.structs.replace(found, permuted=control, permuted_l1=float(distance))
 
 
 def _sorted_sum(energies: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     more.add_argument("--teacher-accuracy", type=float, metavar="A", help="for --rank-table, in the table's unit")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for analysis.json and curves.h5")
+    parser.add_argument("--json", action="store_true", help="print analysis.json too, instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
 
     from kdcache.analysis.diagnosis import student_shape
-    from kdcache.analysis.result import write_analysis
+    from kdcache.analysis.result import RESULT, write_analysis
     from kdcache.analysis.run import AnalyzeConfig, analyze
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     device = choose_device(arguments.device, worker_env())
-    with ProgressReporter("analyze", "images") as reporter:
+    with ProgressReporter("analyze", "images", visible=not arguments.json) as reporter:
         if arguments.cache is not None:
             source, left_out = _cache_source(arguments, device)
             checkpoints: list[Checkpoint] = []
@@ -105,7 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
             on_progress=reporter.update,
         )
     write_analysis(arguments.out, analysis, curves)
-    _print(arguments.out, analysis)
+    if arguments.json:
+        print((arguments.out / RESULT).read_text(), end="")
+    else:
+        _print(arguments.out, analysis)
     return 0
 
 
@@ -131,7 +135,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--rank-table and --teacher-accuracy go together")
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {arguments.batch_size}")
-    if chosen[0] != "cache" and _num_images(arguments) == 0:
+    if _num_images(arguments) == 0 and chosen[0] != "cache":
         raise UsageError("--images 0 takes stored statistics, which only a cache has")
 
 
@@ -145,7 +149,7 @@ def _num_images(arguments: argparse.Namespace) -> int:
 
 
 def _cache_source(arguments: argparse.Namespace, device: "torch.device") -> "tuple[TokenSource, list[str]]":
-    from kdcache.analysis.tokens import CacheTokens, choose_columns
+    from kdcache.analysis.cache_tokens import CacheTokens, choose_columns
     from kdcache.cache.cache import open_cache
     from kdcache.images import open_source
 

@@ -10,9 +10,10 @@ import timm.data
 import torch
 from torch import nn
 
+from kdcache.analysis.model_tokens import ModelTokens
 from kdcache.analysis.result import Checkpoint, SourceFacts
 from kdcache.analysis.run import measure_checkpoint
-from kdcache.analysis.tokens import ModelTokens, TokenSource
+from kdcache.analysis.tokens import TokenSource
 from kdcache.cli.progress import ProgressReporter
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from kdcache.analysis.cache_tokens import CacheTokens, choose_columns
 from kdcache.analysis.diagnosis import StudentShape
 from kdcache.analysis.result import Analysis, Curves
 from kdcache.analysis.run import AnalyzeConfig, analyze
-from kdcache.analysis.tokens import CacheTokens, choose_columns
 from kdcache.cache import Cache
-from kdcache.errors import CacheMismatchError, UsageError
+from kdcache.errors import UsageError
 from kdcache.teacher.extract import extract
 from tests.analysis.synthetic import CHANNELS, GLOBAL_RANK, OWN_RANK, feature_cache, known_rank_image
 from tests.conftest import tiny_extract
@@ -140,16 +140,6 @@ def test_a_cache_without_second_moments_is_read_twice(tmp_path: Path, tiny_cache
         assert first.ranks.per_image == second.ranks.per_image
     with pytest.raises(UsageError, match="leave out --images 0"):
         analysed(light, images=0)
-
-
-def test_which_columns(tiny_cache: Cache) -> None:
-    chosen, left_out = choose_columns(tiny_cache, ["blocks-1-patch-int8"])
-    assert [column.name for column in chosen] == ["blocks-1-patch-int8"]
-    assert "blocks-0-patch-fp32: not asked for" in left_out
-    with pytest.raises(CacheMismatchError, match="no column 'nothing' of patch tokens; it holds blocks-1-patch-fp16"):
-        choose_columns(tiny_cache, ["nothing"])
-    with pytest.raises(CacheMismatchError, match="are of the same tap; name one"):
-        choose_columns(tiny_cache, ["blocks-1-patch-int8", "blocks-1-patch-fp16"])
 
 
 def test_tokens_of_zeros_are_counted_and_break_nothing(tmp_path: Path) -> None:

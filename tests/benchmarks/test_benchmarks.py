@@ -85,3 +85,13 @@ def test_unknown_names_list_the_known(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_spread() -> None:
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == {"median": 3.5, "p20": 2.0, "p80": 5.0, "repeats": 6}
+
+
+def test_the_analyses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--images", "20", "--tokens", "9", "--channels", "12", "--beside", "2", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "analysis", *words, "--out", str(tmp_path / "r.json")])
+    assert main() == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["peak_bytes"] > 1 << 20
+    assert {"reading", "ranks of each image", "spectral energy of tokens"} <= set(result["seconds"])
+    assert "peak memory" in capsys.readouterr().out

@@ -1,0 +1,173 @@
+"""Tokens from the records of a cache, and statistics from its indexes."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.analysis.result import SourceFacts
+from kdcache.analysis.tokens import LayerFacts, Pictures, Stored, TokenSource
+from kdcache.cache.cache import Cache
+from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.record import Array
+from kdcache.cache.statistics import merged
+from kdcache.errors import CacheMismatchError
+from kdcache.images import Source
+from kdcache.models.taps import parse_tap
+from kdcache.stream.images import ViewReplayer
+from kdcache.stream.reader import ShardReader
+
+
+class CacheTokens(TokenSource):
+    """First views of evenly spaced images of a cache.
+
+    Args:
+        cache: The cache.
+        columns: Patch columns, each of another tap.
+        num_images: How many images to read; 0 for none.
+        batch_size: Images at a time.
+        device: Where the tokens go.
+        source: The images, for a cache that only refers to them; needed for pictures alone.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        columns: Sequence[ColumnFacts],
+        *,
+        num_images: int,
+        batch_size: int,
+        device: torch.device,
+        source: Source | None = None,
+    ) -> None:
+        manifest, fingerprint = cache.manifest, cache.manifest.fingerprint
+        self._columns = sorted(columns, key=_block_of)
+        self._cache, self._source, self._batch_size, self._device = cache, source, batch_size, device
+        total = manifest.num_samples
+        self._samples = np.arange(min(num_images, total)) * total // max(1, min(num_images, total))
+        self.layers = [
+            LayerFacts(
+                name=column.tap,
+                block=_block_of(column),
+                num_tokens=column.shape[0],
+                num_channels=column.shape[1],
+                grid=list(column.grid),
+                column=column.name,
+                codec=column.codec,
+                fidelity=dict(manifest.columns[column.name].fidelity),
+            )
+            for column in self._columns
+        ]
+        self.facts = SourceFacts(
+            kind="cache",
+            path=str(cache.paths.root),
+            digest=cache.digest,
+            teacher=fingerprint.teacher.name,
+            weights=fingerprint.teacher.weights,
+            data=fingerprint.source.kind,
+            num_images=total,
+            num_views=fingerprint.views.num_views,
+            num_read=len(self._samples),
+        )
+
+    def batches(self) -> Iterator[list[Tensor]]:
+        """See the base class."""
+        # Read, not mapped: what is mapped counts as this process's memory.
+        reader = ShardReader(self._cache, self._columns, access="read", with_images=False)
+        layouts = [column.layout() for column in self._columns]
+        for first in range(0, len(self._samples), self._batch_size):
+            samples = self._samples[first : first + self._batch_size]
+            rows = np.stack([samples, np.zeros_like(samples)], axis=1)
+            fields = [
+                {each.name: np.empty((len(rows), *each.shape), each.dtype) for each in layout.fields}
+                for layout in layouts
+            ]
+            into = {
+                column.name: [values.reshape(len(rows), -1).view(np.uint8) for values in each.values()]
+                for column, each in zip(self._columns, fields, strict=True)
+            }
+            reader.gather(rows, into)
+            decoded = (
+                column.make_codec().decode(each, tuple(column.shape))
+                for column, each in zip(self._columns, fields, strict=True)
+            )
+            yield [torch.from_numpy(values).to(self._device) for values in decoded]
+
+    def stored(self) -> Stored | None:
+        """See the base class; None for a cache without second moments."""
+        if self._cache.manifest.fingerprint.statistics != "full":
+            return None
+        indexes = [self._cache.index(shard) for shard in self._cache.manifest.shards]
+        names = [column.name for column in self._columns]
+        statistics = [merged(index.columns[name].statistics for index in indexes) for name in names]
+        return statistics, [
+            np.concatenate([index.columns[name].singular_energies for index in indexes]) for name in names
+        ]
+
+    def pictures(self, count: int) -> Pictures:
+        """See the base class."""
+        column = self._columns[-1]
+        embedded = self._cache.manifest.fingerprint.images == "embed"
+        reader = ShardReader(self._cache, [column], access="read", check="size")
+        replayer = (
+            ViewReplayer(self._cache, reader, self._source, check_share=1.0) if embedded or self._source else None
+        )
+        keys: list[str] = []
+        pixels: list[Array] = []
+        features: list[Array] = []
+        total = self._cache.manifest.num_samples
+        for sample in (np.arange(min(count, total)) * total // min(count, total)).tolist():
+            shard, row = reader.locate(sample)
+            keys.append(shard.index.key(row))
+            if replayer is not None:
+                pixels.append(next(replayer.pixels(shard, row, sample, [0])))
+            if column.grid:
+                features.append(reader.decode_record(shard, row, 0, column).reshape(*column.grid, -1))
+        return Pictures(
+            keys=keys,
+            pixels=np.stack(pixels) if pixels else None,
+            features=np.stack(features) if features else None,
+        )
+
+
+def choose_columns(cache: Cache, names: Sequence[str] | None) -> tuple[list[ColumnFacts], list[str]]:
+    """The columns to analyse: those named, else for every patch tap the one whose codec loses least.
+
+    Returns: the columns, and a sentence for each that is left out.
+    Raises: CacheMismatchError for names that are not there, or not of patch tokens, or of one tap twice.
+    """
+    held = cache.manifest.fingerprint.columns
+    patch = {column.name: column for column in held if column.kind == "patch"}
+    if names is None:
+        best: dict[str, ColumnFacts] = {}
+        for column in sorted(patch.values(), key=lambda each: _error_of(cache, each)):
+            best.setdefault(column.tap, column)
+        chosen = list(best.values())
+        reasons = {name: f"same tap as {best[column.tap].name}, which loses less" for name, column in patch.items()}
+    else:
+        unknown = [name for name in names if name not in patch]
+        if unknown:
+            raise CacheMismatchError(
+                f"{cache.paths.root}: no column {unknown[0]!r} of patch tokens; it holds {', '.join(patch) or 'none'}"
+            )
+        chosen = [patch[name] for name in dict.fromkeys(names)]
+        reasons = dict.fromkeys(patch, "not asked for")
+    if not chosen:
+        raise CacheMismatchError(
+            f"{cache.paths.root}: no column of patch tokens, so there is nothing to analyse; it holds "
+            f"{', '.join(column.name for column in held)}. Extract again with `--tap blocks.-1/patch`"
+        )
+    if len({column.tap for column in chosen}) < len(chosen):
+        raise CacheMismatchError(f"{cache.paths.root}: two of {', '.join(names or [])} are of the same tap; name one")
+    others = {column.name: "not patch tokens" for column in held if column.kind != "patch"}
+    left = {name: why for name, why in {**reasons, **others}.items() if name not in {each.name for each in chosen}}
+    return chosen, [f"{name}: {why}" for name, why in left.items()]
+
+
+def _block_of(column: ColumnFacts) -> int:
+    return parse_tap(column.tap).block or 0
+
+
+def _error_of(cache: Cache, column: ColumnFacts) -> float:
+    return cache.manifest.columns[column.name].fidelity.get("relative_error", 0.0 if column.codec == "fp32" else 1.0)

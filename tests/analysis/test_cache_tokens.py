@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.analysis.cache_tokens import CacheTokens, choose_columns
+from kdcache.cache import Cache
+from kdcache.errors import CacheMismatchError
+from kdcache.images import open_source
+from kdcache.teacher.extract import extract
+from tests.conftest import tiny_extract
+
+CPU = torch.device("cpu")
+
+
+def tokens(cache: Cache, images: int, batch_size: int = 3) -> CacheTokens:
+    columns, _ = choose_columns(cache, None)
+    return CacheTokens(cache, columns, num_images=images, batch_size=batch_size, device=CPU)
+
+
+@pytest.mark.parametrize("images", [1, 7, 20, 100])
+def test_first_views_of_evenly_spaced_images(tiny_cache: Cache, images: int) -> None:
+    source = tokens(tiny_cache, images)
+    columns, _ = choose_columns(tiny_cache, None)
+    for number, column in enumerate(sorted(columns, key=lambda each: each.tap)):
+        everything = np.concatenate(
+            [
+                column.make_codec().decode(tiny_cache.strided(column, shard).fields(), tuple(column.shape))[::2]
+                for shard in tiny_cache.manifest.shards
+            ]
+        )
+        count = min(images, 20)
+        found = torch.cat([batch[number] for batch in source.batches()])
+        np.testing.assert_array_equal(found, everything[np.arange(count) * 20 // count])
+    assert source.facts.num_read == min(images, 20)
+    assert [len(batch[0]) for batch in source.batches()][:-1] == [3] * ((min(images, 20) - 1) // 3)
+
+
+def test_no_images_at_all(tiny_cache: Cache) -> None:
+    assert list(tokens(tiny_cache, 0).batches()) == []
+
+
+def test_pictures_need_images(tmp_path: Path) -> None:
+    extract(tiny_extract(tmp_path / "cache", images="reference"))
+    from kdcache.cache import open_cache
+
+    cache = open_cache(tmp_path / "cache")
+    without = tokens(cache, 5).pictures(4)
+    assert without.pixels is None
+    assert without.features is not None
+    assert without.features.shape == (4, 4, 4, 24)
+    columns, _ = choose_columns(cache, None)
+    source = CacheTokens(cache, columns, num_images=5, batch_size=2, device=CPU, source=open_source("digits:train"))
+    found = source.pictures(4)
+    assert found.pixels is not None
+    assert found.pixels.shape == (4, 16, 16, 3)
+    assert found.keys == without.keys
+
+
+def test_which_columns(tiny_cache: Cache) -> None:
+    chosen, left_out = choose_columns(tiny_cache, ["blocks-1-patch-int8"])
+    assert [column.name for column in chosen] == ["blocks-1-patch-int8"]
+    assert "blocks-0-patch-fp32: not asked for" in left_out
+    with pytest.raises(CacheMismatchError, match="no column 'nothing' of patch tokens; it holds blocks-1-patch-fp16"):
+        choose_columns(tiny_cache, ["nothing"])
+    with pytest.raises(CacheMismatchError, match="are of the same tap; name one"):
+        choose_columns(tiny_cache, ["blocks-1-patch-int8", "blocks-1-patch-fp16"])

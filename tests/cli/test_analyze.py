@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kdcache.analysis.result import read_analysis
+from kdcache.cli.main import main
+from tests.cli.support import extract_words, fails
+
+
+def test_a_cache(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "analysis"
+    words = ["analyze", str(tiny_root), "--out", str(out), "--permutations", "3"]
+    assert main([*words, "--student", "deit_tiny_patch16_224"]) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "vit_tiny_patch16_224, tokens of 20 of 20 images",
+        "blocks.1/patch",
+        "16 x 24",
+        "white noise needs 22",
+        "left out  blocks-1-patch-int8: same tap as blocks-1-patch-fp16, which loses less",
+        "for deit_tiny_patch16_224, one fixed projector",
+        "reading",
+        f"next: kdcache report {out} --out report.html",
+    ):
+        assert text in shown
+    analysis, _ = read_analysis(out)
+    assert analysis.diagnosis is not None
+    assert analysis.settings["student"] == {"name": "deit_tiny_patch16_224", "width": 192, "depth": 12}
+
+
+def test_columns_images_and_json(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["analyze", str(tiny_root), "--out", str(tmp_path), "--column", "blocks-1-patch-int8", "--images", "7"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [layer["column"] for layer in found["layers"]] == ["blocks-1-patch-int8"]
+    assert found["source"]["num_read"] == 7
+    assert found["diagnosis"] is None
+
+
+def test_stored_statistics_alone(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", str(tiny_root), "--out", str(tmp_path), "--images", "0"]) == 0
+    assert "tokens of 0 of 20 images" in capsys.readouterr().out
+    analysis, _ = read_analysis(tmp_path)
+    assert analysis.layers[0].dynamics is None
+
+
+def test_a_table_of_ranks(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "ranks.csv"
+    table.write_text("rank,accuracy\n4,20\n8,50\n16,60\n")
+    words = ["analyze", str(tiny_root), "--out", str(tmp_path), "--images", "0", "--rank-table", str(table)]
+    assert main([*words, "--teacher-accuracy", "64"]) == 0
+    found = read_analysis(tmp_path)[0].effective_rank
+    assert found is not None
+    assert found.ranks == [4, 8, 16]
+    capsys.readouterr()
+    assert "go together" in fails(capsys, words, code=2)
+    table.write_text("rank,accuracy\n4,20\n")
+    assert "three or more" in fails(capsys, [*words, "--teacher-accuracy", "64"], code=2)
+
+
+def test_a_finished_cache_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "analyze: error" in fails(capsys, ["analyze", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_a_cache_of_logits_has_nothing_to_analyse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(extract_words(tmp_path / "cache", "--tap", "head/logits")) == 0
+    capsys.readouterr()
+    message = fails(capsys, ["analyze", str(tmp_path / "cache"), "--out", str(tmp_path / "out")])
+    assert "no column of patch tokens" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give one of CACHE, --model NAME or --run RUN"),
+        (["cache", "--model", "x"], "give one of CACHE"),
+        (["cache", "--tap", "blocks.0/patch"], "--tap goes with --model or --run"),
+        (["--run", "r", "--weights", "w"], "--weights goes with --model"),
+        (["--model", "m", "--column", "c"], "--column goes with CACHE"),
+        (["--model", "m"], "--model needs images: --data DATA"),
+        (["--model", "m", "--data", "digits", "--images", "0"], "which only a cache has"),
+        (["cache", "--images", "many"], "--images many: wanted a number, or all"),
+        (["cache", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["cache", "--permutations", "-1"], "must not be negative"),
+        (["cache", "--student", "vit_tinny_patch16_224"], "did you mean"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    code = 1 if "--student" in words else 2
+    assert message in fails(capsys, ["analyze", *words, "--out", str(tmp_path)], code=code)
