@@ -33,7 +33,10 @@ setup(
     packages=[*find_packages(include=["kdcache", "kdcache.*"]), *find_packages("kernels")],
     # The folder is not a package itself: `kernels` would shadow a package of that name that Hugging Face publishes.
     package_dir={"kdcache_kernels": "kernels/kdcache_kernels"},
-    package_data={"kdcache": ["py.typed", "cache/FORMAT.md"], "kdcache_kernels": ["py.typed", "tables/*.json"]},
+    package_data={
+        "kdcache": ["py.typed", "cache/FORMAT.md", "reports/templates/*"],
+        "kdcache_kernels": ["py.typed", "tables/*.json"],
+    },
     # Optional: where no compiler is, the same bytes are read a little more slowly; `kdcache bench` says which way runs.
     ext_modules=[
         Extension("kdcache.stream._gather", ["kdcache/stream/_gather.c"], extra_compile_args=["-O3"], optional=True)
@@ -41,6 +44,7 @@ setup(
     install_requires=[
         "braceexpand>=0.1.7",
         "h5py>=3.10",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "msgspec>=0.18",
         "numpy>=1.26",
@@ -48,6 +52,7 @@ setup(
         "rich>=13.7",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "threadpoolctl>=3.2",
         "timm>=1.0.12",
         "torch>=2.6",

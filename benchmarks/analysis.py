@@ -20,7 +20,7 @@ import torch
 from benchmarks.record import environment, spread, write
 from benchmarks.synthetic_cache import SyntheticCache, write_cache
 from kdcache.analysis.dynamics import NUM_ENTROPY_BINS, channel_entropy
-from kdcache.analysis.result import RESULT
+from kdcache.analysis.folder import RESULT
 from kdcache.analysis.svd_rank import RANK_LEVELS, dims_at, image_energies
 from kdcache.cache.record import Array
 from kdcache.reports.tables import text_table

@@ -3,8 +3,9 @@
 from kdcache.analysis.cache_tokens import CacheTokens
 from kdcache.analysis.dynamics import channel_entropy, channel_spectrum, intensity, magnitude
 from kdcache.analysis.effective_rank import effective_rank
+from kdcache.analysis.folder import read_analysis, write_analysis
 from kdcache.analysis.model_tokens import ModelTokens
-from kdcache.analysis.result import Analysis, read_analysis, write_analysis
+from kdcache.analysis.result import Analysis
 from kdcache.analysis.run import AnalyzeConfig, analyze
 from kdcache.analysis.sep import bandwidths, permuted_spectra
 from kdcache.analysis.svd_rank import image_energies, numerical_rank, per_image_dims

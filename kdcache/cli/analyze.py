@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
 
     from kdcache.analysis.diagnosis import student_shape
-    from kdcache.analysis.result import RESULT, write_analysis
+    from kdcache.analysis.folder import RESULT, write_analysis
     from kdcache.analysis.run import AnalyzeConfig, analyze
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device

@@ -19,6 +19,8 @@ VERBS = {
     "bench": "how fast a cache streams here, beside the machine's own memcpy",
     "train": "train a student from a cache, without the teacher; run again to go on",
     "eval": "accuracy of a trained student",
+    "analyze": "ranks, spectra and dynamics of what a cache or a model says (the papers' analyses)",
+    "report": "one HTML page with tables and plots from analyses and runs",
 }
 _USAGE_EXIT = 2
 

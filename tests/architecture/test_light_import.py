@@ -5,7 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ("torch", "timm", "numpy", "h5py", "rich", "PIL", "sklearn", "matplotlib", "msgspec", "webdataset")
+HEAVY = (
+    "torch",
+    "timm",
+    "numpy",
+    "h5py",
+    "rich",
+    "PIL",
+    "sklearn",
+    "matplotlib",
+    "msgspec",
+    "webdataset",
+    "scipy",
+    "jinja2",
+)
 
 
 def loaded_by(code: str) -> set[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.analysis.result import read_analysis
+from kdcache.analysis.folder import read_analysis
 from kdcache.cli.main import main
 from tests.cli.support import extract_words, fails
 

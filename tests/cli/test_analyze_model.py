@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.analysis.result import read_analysis
+from kdcache.analysis.folder import read_analysis
 from kdcache.cli.main import main
 from tests.cli.support import fails
 from tests.conftest import STUDENT_KWARGS, TEACHER, TEACHER_KWARGS

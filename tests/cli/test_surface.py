@@ -18,6 +18,10 @@ SURFACE = {
         --cache --out --student --student-kwargs --method --data --codec --epochs --batch-size --eval-data --seed
         --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
+    "analyze": """
+        --column --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size --permutations
+        --seed --device --student --rank-table --teacher-accuracy --out --json""",
+    "report": "--out --title",
 }
 
 

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from kdcache.reports.blocks import Text
+from kdcache.reports.inputs import read_inputs
+from kdcache.reports.sections.overview import overview_section
+from tests.reports.looking import blocks_of, cells, notes, tables
+from tests.reports.synthetic import write_demo, write_full, write_run, write_stored_only
+
+
+def test_the_verdict_comes_first_with_its_numbers_and_caveats(tmp_path: Path) -> None:
+    section = overview_section(read_inputs([write_full(tmp_path / "a")]))
+    first, *others = blocks_of(section)
+    assert isinstance(first, Text)
+    assert first.text == "The student has 192 channels; 24 shared dimensions hold 99 %."
+    assert first.role == "lead"
+    assert any("One seed." in getattr(block, "items", []) for block in others)
+    verdict, facts = tables(section)
+    assert cells(verdict) == [["teacher's channels", "24"]]
+    rows = dict(map(tuple, cells(facts)))
+    assert rows["images"] == "digits:train: 3 of 3 read, 2 views of each"
+    assert rows["layers"] == "4, from blocks.0/patch (fp16) to blocks.3/patch (fp16)"
+
+
+def test_without_a_diagnosis_the_numbers_speak(tmp_path: Path) -> None:
+    section = overview_section(read_inputs([write_full(tmp_path / "a", diagnosis=None)]))
+    assert "8 dimensions hold 99 %" in getattr(blocks_of(section)[0], "text", "")
+    assert "one basis for all it takes 12 of 24" in getattr(blocks_of(section)[0], "text", "")
+    assert "--student" in notes(section)
+
+
+def test_several_analyses_are_columns(tmp_path: Path) -> None:
+    section = overview_section(read_inputs([write_full(tmp_path / "a"), write_stored_only(tmp_path / "b")]))
+    assert list(tables(section)[-1].headings) == ["", "inet", "quick"]
+
+
+def test_runs_alone(tmp_path: Path) -> None:
+    (text,) = blocks_of(overview_section(read_inputs([write_demo(tmp_path / "d"), write_run(tmp_path / "r")])))
+    assert "3 training runs. Highest top-1 after the last evaluation: 75.00 %" in getattr(text, "text", "")
+
+
+def test_a_cache_alone(tiny_root: Path) -> None:
+    assert "what caches hold" in getattr(blocks_of(overview_section(read_inputs([tiny_root])))[0], "text", "")

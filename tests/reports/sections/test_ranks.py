@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import msgspec
+
+from kdcache.reports.inputs import read_inputs
+from kdcache.reports.sections.ranks import ranks_section
+from tests.reports.looking import cells, notes, plots, tables
+from tests.reports.synthetic import analysis, layer, layer_curves, source, write_analysis, write_full, write_stored_only
+
+
+def test_dimensions_stand_beside_their_share_and_the_centred_ones(tmp_path: Path) -> None:
+    section = ranks_section(read_inputs([write_full(tmp_path / "a")]).analyses)
+    dimensions, published, beside = tables(section)
+    assert cells(dimensions)[0] == ["inet", "blocks.0/patch (fp16)", "24", "5 / 6 / 7 / 8", "9 / 10 / 11 / 12"]
+    assert len(dimensions.rows) == 4
+    assert len(published.rows) == 14
+    assert cells(beside)[0][1:4] == ["16", "8 (50.0 %)", "8 (50.0 %)"]
+    assert len(plots(section)) == 8
+    assert notes(section) == ""
+
+
+def test_a_published_teacher_stands_beneath_its_last_layer(tmp_path: Path) -> None:
+    wide = [msgspec.structs.replace(layer(number), num_channels=384) for number in (22, 23)]
+    found = analysis(wide, source=source("c", teacher="cait_s24_224"))
+    write_analysis(tmp_path / "cait", found, layer_curves(0, with_records=True))
+    dimensions = tables(ranks_section(read_inputs([tmp_path / "cait"]).analyses))[0]
+    assert [row.is_reference for row in dimensions.rows] == [False, False, True]
+    published = cells(dimensions)[2]
+    assert published == ["published: CaiT-S24", "last", "384", "14 / 34 / 61 / 121", "167 / 247 / 302 / 359"]
+
+
+def test_what_stored_statistics_lack_is_said(tmp_path: Path) -> None:
+    section = ranks_section(read_inputs([write_stored_only(tmp_path / "s")]).analyses)
+    assert "No ranks of quick, blocks.1/patch" in notes(section)
+    assert "No ranks in a shared basis of quick, blocks.0/patch" in notes(section)
+    assert "`kdcache analyze`" in notes(section)
+
+
+def test_several_analyses_share_a_figure(tmp_path: Path) -> None:
+    folders = [write_full(tmp_path / name, path=f"caches/{name}") for name in ("one", "two")]
+    found = plots(ranks_section(read_inputs(folders).analyses))
+    assert "one" in found[0].svg
+    assert "two" in found[0].svg
+
+
+def test_none_without_an_analysis() -> None:
+    assert ranks_section([]) is None
