@@ -11,7 +11,7 @@ from kdcache.analysis.tokens import LayerFacts, Pictures, Stored, TokenSource
 from kdcache.cache.cache import Cache
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.record import Array
-from kdcache.cache.statistics import merged
+from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CacheMismatchError
 from kdcache.images import Source
 from kdcache.models.taps import parse_tap
@@ -98,12 +98,15 @@ class CacheTokens(TokenSource):
         """See the base class; None for a cache without second moments."""
         if self._cache.manifest.fingerprint.statistics != "full":
             return None
-        indexes = [self._cache.index(shard) for shard in self._cache.manifest.shards]
-        names = [column.name for column in self._columns]
-        statistics = [merged(index.columns[name].statistics for index in indexes) for name in names]
-        return statistics, [
-            np.concatenate([index.columns[name].singular_energies for index in indexes]) for name in names
-        ]
+        # One index at a time: the second moments of all shards together would be gigabytes.
+        totals = [TokenStatistics(column.shape[-1], with_moments=True) for column in self._columns]
+        energies: list[list[Array]] = [[] for _ in self._columns]
+        for shard in self._cache.manifest.shards:
+            held = self._cache.index(shard).columns
+            for column, total, kept in zip(self._columns, totals, energies, strict=True):
+                total.merge(held[column.name].statistics)
+                kept.append(held[column.name].singular_energies)
+        return totals, [np.concatenate(each) for each in energies]
 
     def pictures(self, count: int) -> Pictures:
         """See the base class."""

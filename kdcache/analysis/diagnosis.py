@@ -3,7 +3,9 @@
 Source of the published increments: METHODS 1.7 (arXiv 2511.15572): single seeds, ImageNet-1K top-1 of DeiT-Tiny.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ _PUBLISHED = (
     "Published with CaiT-S24 and DeiT-Tiny over logits alone in the same recipe: Lift +0.54 points of top-1 at +4.6 % "
     "parameters, WideLast +1.24 at +26.6 %, the feature term by itself -0.16 without either."
 )
+_RANDOM = "The teacher's weights are random, so what follows says nothing of a trained one."
 _CAVEATS = [
     "The published increments are of single seeds, one teacher and one student; below some 0.2 points is noise. Train "
     "the same student with --method logit first and judge by the difference.",
@@ -36,18 +39,22 @@ class StudentShape:
     depth: int
 
 
-def student_shape(name: str) -> StudentShape:
+def student_shape(name: str, kwargs: Mapping[str, Any] | None = None) -> StudentShape:
     """Look a timm model up without allocating its weights.
 
-    Raises: ModelError for names timm does not know.
+    Args:
+        name: timm model.
+        kwargs: Its arguments.
+
+    Raises: ModelError for names timm does not know, or arguments the model does not take.
     """
     with torch.device("meta"):
-        model = create_timm_model(name)
+        model = create_timm_model(name, kwargs=kwargs)
     channels: int = model.feature_info[-1]["num_chs"]  # pyright: ignore
     return StudentShape(name, channels, num_blocks(model))
 
 
-def diagnose(layer: Layer, ranks: Ranks, curves: Curves, student: StudentShape) -> Diagnosis:
+def diagnose(layer: Layer, ranks: Ranks, curves: Curves, student: StudentShape, *, weights: str) -> Diagnosis:
     """Judge the last layer that was analysed.
 
     Args:
@@ -55,6 +62,7 @@ def diagnose(layer: Layer, ranks: Ranks, curves: Curves, student: StudentShape) 
         ranks: Its ranks.
         curves: Its curves.
         student: The student.
+        weights: Where the teacher's came from; ``random`` is said in the verdict.
     """
     width, channels = student.width, layer.num_channels
     needed = {level: _needed(ranks, level) for level in ranks.all_tokens}
@@ -87,6 +95,8 @@ def diagnose(layer: Layer, ranks: Ranks, curves: Curves, student: StudentShape) 
         ("remedy supported", _NAMES[remedy]),
     ]
     paragraph = verdict if remedy == "none" else f"{verdict} {_PUBLISHED}"
+    if weights == "random":
+        paragraph = f"{_RANDOM} {paragraph}"
     return Diagnosis(
         student=student.name, layer=layer.name, remedy=remedy, paragraph=paragraph, rows=rows, caveats=list(_CAVEATS)
     )

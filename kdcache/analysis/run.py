@@ -84,7 +84,9 @@ def analyze(
     last = layers[-1]
     diagnosis = None
     if config.student is not None and last.ranks is not None:
-        diagnosis = diagnose(last, last.ranks, _of_layer(curves, len(layers) - 1), config.student)
+        diagnosis = diagnose(
+            last, last.ranks, _of_layer(curves, len(layers) - 1), config.student, weights=source.facts.weights
+        )
     if config.pictures:
         with stopwatch("pictures"):
             curves |= _pictures(source)

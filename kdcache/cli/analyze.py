@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted
+from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
+    from kdcache.analysis.diagnosis import StudentShape
     from kdcache.analysis.result import Analysis, Checkpoint, EffectiveRank
     from kdcache.analysis.tokens import TokenSource
 
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     more = parser.add_argument_group("also")
     more.add_argument("--student", metavar="NAME", help="diagnose for this timm model")
+    more.add_argument("--student-kwargs", nargs="+", metavar="K=V", default=[], help="its further arguments")
     more.add_argument(
         "--rank-table", type=Path, metavar="FILE.csv", help="rank,accuracy: effective rank region and knee"
     )
@@ -72,7 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Analyse."""
     _check(arguments)
 
-    from kdcache.analysis.diagnosis import student_shape
     from kdcache.analysis.folder import RESULT, write_analysis
     from kdcache.analysis.run import AnalyzeConfig, analyze
     from kdcache.distributed.env import worker_env
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = AnalyzeConfig(
             permutations=arguments.permutations,
             seed=arguments.seed,
-            student=None if arguments.student is None else student_shape(arguments.student),
+            student=_student(arguments),
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -113,6 +115,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _student(arguments: argparse.Namespace) -> "StudentShape | None":
+    if arguments.student is None:
+        return None
+    from kdcache.analysis.diagnosis import student_shape
+
+    return student_shape(arguments.student, parse_pairs(arguments.student_kwargs, "--student-kwargs"))
+
+
 def _check(arguments: argparse.Namespace) -> None:
     chosen = [name for name in ("cache", "model", "run") if getattr(arguments, name) is not None]
     if len(chosen) != 1:
@@ -133,6 +143,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--{chosen[0]} needs images: --data DATA")
     if (arguments.rank_table is None) != (arguments.teacher_accuracy is None):
         raise UsageError("--rank-table and --teacher-accuracy go together")
+    if arguments.student_kwargs and arguments.student is None:
+        raise UsageError("--student-kwargs goes with --student")
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     if _num_images(arguments) == 0 and chosen[0] != "cache":

@@ -47,7 +47,7 @@ PUBLISHED = (167, 247, 302, 359)
     ],
 )
 def test_the_remedy_follows_the_numbers(width: int, shared: tuple[float, ...] | None, remedy: str) -> None:
-    found = diagnose(*layer(shared), CURVES, StudentShape("student", width, 12))
+    found = diagnose(*layer(shared), CURVES, StudentShape("student", width, 12), weights="hub")
     assert found.remedy == remedy
     assert found.layer == "blocks.23/patch"
     assert len(found.caveats) == 4
@@ -59,7 +59,7 @@ def test_the_remedy_follows_the_numbers(width: int, shared: tuple[float, ...] | 
 
 
 def test_no_verdict_without_its_number() -> None:
-    found = diagnose(*layer(PUBLISHED), CURVES, StudentShape("deit", 192, 12))
+    found = diagnose(*layer(PUBLISHED), CURVES, StudentShape("deit", 192, 12), weights="file")
     for text in (
         "384 channels",
         "at most 50.0 %",
@@ -71,7 +71,10 @@ def test_no_verdict_without_its_number() -> None:
         "+0.54",
     ):
         assert text in found.paragraph
-    wide = diagnose(*layer(PUBLISHED, own=200), CURVES, StudentShape("deit", 192, 12))
+    assert "random" not in found.paragraph
+    untrained = diagnose(*layer(PUBLISHED), CURVES, StudentShape("deit", 192, 12), weights="random")
+    assert untrained.paragraph.startswith("The teacher's weights are random")
+    wide = diagnose(*layer(PUBLISHED, own=200), CURVES, StudentShape("deit", 192, 12), weights="file")
     assert "even single images exceed its width" in wide.paragraph
     assert msgspec.to_builtins(found)["rows"][4][1] == "167 / 247 / 302 / 359"
 
@@ -79,5 +82,8 @@ def test_no_verdict_without_its_number() -> None:
 def test_shapes_of_students() -> None:
     assert student_shape("deit_tiny_patch16_224") == StudentShape("deit_tiny_patch16_224", 192, 12)
     assert student_shape("resnet18").width == 512
+    assert student_shape("vit_tiny_patch16_224", {"embed_dim": 48, "depth": 4}) == StudentShape(
+        "vit_tiny_patch16_224", 48, 4
+    )
     with pytest.raises(ModelError, match="did you mean"):
         student_shape("deit_tiny_patch16_223")

@@ -82,6 +82,7 @@ def test_a_cache_of_logits_has_nothing_to_analyse(tmp_path: Path, capsys: pytest
         (["--model", "m"], "--model needs images: --data DATA"),
         (["--model", "m", "--data", "digits", "--images", "0"], "which only a cache has"),
         (["cache", "--images", "many"], "--images many: wanted a number, or all"),
+        (["cache", "--student-kwargs", "depth=4"], "--student-kwargs goes with --student"),
         (["cache", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["cache", "--permutations", "-1"], "must not be negative"),
         (["cache", "--student", "vit_tinny_patch16_224"], "did you mean"),

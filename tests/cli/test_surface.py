@@ -20,7 +20,7 @@ SURFACE = {
     "eval": "--data --ema --batch-size --device --json",
     "analyze": """
         --column --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size --permutations
-        --seed --device --student --rank-table --teacher-accuracy --out --json""",
+        --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
     "report": "--out --title",
 }
 
