@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from kdcache.analysis import Analysis, AnalyzeConfig, CacheTokens, analyze
+from kdcache.analysis.cache_tokens import choose_columns
 from kdcache.cache import open_cache
 from kdcache.distributed import WorkerEnv
 from kdcache.methods import FeatureConfig, LiftConfig, WideLastConfig
@@ -114,3 +116,21 @@ def test_compiled_training_follows_eager(gpu_root: Path, tmp_path: Path) -> None
     train(gpu_root, tmp_path / "compiled", tiny_run(device="cuda", precision="fp32", compile=True))
     for one, two in zip(losses(tmp_path / "eager"), losses(tmp_path / "compiled"), strict=True):
         assert two == pytest.approx(one, rel=2e-2, abs=1e-3)
+
+
+def test_analyses_say_the_same_as_on_a_cpu(tiny_root: Path) -> None:
+    cache = open_cache(tiny_root)
+    columns, _ = choose_columns(cache, None)
+    results: list[Analysis] = []
+    for device in (torch.device("cpu"), torch.device("cuda", 0)):
+        source = CacheTokens(cache, columns, num_images=20, batch_size=6, device=device)
+        results.append(analyze(source, AnalyzeConfig(permutations=2), device=device, left_out=[])[0])
+    for cpu, gpu in zip(results[0].layers, results[1].layers, strict=True):
+        assert cpu.ranks == gpu.ranks
+        assert cpu.sep is not None
+        assert gpu.sep is not None
+        assert cpu.sep.full.bins == gpu.sep.full.bins
+        assert cpu.dynamics is not None
+        assert gpu.dynamics is not None
+        assert cpu.dynamics.entropy_bits == pytest.approx(gpu.dynamics.entropy_bits, abs=0.02)
+        assert cpu.dynamics.intensity == pytest.approx(gpu.dynamics.intensity, rel=1e-4)
