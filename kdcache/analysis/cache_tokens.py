@@ -74,7 +74,7 @@ class CacheTokens(TokenSource):
     def batches(self) -> Iterator[list[Tensor]]:
         """See the base class."""
         # Read, not mapped: what is mapped counts as this process's memory.
-        reader = ShardReader(self._cache, self._columns, access="read", with_images=False)
+        reader = ShardReader(self._cache, self._columns, access="read", with_images=False, max_open=2)
         layouts = [column.layout() for column in self._columns]
         for first in range(0, len(self._samples), self._batch_size):
             samples = self._samples[first : first + self._batch_size]

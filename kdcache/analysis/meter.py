@@ -152,8 +152,10 @@ class LayerMeter:
         facts = {name: getattr(self._facts, name) for name in LayerFacts.__dataclass_fields__}
         return Layer(**facts, ranks=ranks, sep=sep, dynamics=dynamics), curves
 
-    def _measured_sep(self, permutations: int, seed: int) -> tuple[Sep, Curves]:
+    def _measured_sep(self, permutations: int, seed: int) -> tuple[Sep | None, Curves]:
         statistics = self._statistics
+        if statistics.num_zero_tokens == statistics.count:
+            return None, {}
         moment = torch.from_numpy(statistics.unit_moment / max(statistics.count - statistics.num_zero_tokens, 1))
         return measure_sep(
             moment,

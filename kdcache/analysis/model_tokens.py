@@ -1,6 +1,7 @@
 """Tokens from a model that is asked anew at every pass."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import msgspec
 import numpy as np
@@ -49,6 +50,7 @@ class ModelTokens(TokenSource):
         if not resolved or any(tap.kind != "patch" for tap in resolved):
             raise TapError(f"an analysis is of patch tokens, got {', '.join(map(str, taps)) or 'no tap'}")
         self._model, self._view, self._source = model, view, source
+        self.settings = {"view": asdict(view)}
         self._reader = TapReader(model, resolved)
         self._device = next(model.parameters()).device
         total = len(source.images)

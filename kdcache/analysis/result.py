@@ -106,7 +106,7 @@ class Layer(Facts, frozen=True, kw_only=True):
         num_tokens, num_channels: N and C.
         grid: (rows, columns) of the tokens, empty if they are on none.
         fidelity: Of the codec: relative_error, cosine, energy_kept; empty if unknown or without one.
-        ranks: None when the cache holds no second moments and its records were not read.
+        ranks, sep: None when no token has energy.
         dynamics: None without the records.
     """
 
@@ -167,17 +167,19 @@ class EffectiveRank(Facts, frozen=True, kw_only=True):
     Attributes:
         ranks, accuracies: The table.
         teacher_accuracy: What 85 and 95 % are of.
-        region: The ranks of 85 and 95 %; None where the curve does not reach them.
-        knee: Farthest from the chord, both axes scaled to 0..1.
-        knee_unscaled: The same without scaling.
+        region: The ranks of 85 and 95 %; None where the curve does not cross them.
+        knee: The rank farthest from the chord; None for a level curve.
+        knee_log: The same over the logarithm of the rank.
+        notes: Why something is None, and what looks odd about the table.
     """
 
     ranks: list[float]
     accuracies: list[float]
     teacher_accuracy: float
     region: list[float | None]
-    knee: float
-    knee_unscaled: float
+    knee: float | None
+    knee_log: float | None
+    notes: list[str]
 
 
 class Diagnosis(Facts, frozen=True, kw_only=True):

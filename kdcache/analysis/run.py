@@ -1,8 +1,7 @@
 """All analyses of one source of tokens, in as few passes as they need."""
 
 import datetime
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from kdcache.analysis.result import Analysis, Checkpoint, Curves, Depth, Effecti
 from kdcache.analysis.spectrum import propose_layer_pairs
 from kdcache.analysis.tokens import Stored, TokenSource
 from kdcache.cache.statistics import TokenStatistics
-from kdcache.errors import UsageError
+from kdcache.errors import BadRecordError, UsageError
 
 OnProgress = Callable[[int, int, str], None]
 _NUM_PICTURES = 6
@@ -48,6 +47,8 @@ class AnalyzeConfig:
     def __post_init__(self) -> None:
         if self.permutations < 0:
             raise ValueError(f"permutations must not be negative, got {self.permutations}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"--seed must be between -2**63 and 2**63 - 1, got {self.seed}")
 
 
 def analyze(
@@ -58,6 +59,7 @@ def analyze(
     left_out: list[str],
     effective_rank: EffectiveRank | None = None,
     checkpoints: list[Checkpoint] | None = None,
+    asked: Mapping[str, Any] | None = None,
     on_progress: OnProgress = lambda done, total, note: None,
 ) -> tuple[Analysis, Curves]:
     """Make every analysis that the source allows.
@@ -67,15 +69,20 @@ def analyze(
         config: What is asked.
         device: Where the tokens are.
         left_out: Sentences for the record.
-        effective_rank, checkpoints: Analyses of other things, for the record.
+        effective_rank, checkpoints, asked: Analyses of other things, and further settings, for the record.
         on_progress: Called with images done, images in all (both passes), and what is being done.
 
-    Raises: UsageError when nothing is stored and no image is to be read.
+    Raises: UsageError when nothing is stored and no image is to be read, BadRecordError for tokens that are not finite.
     """
     stopwatch = Stopwatch(device)
+    pictures: Curves = {}
+    if config.pictures:
+        # First, because images that are not at hand are then found before anything is spent.
+        with stopwatch("pictures"):
+            pictures = _pictures(source)
     meters, made_from = _measure(source, device, stopwatch, on_progress)
     layers: list[Layer] = []
-    curves: Curves = {}
+    curves = pictures
     for number, meter in enumerate(meters):
         layer, found = meter.result(permutations=config.permutations, seed=config.seed)
         layers.append(layer)
@@ -83,19 +90,18 @@ def analyze(
     depth, pairs = _over_depth(layers, config)
     last = layers[-1]
     diagnosis = None
+    if config.student is not None and last.ranks is None:
+        left_out = [*left_out, f"diagnosis for {config.student.name}: {last.name} has no energy"]
     if config.student is not None and last.ranks is not None:
         diagnosis = diagnose(
             last, last.ranks, _of_layer(curves, len(layers) - 1), config.student, weights=source.facts.weights
         )
-    if config.pictures:
-        with stopwatch("pictures"):
-            curves |= _pictures(source)
     analysis = Analysis(
         versions=_versions(),
         date=datetime.date.today().isoformat(),
         device=str(device),
         source=source.facts,
-        settings=_settings(config),
+        settings={**asdict(config), **source.settings, **(asked or {}), "student": _plain(config.student)},
         layers=layers,
         depth=depth,
         layer_pairs=pairs,
@@ -118,8 +124,10 @@ def measure_checkpoint(source: TokenSource, weights: str) -> Checkpoint:
     """
     low, high = float("inf"), float("-inf")
     for features in source.batches():
-        low = min(low, *(float(each.min()) for each in features))
-        high = max(high, *(float(each.max()) for each in features))
+        for layer, each in zip(source.layers, features, strict=True):
+            least, most = float(each.min()), float(each.max())
+            check_finite(layer.name, weights, least, most)
+            low, high = min(low, least), max(high, most)
     count = len(source.layers)
     entropy, size, images = np.zeros(count), np.zeros(count), 0
     spectra = [torch.zeros(layer.num_channels // 2 + 1, dtype=torch.float64) for layer in source.layers]
@@ -154,10 +162,12 @@ def _measure(
             "records: leave out --images 0"
         )
     statistics = _gathered(source, stopwatch, on_progress) if stored is None else stored[0]
-    meters = [
-        LayerMeter(facts, each, value_range=value_range(statistics), device=device, stopwatch=stopwatch)
-        for facts, each in zip(source.layers, statistics, strict=True)
-    ]
+    for layer, each in zip(source.layers, statistics, strict=True):
+        if each.count:
+            moments = float(np.trace(each.raw_moment)), float(np.trace(each.unit_moment))
+            check_finite(layer.name, source.facts.path, *moments, each.minimum.min(), each.maximum.max())
+    with stopwatch("ranks in a shared basis"):
+        meters = _meters(source, statistics, device, stopwatch)
     done = num_read * (passes - 1)
     for features in _timed(source.batches(), stopwatch) if num_read else ():
         for meter, each in zip(meters, features, strict=True):
@@ -170,11 +180,34 @@ def _measure(
     return meters, _made_from(source, stored)
 
 
+def _meters(
+    source: TokenSource, statistics: list[TokenStatistics], device: torch.device, stopwatch: Stopwatch
+) -> list[LayerMeter]:
+    limits = value_range(statistics)
+    return [
+        LayerMeter(facts, each, value_range=limits, device=device, stopwatch=stopwatch)
+        for facts, each in zip(source.layers, statistics, strict=True)
+    ]
+
+
+def check_finite(layer: str, where: str, *values: float) -> None:
+    """Refuse tokens that cannot be analysed.
+
+    Raises: BadRecordError naming the layer and whose it is.
+    """
+    if not np.isfinite(values).all():
+        raise BadRecordError(
+            f"{where}: {layer} says values that are not finite, or too large to be squared in float32; there is "
+            "nothing to analyse in them. Check the weights, and the precision the tokens were made in"
+        )
+
+
 def _gathered(source: TokenSource, stopwatch: Stopwatch, on_progress: OnProgress) -> list[TokenStatistics]:
     statistics = [TokenStatistics(layer.num_channels, with_moments=True) for layer in source.layers]
     done = 0
     for features in _timed(source.batches(), stopwatch):
-        with stopwatch("second moments"):
+        # What is not finite is refused by name afterwards.
+        with stopwatch("second moments"), np.errstate(over="ignore", invalid="ignore"):
             for total, each in zip(statistics, features, strict=True):
                 total.update(each.cpu().numpy())
         done += len(features[0])
@@ -184,9 +217,8 @@ def _gathered(source: TokenSource, stopwatch: Stopwatch, on_progress: OnProgress
 
 def _timed(batches: Iterator[list[Tensor]], stopwatch: Stopwatch) -> Iterator[list[Tensor]]:
     while True:
-        began = time.perf_counter()
-        features = next(batches, None)
-        stopwatch.seconds["reading"] = stopwatch.seconds.get("reading", 0.0) + time.perf_counter() - began
+        with stopwatch("reading"):
+            features = next(batches, None)
         if features is None:
             return
         yield features
@@ -204,14 +236,13 @@ def _made_from(source: TokenSource, stored: Stored | None) -> dict[str, str]:
     if stored is not None and not facts.num_read:
         count = len(stored[1][0])
         return made | {"ranks of each image": f"stored singular values of {count} of {facts.num_images} images"}
-    names = (
-        "ranks of each image",
-        "ranks of each image in a shared basis",
-        "spectral energy of single tokens, sorted orders",
-        "dynamics",
-        "spatial spectrum",
-    )
-    return made | dict.fromkeys(names, records)
+    return made | {
+        "ranks of each image": records,
+        "ranks of each image in a shared basis": f"{records}; the basis: {moments}",
+        "spectral energy of single tokens, spread over tokens, sorted orders": records,
+        "dynamics": f"{records}; the range of the entropy: {moments}",
+        "spatial spectrum": records,
+    }
 
 
 def _over_depth(layers: list[Layer], config: AnalyzeConfig) -> tuple[dict[str, Depth], Any]:
@@ -246,8 +277,8 @@ def _of_layer(curves: Curves, number: int) -> Curves:
     return {name.removeprefix(prefix): values for name, values in curves.items() if name.startswith(prefix)}
 
 
-def _settings(config: AnalyzeConfig) -> dict[str, Any]:
-    return asdict(config)
+def _plain(student: StudentShape | None) -> dict[str, Any] | None:
+    return None if student is None else asdict(student)
 
 
 def _versions() -> dict[str, str]:

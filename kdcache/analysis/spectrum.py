@@ -11,17 +11,19 @@ from torch import Tensor
 
 from kdcache.analysis.result import Curves, LayerPairs
 
-# Of float32 amplitudes: log of nothing must stay finite.
-_SMALLEST = 1e-12
+# Of a map's largest amplitude: what float32 leaves over where there is nothing.
+_FLOOR = 1e-6
 
 
 def propose_layer_pairs(
     intensities: Sequence[float], blocks: Sequence[int], *, student_depth: int | None
 ) -> LayerPairs:
-    """The published choice as a rule: align the layers that speak loudest, first with first and last with last.
+    """kdcache's rule, for the published choice is a list: align the layers that speak loudest, first with first and
+    last with last.
 
     Layers above the middle of the range of intensities are taken. Those before the weakest layer meet the student's
-    first blocks, those after it its last.
+    first blocks, those after it its last. Where the two first and six last of CaiT-S24's 24 layers are the loud ones,
+    as its paper shows, this gives the published list.
 
     Args:
         intensities: One a layer, in order of depth.
@@ -34,7 +36,7 @@ def propose_layer_pairs(
     early, late = [at for at in chosen if at < weakest], [at for at in chosen if at >= weakest]
     reason = (
         f"intensity between {low:.3g} (block {blocks[weakest]}) and {high:.3g} (block "
-        f"{blocks[int(np.argmax(intensities))]}); chosen above the middle, {middle:.3g}"
+        f"{blocks[int(np.argmax(intensities))]}); kdcache chooses above the middle, {middle:.3g}"
     )
     if student_depth is None:
         return LayerPairs(teacher=[blocks[at] for at in chosen], student=None, reason=reason)
@@ -49,7 +51,8 @@ class RadialSpectrum:
     """Mean log amplitude of feature maps over spatial frequency.
 
     Two-dimensional FFT of each channel's map, log amplitude, mean over channels and images, mean over rings, zero
-    frequency subtracted. The publication's exact formula is not known; this is the reading of METHODS 4.
+    frequency subtracted. Maps that are the same everywhere have no frequencies and are left out. The publication's
+    exact formula is not known; this is the reading of METHODS 4.
 
     Args:
         grid: Rows and columns of the tokens.
@@ -58,7 +61,7 @@ class RadialSpectrum:
     def __init__(self, grid: Sequence[int]) -> None:
         self._rows, self._columns = grid
         self._total = torch.zeros(self._rows, self._columns, dtype=torch.float64)
-        self._count = 0
+        self._count = self._num_flat = 0
 
     def update(self, features: Tensor) -> None:
         """Add images.
@@ -67,15 +70,25 @@ class RadialSpectrum:
             features: (B, rows * columns, C).
         """
         maps = features.float().mT.reshape(-1, self._rows, self._columns)
-        self._total += torch.fft.fft2(maps).abs().clamp_min(_SMALLEST).log().sum(0, dtype=torch.float64).cpu()
-        self._count += len(maps)
+        amplitudes = torch.fft.fft2(maps).abs()
+        floor = _FLOOR * amplitudes.amax((1, 2), keepdim=True)
+        is_flat = (amplitudes > floor).flatten(1)[:, 1:].sum(1) == 0
+        kept = amplitudes.clamp_min(floor)[~is_flat]
+        self._total += kept.log().sum(0, dtype=torch.float64).cpu()
+        self._count += len(kept)
+        self._num_flat += len(maps) - len(kept)
 
     def curves(self) -> Curves:
-        """``frequency`` in cycles per token, up to 0.5, and ``log_amplitude`` relative to frequency 0."""
+        """``frequency`` in cycles per token, up to 0.5; ``log_amplitude`` relative to frequency 0; ``num_flat`` maps
+        that were left out."""
         mean = self._total.numpy() / max(self._count, 1)
         side = max(self._rows, self._columns)
         radius = np.hypot(np.fft.fftfreq(self._rows)[:, None], np.fft.fftfreq(self._columns)[None, :])
         rings = np.rint(radius * side).astype(np.int64)
         profile = np.bincount(rings.ravel(), mean.ravel()) / np.maximum(np.bincount(rings.ravel()), 1)
         count = side // 2 + 1
-        return {"frequency": np.arange(count) / side, "log_amplitude": (profile - profile[0])[:count]}
+        return {
+            "frequency": np.arange(count) / side,
+            "log_amplitude": (profile - profile[0])[:count],
+            "num_flat": np.array(self._num_flat),
+        }

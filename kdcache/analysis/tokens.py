@@ -1,8 +1,10 @@
 """Where tokens come from: read batch by batch, as often as needed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -49,10 +51,12 @@ class TokenSource(ABC):
     Attributes:
         layers: The taps, by depth.
         facts: What this is.
+        settings: What else decides the tokens, for the record.
     """
 
     layers: list[LayerFacts]
     facts: SourceFacts
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def batches(self) -> Iterator[list[Tensor]]:

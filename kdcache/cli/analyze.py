@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kdcache.analysis.run import AnalyzeConfig, analyze
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device
+    from kdcache.durable import make_folder
 
     effective_rank = _effective_rank(arguments)
     try:
@@ -86,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             permutations=arguments.permutations,
             seed=arguments.seed,
             student=_student(arguments),
+            pictures=_num_images(arguments) > 0,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -94,7 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.cache is not None:
             source, left_out = _cache_source(arguments, device)
             checkpoints: list[Checkpoint] = []
+            # Before anything is spent: a folder that cannot be written to is found now.
+            make_folder(arguments.out)  # a folder that cannot be written to is found before anything is spent
         else:
+            make_folder(arguments.out)
             from kdcache.cli.analyze_model import model_source
 
             source, checkpoints, left_out = model_source(arguments, device, _num_images(arguments), reporter)
@@ -105,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             left_out=left_out,
             effective_rank=effective_rank,
             checkpoints=checkpoints,
+            asked=_asked(arguments),
             on_progress=reporter.update,
         )
     write_analysis(arguments.out, analysis, curves)
@@ -113,6 +119,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(arguments.out, analysis)
     return 0
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every flag that was given or has a default, as it can be written as JSON."""
+    given = {name: value for name, value in vars(arguments).items() if value not in (None, []) and name != "json"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
 
 
 def _student(arguments: argparse.Namespace) -> "StudentShape | None":
@@ -134,7 +146,7 @@ def _check(arguments: argparse.Namespace) -> None:
         ("image_size", ["model"]),
         ("tap", ["model", "run"]),
     ):
-        if getattr(arguments, flag) and chosen[0] not in belongs:
+        if getattr(arguments, flag) not in (None, []) and chosen[0] not in belongs:
             name = flag.replace("_", "-")
             raise UsageError(
                 f"--{name} goes with {' or '.join('CACHE' if b == 'cache' else '--' + b for b in belongs)}"
@@ -145,8 +157,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--rank-table and --teacher-accuracy go together")
     if arguments.student_kwargs and arguments.student is None:
         raise UsageError("--student-kwargs goes with --student")
-    if arguments.batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, got {arguments.batch_size}")
+    for flag in ("batch_size", "image_size"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
     if _num_images(arguments) == 0 and chosen[0] != "cache":
         raise UsageError("--images 0 takes stored statistics, which only a cache has")
 
@@ -194,12 +208,12 @@ def _print(out: Path, analysis: "Analysis") -> None:
 
     source = analysis.source
     print(f"{source.path}: {source.teacher}, tokens of {source.num_read} of {counted(source.num_images, 'image')}")
-    headings = ["layer", "N x C", "one image 80/90/95/99 %", "shared basis", "b90", "entropy", "magnitude"]
+    headings = ["layer", "N x C", "one image 80/90/95/99 %", "shared basis", "b90 (noise)", "entropy", "magnitude"]
     print("\n" + text_table(headings, [_row(layer) for layer in analysis.layers]))
     print(
         "\none image, shared basis: dimensions that hold the energy of an image, in its own basis and in one for all; "
-        "99th\npercentile over images. b90: bins for 90 % of the spectral energy; white noise needs "
-        f"{analysis.layers[-1].sep.full.white_noise['90'] if analysis.layers[-1].sep else '-'}. entropy in bits"
+        "99th\npercentile over images. b90: bins for 90 % of the spectral energy, and those of white noise. entropy in "
+        "bits"
     )
     for reason in analysis.left_out:
         print(f"left out  {reason}")
@@ -221,7 +235,7 @@ def _row(layer: Any) -> list[str]:
         f"{layer.num_tokens} x {layer.num_channels}",
         own,
         shared,
-        "-" if layer.sep is None else f"{layer.sep.full.bins['90']}",
+        "-" if layer.sep is None else f"{layer.sep.full.bins['90']} ({layer.sep.full.white_noise['90']})",
         "-" if dynamics is None else f"{dynamics.entropy_bits:.2f}",
         "-" if dynamics is None else f"{dynamics.magnitude:.3g}",
     ]

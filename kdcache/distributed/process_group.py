@@ -9,19 +9,30 @@ import torch
 import torch.distributed as dist
 
 from kdcache.distributed.env import WorkerEnv
+from kdcache.errors import UsageError
 
 # gloo's own limit is 30 minutes; a rank that died should not cost that much.
 TIMEOUT = datetime.timedelta(minutes=5)
 
 
 def choose_device(name: str, env: WorkerEnv) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:1`` to the device of this worker."""
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:1`` to the device of this worker.
+
+    Raises: UsageError for other words, and for accelerators that are not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: wanted auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", env.local_rank)
     if device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise UsageError(
+                f"--device {device}: there are {torch.cuda.device_count()} CUDA devices that torch can use here"
+            )
         torch.cuda.set_device(device)
     return device
 

@@ -151,10 +151,25 @@ class OpenFile:
         """
         try:
             found = os.preadv(self.descriptor, buffers, offset)
+            if 0 < found < wanted:
+                found = self._read_on(buffers, offset, found)
         except OSError as error:
             raise self.shrunk(offset, f"{error.strerror}, nothing") from None
         if found != wanted:
             raise self.shrunk(offset, f"{found} of {wanted} bytes")
+
+    def _read_on(self, buffers: Sequence[memoryview], offset: int, found: int) -> int:
+        """Some network file systems give less than is asked for and there."""
+        while True:
+            left, skip = list(buffers), found
+            while left and skip >= len(left[0]):
+                skip -= len(left.pop(0))
+            if not left:
+                return found
+            more = os.preadv(self.descriptor, [left[0][skip:], *left[1:]], offset + found)
+            if more == 0:
+                return found
+            found += more
 
     def shrunk(self, offset: int, found: str) -> CorruptCacheError:
         """The error for a record that is not there any more.

@@ -50,7 +50,7 @@ def test_the_remedy_follows_the_numbers(width: int, shared: tuple[float, ...] | 
     found = diagnose(*layer(shared), CURVES, StudentShape("student", width, 12), weights="hub")
     assert found.remedy == remedy
     assert found.layer == "blocks.23/patch"
-    assert len(found.caveats) == 4
+    assert len(found.caveats) == 5
     needed = (shared or (150, 230, 290, 350))[3]
     assert f"{needed} shared dimensions" in found.paragraph
     whose = "99th percentile over images" if shared else "all tokens together"
@@ -69,6 +69,8 @@ def test_no_verdict_without_its_number() -> None:
         "WideLast",
         "+1.24",
         "+0.54",
+        "+0.30 and +0.35",
+        "-0.16",
     ):
         assert text in found.paragraph
     assert "random" not in found.paragraph

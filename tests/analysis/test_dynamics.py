@@ -14,7 +14,7 @@ def test_acceptance_9_constant_channels_and_even_ones() -> None:
     assert round(math.log2(100), 2) == 6.64
 
 
-@pytest.mark.parametrize("width", [5, 64, 300])
+@pytest.mark.parametrize("width", [64, 300, 1000])
 def test_entropy_is_that_of_numpys_histogram(random: np.random.Generator, width: int) -> None:
     tokens = random.standard_normal((3, 4, width)).astype(np.float32)
     low, high = float(tokens.min()), float(tokens.max())

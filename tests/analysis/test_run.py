@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.synthetic_cache import SyntheticCache, write_cache
 from kdcache.analysis.cache_tokens import CacheTokens, choose_columns
 from kdcache.analysis.diagnosis import StudentShape
 from kdcache.analysis.result import Analysis, Curves
-from kdcache.analysis.run import AnalyzeConfig, analyze
-from kdcache.cache import Cache
-from kdcache.errors import UsageError
+from kdcache.analysis.run import AnalyzeConfig, analyze, measure_checkpoint
+from kdcache.cache import Cache, open_cache
+from kdcache.errors import BadRecordError, UsageError
 from kdcache.teacher.extract import extract
 from tests.analysis.synthetic import CHANNELS, GLOBAL_RANK, OWN_RANK, feature_cache, known_rank_image
 from tests.conftest import tiny_extract
@@ -75,7 +77,10 @@ def test_everything_about_a_cache(tiny_cache: Cache) -> None:
     assert analysis.diagnosis.layer == "blocks.1/patch"
     assert analysis.depth == {}, "two layers make no profile"
     assert analysis.made_from["ranks of all tokens"] == "stored second moments of all 40 views"
-    assert analysis.made_from["dynamics"] == "records of 20 of 20 images"
+    assert analysis.made_from["spatial spectrum"] == "records of 20 of 20 images"
+    assert analysis.made_from["dynamics"] == (
+        "records of 20 of 20 images; the range of the entropy: stored second moments of all 40 views"
+    )
     assert analysis.seconds["reading"] > 0
     assert curves["records/pixels"].shape == (6, 16, 16, 3)
     assert curves["records/colours"].shape == (6, 4, 4, 3)
@@ -116,8 +121,6 @@ def test_stored_statistics_alone(tiny_cache: Cache) -> None:
 
 def test_a_cache_without_second_moments_is_read_twice(tmp_path: Path, tiny_cache: Cache) -> None:
     extract(replace(tiny_extract(tmp_path / "light"), statistics="light"))
-    from kdcache.cache import open_cache
-
     light = open_cache(tmp_path / "light")
     seen: list[tuple[int, int, str]] = []
     columns, left_out = choose_columns(light, None)
@@ -155,18 +158,69 @@ def test_tokens_of_zeros_are_counted_and_break_nothing(tmp_path: Path) -> None:
     assert all(np.isfinite(values).all() for name, values in curves.items() if "records" not in name)
 
 
-def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_images_or_shards(tmp_path: Path) -> None:
     import tracemalloc
 
-    cache = feature_cache(tmp_path / "cache", known_rank_image, 400)
+    caches = [feature_cache(tmp_path / f"{count}", known_rank_image, count) for count in (64, 640)]
     peaks: list[int] = []
-    analysed(cache, images=50, batch_size=10)
-    for images in (50, 400):
+    analysed(caches[0], batch_size=10)
+    for cache in caches:
         tracemalloc.start()
-        analysed(cache, images=images, batch_size=10, config=AnalyzeConfig(permutations=1, pictures=False))
+        analysed(cache, batch_size=10, config=AnalyzeConfig(permutations=1, pictures=False))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 200_000
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25])
+def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float) -> None:
+    """Extraction refuses such records; a model or another program may say them, and squares may overflow."""
+
+    class Bad(CacheTokens):
+        def batches(self) -> Iterator[list[torch.Tensor]]:
+            for features in super().batches():
+                features[0][0, 0, 0] = bad
+                yield features
+
+    cache = feature_cache(tmp_path / "cache", known_rank_image, 20, statistics="light")
+    columns, _ = choose_columns(cache, None)
+    source = Bad(cache, columns, num_images=20, batch_size=8, device=CPU)
+    with pytest.raises(BadRecordError, match=r"cache: blocks.-1/patch says values that are not finite"):
+        analyze(source, AnalyzeConfig(pictures=False), device=CPU, left_out=[])
+    if bad != 1e25:
+        with pytest.raises(BadRecordError, match="some weights: blocks"):
+            measure_checkpoint(source, "some weights")
+
+
+def test_a_layer_of_zeros_has_nothing_to_say(tmp_path: Path) -> None:
+    cache = feature_cache(tmp_path / "cache", lambda _: np.zeros((12, CHANNELS), np.float32), 20)
+    config = AnalyzeConfig(permutations=2, student=StudentShape("tiny", 8, 2))
+    for images in (20, 0):
+        analysis, _ = analysed(cache, images=images, config=replace(config, pictures=images > 0))
+        layer = analysis.layers[0]
+        assert (layer.ranks, layer.sep, analysis.diagnosis) == (None, None, None)
+        assert analysis.left_out == ["diagnosis for tiny: blocks.-1/patch has no energy"]
+
+
+@pytest.mark.parametrize("shape", [(1, CHANNELS), (12, 1), (1, 1), (12, 3)], ids=str)
+def test_shapes_at_the_edge(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """One token, one channel, both, an odd few; constant features too."""
+    synthetic = SyntheticCache(
+        num_records=9,
+        shape=shape,
+        codec="fp32",
+        features=lambda number: (
+            known_rank_image(number)[: shape[0], : shape[1]] if number % 2 else np.ones(shape, "f4")
+        ),
+        statistics="full",
+    )
+    write_cache(synthetic, tmp_path / "cache")
+    analysis, curves = analysed(open_cache(tmp_path / "cache"))
+    ranks = analysis.layers[0].ranks
+    assert ranks is not None
+    assert ranks.max_rank == min(shape)
+    assert ranks.per_image["99"].p99 <= min(shape)
+    assert all(np.isfinite(values).all() for values in curves.values() if values.dtype.kind == "f")
 
 
 def test_impossible_settings() -> None:

@@ -4,14 +4,30 @@ import torch
 from kdcache.analysis.spectrum import RadialSpectrum, propose_layer_pairs
 
 
-def test_a_flat_map_has_no_frequencies_and_a_chequerboard_only_the_highest() -> None:
-    board = torch.from_numpy(np.indices((8, 8)).sum(axis=0) % 2).float().reshape(1, 64, 1) * 2 - 1
+def test_stripes_stand_at_the_highest_frequency() -> None:
+    stripes = torch.from_numpy(np.indices((8, 8))[0] % 2).float().reshape(1, 64, 1) + 1
     radial = RadialSpectrum((8, 8))
-    radial.update(board + 1)
+    radial.update(stripes)
     curves = radial.curves()
     np.testing.assert_allclose(curves["frequency"], np.arange(5) / 8)
     assert curves["log_amplitude"][0] == 0
-    assert (curves["log_amplitude"][1:] < -10).all()
+    assert (curves["log_amplitude"][1:4] < -10).all()
+    assert curves["log_amplitude"][4] > curves["log_amplitude"][3] + 0.5
+
+
+def test_flat_maps_change_nothing_but_their_number(random: np.random.Generator) -> None:
+    maps = np.repeat(random.standard_normal((3, 4, 8, 2)), 4, axis=1).reshape(3, 16, 16).transpose(0, 2, 1)
+    smooth = torch.from_numpy(np.ascontiguousarray(maps.transpose(0, 2, 1)))
+    with_flat = torch.cat([smooth, torch.zeros(3, 16, 5), torch.full((3, 16, 2), 7.0)], dim=-1)
+    found = []
+    for features in (smooth, with_flat, with_flat * 1e-9):
+        radial = RadialSpectrum((4, 4))
+        radial.update(features)
+        found.append(radial.curves())
+    for other in found[1:]:
+        np.testing.assert_allclose(other["log_amplitude"], found[0]["log_amplitude"], atol=1e-3)
+        assert other["num_flat"] == 3 * 7
+    assert found[0]["num_flat"] == 0
 
 
 def test_one_wave_stands_at_its_frequency(random: np.random.Generator) -> None:
@@ -33,8 +49,8 @@ def test_grids_need_not_be_square(random: np.random.Generator) -> None:
     assert np.isfinite(curves["log_amplitude"]).all()
 
 
-def test_the_published_pairs_of_cait_and_deit() -> None:
-    """High intensity in the two first and six last of 24 layers gives the lists of METHODS 3.1."""
+def test_two_loud_first_and_six_loud_last_layers_give_the_published_pairs() -> None:
+    """Intensities made up in the described shape give the lists of METHODS 3.1."""
     intensities = [3.0, 2.8, *np.linspace(1.2, 0.5, 8), *np.linspace(0.55, 1.4, 8), *np.linspace(2.4, 4.0, 6)]
     pairs = propose_layer_pairs(intensities, range(24), student_depth=12)
     assert pairs.teacher == [0, 1, 18, 19, 20, 21, 22, 23]

@@ -17,7 +17,8 @@ def test_a_cache(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         "vit_tiny_patch16_224, tokens of 20 of 20 images",
         "blocks.1/patch",
         "16 x 24",
-        "white noise needs 22",
+        "b90 (noise)",
+        "(22)",
         "left out  blocks-1-patch-int8: same tap as blocks-1-patch-fp16, which loses less",
         "for deit_tiny_patch16_224, one fixed projector",
         "reading",
@@ -26,6 +27,8 @@ def test_a_cache(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert text in shown
     analysis, _ = read_analysis(out)
     assert analysis.diagnosis is not None
+    assert analysis.settings["permutations"] == 3
+    assert analysis.settings["cache"] == str(tiny_root)
     assert analysis.settings["student"] == {"name": "deit_tiny_patch16_224", "width": 192, "depth": 12}
 
 
@@ -43,6 +46,26 @@ def test_stored_statistics_alone(tiny_root: Path, tmp_path: Path, capsys: pytest
     assert "tokens of 0 of 20 images" in capsys.readouterr().out
     analysis, _ = read_analysis(tmp_path)
     assert analysis.layers[0].dynamics is None
+
+
+def test_a_folder_that_cannot_be_written_is_found_at_once(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    message = fails(capsys, ["analyze", str(tiny_root), "--out", str(tmp_path / "file")])
+    assert "cannot create" in message
+    assert "measuring" not in message
+
+
+def test_a_device_that_is_not_there(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["analyze", str(tiny_root), "--out", str(tmp_path), "--device", "cuda:77"]
+    assert "cuda:77" in fails(capsys, words, code=2)
+
+
+def test_stored_statistics_need_no_columns(cache_copy: Path, tmp_path: Path) -> None:
+    for tar in cache_copy.glob("blocks*/*.tar"):
+        tar.unlink()
+    assert main(["analyze", str(cache_copy), "--out", str(tmp_path), "--images", "0"]) == 0
 
 
 def test_a_table_of_ranks(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +108,9 @@ def test_a_cache_of_logits_has_nothing_to_analyse(tmp_path: Path, capsys: pytest
         (["cache", "--student-kwargs", "depth=4"], "--student-kwargs goes with --student"),
         (["cache", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["cache", "--permutations", "-1"], "must not be negative"),
+        (["cache", "--seed", "99999999999999999999999"], "--seed must be between"),
+        (["cache", "--image-size", "0"], "--image-size goes with --model"),
+        (["--model", "m", "--data", "d", "--image-size", "0"], "--image-size must be at least 1"),
         (["cache", "--student", "vit_tinny_patch16_224"], "did you mean"),
     ],
 )

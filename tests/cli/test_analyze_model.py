@@ -19,6 +19,8 @@ def test_a_model_and_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (analysis.source.kind, analysis.source.num_read, analysis.source.num_images) == ("model", 12, 360)
     assert set(analysis.depth) == {"entropy", "magnitude", "intensity"}
     assert analysis.layer_pairs is not None
+    assert analysis.settings["view"]["size"] == 16
+    assert analysis.settings["model_kwargs"] == KWARGS
     assert "layers/3/spatial/frequency" in curves
     assert main([*words, "--images", "6", "--tap", "blocks.-1/patch", "--out", str(tmp_path)]) == 0
     assert [layer.block for layer in read_analysis(tmp_path)[0].layers] == [3]
@@ -70,6 +72,7 @@ def test_the_student_of_a_run_and_its_checkpoints(
         ([], "--model needs --weights", 2),
         (["--weights", "random", "a.safetensors"], "several sets of weights must all be files", 2),
         (["--weights", "none.safetensors"], "none.safetensors", 1),
+        (["--weights", "random", "--image-size", "16"], "say the same: give one", 2),
         (["--weights", "random", "--tap", "head/logits"], "an analysis is of patch tokens", 1),
     ],
 )
@@ -95,4 +98,7 @@ def test_several_weights_are_compared(tmp_path: Path) -> None:
     assert main([*words, "--model-kwargs", *KWARGS, "--out", str(tmp_path)]) == 0
     analysis, _ = read_analysis(tmp_path)
     assert [each.weights for each in analysis.checkpoints] == files
+    one, other = analysis.checkpoints
+    assert one.entropy_bits != other.entropy_bits
+    assert other.entropy_bits == analysis.depth["entropy"].values
     assert analysis.source.weights == files[1]

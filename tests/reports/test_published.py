@@ -32,10 +32,15 @@ def test_every_name_is_a_checkpoint_of_timm() -> None:
 
 @pytest.mark.parametrize("name", ["cait_s24_224", "cait_s24_224.fb_dist_in1k", "hf_hub:timm/cait_s24_224.fb_dist_in1k"])
 def test_a_known_teacher_is_found(name: str) -> None:
-    wide = [msgspec.structs.replace(layer(0), num_channels=384)]
+    wide = [msgspec.structs.replace(layer(23), num_channels=384, num_tokens=196)]
     found = published_for(source("c", teacher=name), wide)
     assert found is not None
     assert found.model == "CaiT-S24"
+    other = published_for(source("c", teacher=name, weights="file"), wide)
+    assert other is not None
+    assert other.model == "CaiT-S24, perhaps of other weights"
+    for changes in ({"block": 22}, {"num_tokens": 195}, {"num_channels": 192}):
+        assert published_for(source("c", teacher=name), [msgspec.structs.replace(wide[0], **changes)]) is None
     assert published_for(source("c", teacher=name, weights="random"), wide) is None
 
 

@@ -39,6 +39,21 @@ def test_exact_reads(path: Path, way: Way) -> None:
         file.read_exactly([memoryview(found)], SIZE - 10, 100)
 
 
+def test_short_reads_are_read_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some network file systems give them."""
+    whole = os.preadv
+
+    def short(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        return whole(descriptor, [buffers[0][: max(1, len(buffers[0]) // 2)]], offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    file, found = OpenFile.open(path, SIZE, "read"), bytearray(100)
+    file.read_exactly([memoryview(found)[:31], memoryview(found)[31:]], 77, 100)
+    assert found == path.read_bytes()[77:177]
+    with pytest.raises(CorruptCacheError, match="10 of 100 bytes found"):
+        file.read_exactly([memoryview(found)], SIZE - 10, 100)
+
+
 def test_links_and_missing_files(path: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(UsageError, match="cannot be opened"):

@@ -9,7 +9,7 @@ from kdcache.reports.words import NOTHING, counted, number_text, size_text
 _MEASURES = ("relative error", "cosine", "energy kept")
 _MEANING = (
     "Decoded values against the teacher's: root of the squared error relative to the squared values, mean cosine of a "
-    "record, and the share of the energy that is kept."
+    "token, and the share of the energy that is kept."
 )
 
 

@@ -146,4 +146,7 @@ def _pairs(each: AnalysisInput) -> list[Block]:
     items = [f"teacher blocks: {' '.join(map(str, pairs.teacher)) or 'none'}"]
     if pairs.student is not None:
         items.append(f"student blocks: {' '.join(map(str, pairs.student)) or 'none'}")
-    return [Text(f"{each.label}: layers that SpectralKD would align. {pairs.reason}"), Bullets(items)]
+    return [
+        Text(f"{each.label}: layers to align as SpectralKD does, by a rule of kdcache's: {pairs.reason}"),
+        Bullets(items),
+    ]

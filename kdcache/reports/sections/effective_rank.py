@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from scipy.interpolate import PchipInterpolator
 
 from kdcache.analysis.result import EffectiveRank
-from kdcache.reports.blocks import Block, Plot, Plots, Row, Section, Table
+from kdcache.reports.blocks import Block, Plot, Plots, Row, Section, Table, Text
 from kdcache.reports.inputs import AnalysisInput
 from kdcache.reports.svg import COLOURS, INK, draw_plot, look, reference_line
 from kdcache.reports.words import number_text
@@ -23,20 +23,21 @@ def effective_rank_section(analyses: Sequence[AnalysisInput]) -> Section | None:
             (
                 each.label,
                 number_text(rank.teacher_accuracy),
-                *(number_text(edge) if edge is not None else "not reached" for edge in rank.region),
+                *(number_text(edge) for edge in rank.region),
                 number_text(rank.knee),
-                number_text(rank.knee_unscaled),
+                number_text(rank.knee_log),
             )
         )
         for each, rank in found
     ]
     table = Table(
-        ("", "teacher's accuracy", "rank of 85 %", "rank of 95 %", "knee", "knee, axes unscaled"),
+        ("", "teacher's accuracy", "rank of 85 %", "rank of 95 %", "knee", "knee, log rank"),
         rows,
         "Ranks at which the curve reaches 85 and 95 % of the teacher's accuracy, and the point farthest from the "
-        "straight line between its ends. The knee depends on the scaling of the axes; both are given.",
+        "straight line between its ends. Stretching an axis does not move the knee; taking the rank's logarithm does.",
     )
     blocks: list[Block] = [Plots([_plot(each, rank) for each, rank in found]), table]
+    blocks += [Text(f"{each.label}: {note}.", "note") for each, rank in found for note in rank.notes]
     return Section("effective-rank", "Effective rank", blocks)
 
 
@@ -49,8 +50,9 @@ def _plot(each: AnalysisInput, rank: EffectiveRank) -> Plot:
             between = np.linspace(ranks[0], ranks[-1], 200)
             curve = PchipInterpolator(ranks, accuracies)
             axes.plot(between, curve(between), label="monotone curve (PCHIP)", **look(0))
-            for knee, name, marker in ((rank.knee, "knee", "D"), (rank.knee_unscaled, "knee, unscaled", "s")):
-                axes.plot([knee], [curve(knee)], marker, color=COLOURS[1], fillstyle="none", label=name)
+            for knee, name, marker in ((rank.knee, "knee", "D"), (rank.knee_log, "knee, log rank", "s")):
+                if knee is not None:
+                    axes.plot([knee], [curve(knee)], marker, color=COLOURS[1], fillstyle="none", label=name)
         axes.plot(ranks, accuracies, "o", color=INK, markersize=4, label="measured")
         low, high = rank.region
         if low is not None and high is not None:

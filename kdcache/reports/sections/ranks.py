@@ -46,13 +46,7 @@ def _missing(analyses: Sequence[AnalysisInput]) -> list[Block]:
     ]
     notes: list[Block] = []
     if without := [name for name, ranks in layers if ranks is None]:
-        notes.append(
-            Text(
-                f"No ranks of {'; '.join(without)}: second moments are not stored and records were not read. "
-                "`kdcache analyze` without `--images 0` reads them.",
-                "note",
-            )
-        )
+        notes.append(Text(f"No ranks of {'; '.join(without)}: tokens without energy have none.", "note"))
     if unshared := [name for name, ranks in layers if ranks is not None and ranks.shared is None]:
         notes.append(
             Text(

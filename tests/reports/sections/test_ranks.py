@@ -20,7 +20,7 @@ def test_dimensions_stand_beside_their_share_and_the_centred_ones(tmp_path: Path
 
 
 def test_a_published_teacher_stands_beneath_its_last_layer(tmp_path: Path) -> None:
-    wide = [msgspec.structs.replace(layer(number), num_channels=384) for number in (22, 23)]
+    wide = [msgspec.structs.replace(layer(number), num_channels=384, num_tokens=196) for number in (22, 23)]
     found = analysis(wide, source=source("c", teacher="cait_s24_224"))
     write_analysis(tmp_path / "cait", found, layer_curves(0, with_records=True))
     dimensions = tables(ranks_section(read_inputs([tmp_path / "cait"]).analyses))[0]
