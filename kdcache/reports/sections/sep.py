@@ -53,11 +53,11 @@ def _missing(analyses: Sequence[AnalysisInput]) -> list[Block]:
     layers = [(f"{each.label}, {layer_text(layer)}", layer.sep) for each in analyses for layer in each.analysis.layers]
     without = [name for name, sep in layers if sep is None]
     unsorted = [name for name, sep in layers if sep is not None and sep.sorted_spectrum is None]
-    return [
-        Text(f"No {what} of {'; '.join(names)}: `kdcache analyze` without `--images 0` reads the records.", "note")
-        for what, names in (("spectral energy", without), ("sorted orders", unsorted))
-        if names
-    ]
+    reasons = (
+        ("spectral energy", without, "tokens without energy have none"),
+        ("sorted orders", unsorted, "`kdcache analyze` without `--images 0` reads the records"),
+    )
+    return [Text(f"No {what} of {'; '.join(names)}: {reason}.", "note") for what, names, reason in reasons if names]
 
 
 def _bandwidths(analyses: Sequence[AnalysisInput], found: Sequence[Sequence[tuple[Layer, Sep]]]) -> Table:
