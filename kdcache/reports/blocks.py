@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from markupsafe import Markup
 
+from kdcache.reports.words import counted
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -115,3 +117,20 @@ class Section:
     name: str
     title: str
     blocks: Sequence[Block]
+
+
+def last_layer_open(by_layer: Sequence[Sequence[Plot]], heading: str) -> list[Block]:
+    """The last layer's figures, those of the layers before it behind details.
+
+    Args:
+        by_layer: Figures of each layer, by depth.
+        heading: Above them; empty for none.
+    """
+    if not by_layer:
+        return []
+    blocks: list[Block] = [Heading(heading)] if heading else []
+    blocks.append(Plots(list(by_layer[-1])))
+    if len(by_layer) > 1:
+        others = [plot for plots in by_layer[:-1] for plot in plots]
+        blocks.append(Details(f"{counted(len(by_layer) - 1, 'layer')} before it", [Plots(others)]))
+    return blocks

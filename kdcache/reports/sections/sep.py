@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kdcache.analysis.result import Bandwidths, Layer, Sep
-from kdcache.reports.blocks import Block, Details, Heading, Plot, Plots, Row, Section, Table, Text
+from kdcache.reports.blocks import Block, Details, Plot, Row, Section, Table, Text, last_layer_open
 from kdcache.reports.inputs import AnalysisInput
 from kdcache.reports.published import SEP_LEVELS, Published, published_for
 from kdcache.reports.svg import COLOURS, draw_plot, line_label, look, reference_line
-from kdcache.reports.words import NOTHING, counted, layer_text, levels_text, number_text
+from kdcache.reports.words import NOTHING, layer_text, levels_text, number_text
 
 _WARNING = (
     "SEP is a whiteness test on the order of the channels, not evidence of rank. Any tokens without structure along "
@@ -119,13 +119,7 @@ def _published_row(known: Published) -> Row:
 
 def _curves(each: AnalysisInput, *, with_heading: bool) -> list[Block]:
     by_layer = [plots for at, layer in enumerate(each.analysis.layers) if (plots := _layer_plots(each, at, layer))]
-    blocks: list[Block] = [Heading(each.label)] if with_heading and by_layer else []
-    if by_layer:
-        blocks.append(Plots(by_layer[-1]))
-    if len(by_layer) > 1:
-        others = [plot for plots in by_layer[:-1] for plot in plots]
-        blocks.append(Details(f"{counted(len(by_layer) - 1, 'layer')} before it", [Plots(others)]))
-    return blocks
+    return last_layer_open(by_layer, each.label if with_heading else "")
 
 
 def _layer_plots(each: AnalysisInput, at: int, layer: Layer) -> list[Plot]:
