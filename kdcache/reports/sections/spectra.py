@@ -31,6 +31,16 @@ def spectra_section(analyses: Sequence[AnalysisInput]) -> Section | None:
                     "note",
                 )
             )
+        flat = {
+            layer.name: int(count)
+            for at, layer in enumerate(each.analysis.layers)
+            if (count := each.curves.get(f"layers/{at}/spatial/num_flat")) is not None and count > 0
+        }
+        if flat:
+            counts = "; ".join(f"{count:,} of {name}" for name, count in flat.items())
+            blocks.append(
+                Text(f"{each.label}: maps that are the same everywhere, in no spatial spectrum: {counts}.", "note")
+            )
     return Section("spectra", "Spectra", blocks)
 
 

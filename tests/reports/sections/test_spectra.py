@@ -1,4 +1,7 @@
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.spectra import spectra_section
@@ -12,6 +15,12 @@ def test_both_spectra_of_every_layer(tmp_path: Path) -> None:
     assert len(found) == 2
     assert all(plot.svg.count("(fp16)</text>") == 4 for plot in found)
     assert notes(section) == ""
+
+
+def test_flat_maps_are_counted(tmp_path: Path) -> None:
+    [found] = read_inputs([write_full(tmp_path / "a")]).analyses
+    counted = replace(found, curves={**found.curves, "layers/1/spatial/num_flat": np.array(1234)})
+    assert "in no spatial spectrum: 1,234 of blocks.1/patch." in notes(spectra_section([counted]))
 
 
 def test_of_many_layers_few_are_named(tmp_path: Path) -> None:
