@@ -92,14 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     device = choose_device(arguments.device, worker_env())
+    # A folder that cannot be written to is found before anything is spent.
+    make_folder(arguments.out)
     with ProgressReporter("analyze", "images", visible=not arguments.json) as reporter:
         if arguments.cache is not None:
             source, left_out = _cache_source(arguments, device)
             checkpoints: list[Checkpoint] = []
-            # Before anything is spent: a folder that cannot be written to is found now.
-            make_folder(arguments.out)  # a folder that cannot be written to is found before anything is spent
         else:
-            make_folder(arguments.out)
             from kdcache.cli.analyze_model import model_source
 
             source, checkpoints, left_out = model_source(arguments, device, _num_images(arguments), reporter)

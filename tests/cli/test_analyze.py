@@ -91,7 +91,6 @@ def test_a_cache_of_logits_has_nothing_to_analyse(tmp_path: Path, capsys: pytest
     capsys.readouterr()
     message = fails(capsys, ["analyze", str(tmp_path / "cache"), "--out", str(tmp_path / "out")])
     assert "no column of patch tokens" in message
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
