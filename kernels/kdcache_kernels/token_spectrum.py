@@ -114,7 +114,9 @@ def _torch_form(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Tensor
         values = chunk.reshape(-1, width).to(dtype)
         normaliser = width * values.square().sum(-1, keepdim=True)
         normaliser = normaliser.where(normaliser < torch.inf, torch.nan)
-        half = torch.view_as_real(torch.fft.rfft(values)).square().sum(-1) / normaliser
+        spectrum = torch.fft.rfft(values)
+        # Not a sum over the last axis: two values are too few for torch's reductions to be fast.
+        half = (spectrum.real.square() + spectrum.imag.square()) / normaliser
         half = half.where(normaliser != 0, 0)
         total += half.sum(0, dtype=torch.float64)
         counts = _bandwidth(half, levels, width, fold).where(normaliser != 0, 0)
@@ -132,15 +134,17 @@ def _bandwidth(half: Tensor, levels: list[float], width: int, fold: bool) -> Ten
     """
     cumulative = half.cumsum(-1)
     dc = half[..., :1]
-    counts = []
-    for level in levels:
-        if fold:
-            counts.append(((2 * cumulative - dc)[..., : width // 2] < level).sum(-1))
-        else:
-            lower = cumulative[..., : (width + 1) // 2] < level
-            upper = (cumulative - dc)[..., 1 : width // 2] > 1 - level
-            counts.append(lower.sum(-1) + upper.sum(-1))
-    return torch.stack(counts, -1) + 1
+    # Cumulative energies rise, so a binary search counts those below a level.
+    wanted, rest = (
+        half.new_tensor(values).expand(*half.shape[:-1], -1).contiguous()
+        for values in (levels, [1 - level for level in levels])
+    )
+    if fold:
+        return torch.searchsorted((2 * cumulative - dc)[..., : width // 2].contiguous(), wanted) + 1
+    lower = cumulative[..., : (width + 1) // 2].contiguous()
+    upper = (cumulative - dc)[..., 1 : width // 2].contiguous()
+    num_above = upper.shape[-1] - torch.searchsorted(upper, rest, right=True)
+    return torch.searchsorted(lower, wanted) + num_above + 1
 
 
 def _mean(half_sum: Tensor, bandwidth: Tensor, width: int, fold: bool) -> Tensor:
