@@ -35,6 +35,7 @@ def main() -> None:
     resumed = fresh()
     accelerator._custom_objects.clear()
     accelerator.register_for_checkpointing(resumed)
+    accelerator.wait_for_everyone()  # only the main process writes the loader's state
     accelerator.load_state(str(folder))
     rest = [batch.samples.tolist() for batch in resumed]
     items = DataLoader(CacheDataset(cache, columns), batch_size=4)
