@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdcache.analysis.result import SourceFacts
-from kdcache.analysis.tokens import LayerFacts, Pictures, Stored, TokenSource
+from kdcache.analysis.tokens import LayerFacts, Pictures, Stored, TokenSource, evenly_spaced
 from kdcache.cache.cache import Cache
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.record import Array
@@ -45,7 +45,7 @@ class CacheTokens(TokenSource):
         self._columns = sorted(columns, key=_block_of)
         self._cache, self._source, self._batch_size, self._device = cache, source, batch_size, device
         total = manifest.num_samples
-        self._samples = np.arange(min(num_images, total)) * total // max(1, min(num_images, total))
+        self._samples = evenly_spaced(total, num_images)
         self.layers = [
             LayerFacts(
                 name=column.tap,
@@ -75,24 +75,10 @@ class CacheTokens(TokenSource):
         """See the base class."""
         # Read, not mapped: what is mapped counts as this process's memory.
         reader = ShardReader(self._cache, self._columns, access="read", with_images=False, max_open=2)
-        layouts = [column.layout() for column in self._columns]
         for first in range(0, len(self._samples), self._batch_size):
             samples = self._samples[first : first + self._batch_size]
-            rows = np.stack([samples, np.zeros_like(samples)], axis=1)
-            fields = [
-                {each.name: np.empty((len(rows), *each.shape), each.dtype) for each in layout.fields}
-                for layout in layouts
-            ]
-            into = {
-                column.name: [values.reshape(len(rows), -1).view(np.uint8) for values in each.values()]
-                for column, each in zip(self._columns, fields, strict=True)
-            }
-            reader.gather(rows, into)
-            decoded = (
-                column.make_codec().decode(each, tuple(column.shape))
-                for column, each in zip(self._columns, fields, strict=True)
-            )
-            yield [torch.from_numpy(values).to(self._device) for values in decoded]
+            decoded = reader.decode(np.stack([samples, np.zeros_like(samples)], axis=1))
+            yield [torch.from_numpy(decoded[column.name]).to(self._device) for column in self._columns]
 
     def stored(self) -> Stored | None:
         """See the base class; None for a cache without second moments."""
@@ -119,8 +105,7 @@ class CacheTokens(TokenSource):
         keys: list[str] = []
         pixels: list[Array] = []
         features: list[Array] = []
-        total = self._cache.manifest.num_samples
-        for sample in (np.arange(min(count, total)) * total // min(count, total)).tolist():
+        for sample in evenly_spaced(self._cache.manifest.num_samples, count).tolist():
             shard, row = reader.locate(sample)
             keys.append(shard.index.key(row))
             if replayer is not None:

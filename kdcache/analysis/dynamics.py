@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from torch import Tensor
 
-from kdcache.analysis.result import Depth
+from kdcache.analysis.result import Depth, Dynamics
 
 NUM_ENTROPY_BINS = 100
 _CHUNK_VALUES = 2**22
@@ -71,6 +71,42 @@ def channel_entropy(tokens: Tensor, low: float, high: float, *, num_bins: int = 
 def magnitude(tokens: Tensor) -> Tensor:
     """Mean of |x|, a scalar, float64."""
     return tokens.abs().mean(dtype=torch.float64)
+
+
+class DynamicsMeter:
+    """The three of one layer, over batches of images.
+
+    Args:
+        width: C.
+        low, high: Range of the entropy's histogram.
+    """
+
+    def __init__(self, width: int, low: float, high: float) -> None:
+        self._width, self._low, self._high = width, low, high
+        self._spectrum = torch.zeros(width // 2 + 1, dtype=torch.float64)
+        self._entropy = self._magnitude = 0.0
+        self._images = 0
+
+    def update(self, features: Tensor) -> None:
+        """Add (B, N, C) tokens."""
+        self._spectrum += channel_spectrum(features).cpu() * len(features)
+        self._entropy += float(channel_entropy(features, self._low, self._high).mean()) * len(features)
+        self._magnitude += float(magnitude(features)) * len(features)
+        self._images += len(features)
+
+    def spectrum(self) -> Tensor:
+        """The mean channel spectrum; there must have been images."""
+        return self._spectrum / self._images
+
+    def result(self) -> Dynamics | None:
+        """The numbers; None without images."""
+        if not self._images:
+            return None
+        return Dynamics(
+            entropy_bits=self._entropy / self._images,
+            magnitude=self._magnitude / self._images,
+            intensity=intensity(self.spectrum(), self._width),
+        )
 
 
 def over_depth(values: Sequence[float], blocks: Sequence[int]) -> Depth:

@@ -3,14 +3,14 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.analysis.dynamics import channel_entropy, channel_spectrum, intensity, magnitude
-from kdcache.analysis.result import Curves, Dynamics, Layer, Ranks, Sep, Spread
+from kdcache.analysis.dynamics import DynamicsMeter
+from kdcache.analysis.result import Curves, Layer, Ranks, Sep, Spread
 from kdcache.analysis.sep import SepMeter, measure_sep
 from kdcache.analysis.spectrum import RadialSpectrum
 from kdcache.analysis.spread import Counts
@@ -92,7 +92,7 @@ class LayerMeter:
         device: torch.device,
         stopwatch: Stopwatch,
     ) -> None:
-        self._facts, self._statistics, self._range, self._stopwatch = facts, statistics, value_range, stopwatch
+        self._facts, self._statistics, self._stopwatch = facts, statistics, stopwatch
         smaller, width = min(facts.num_tokens, facts.num_channels), facts.num_channels
         self._per_image, self._centred = DimsMeter(smaller), DimsMeter(smaller)
         self._numerical = Counts(smaller)
@@ -101,8 +101,7 @@ class LayerMeter:
         self._shared = [DimsMeter(width) for _ in self._bases]
         self._sep = SepMeter(width)
         self._spatial = RadialSpectrum(facts.grid) if len(facts.grid) == 2 else None
-        self._spectrum = torch.zeros(width // 2 + 1, dtype=torch.float64)
-        self._entropy = self._magnitude = 0.0
+        self._dynamics = DynamicsMeter(width, *value_range)
         self._images = 0
 
     def update(self, features: Tensor) -> None:
@@ -122,9 +121,7 @@ class LayerMeter:
         with self._stopwatch("spectral energy of tokens"):
             self._sep.update(features)
         with self._stopwatch("dynamics"):
-            self._spectrum += channel_spectrum(features).cpu() * len(features)
-            self._entropy += float(channel_entropy(features, *self._range).mean()) * len(features)
-            self._magnitude += float(magnitude(features)) * len(features)
+            self._dynamics.update(features)
         if self._spatial is not None:
             with self._stopwatch("spatial spectrum"):
                 self._spatial.update(features)
@@ -146,11 +143,11 @@ class LayerMeter:
             sep, sep_curves = self._measured_sep(permutations, seed)
         curves = {f"sep/{name}": values for name, values in sep_curves.items()}
         ranks = self._ranks(curves)
-        dynamics = self._dynamics(curves)
+        if self._images:
+            curves["dynamics/channel_spectrum"] = self._dynamics.spectrum().numpy()
         if self._spatial is not None and self._images:
             curves |= {f"spatial/{name}": values for name, values in self._spatial.curves().items()}
-        facts = {name: getattr(self._facts, name) for name in LayerFacts.__dataclass_fields__}
-        return Layer(**facts, ranks=ranks, sep=sep, dynamics=dynamics), curves
+        return Layer(**asdict(self._facts), ranks=ranks, sep=sep, dynamics=self._dynamics.result()), curves
 
     def _measured_sep(self, permutations: int, seed: int) -> tuple[Sep | None, Curves]:
         statistics = self._statistics
@@ -188,17 +185,6 @@ class LayerMeter:
             shared_centred=self._shared[1].spreads(),
             all_tokens=crossings[0],
             all_tokens_centred=crossings[1],
-        )
-
-    def _dynamics(self, curves: Curves) -> Dynamics | None:
-        if not self._images:
-            return None
-        spectrum = self._spectrum / self._images
-        curves["dynamics/channel_spectrum"] = spectrum.numpy()
-        return Dynamics(
-            entropy_bits=self._entropy / self._images,
-            magnitude=self._magnitude / self._images,
-            intensity=intensity(spectrum, self._facts.num_channels),
         )
 
 

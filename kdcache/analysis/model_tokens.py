@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.analysis.result import SourceFacts
-from kdcache.analysis.tokens import LayerFacts, Pictures, TokenSource
+from kdcache.analysis.tokens import LayerFacts, Pictures, TokenSource, evenly_spaced
 from kdcache.cache.record import Array
 from kdcache.errors import SourceError, TapError
 from kdcache.images import Source
@@ -53,9 +53,7 @@ class ModelTokens(TokenSource):
         self.settings = {"view": asdict(view)}
         self._reader = TapReader(model, resolved)
         self._device = next(model.parameters()).device
-        total = len(source.images)
-        count = min(num_images, total)
-        self._positions = (np.arange(count) * total // max(1, count)).tolist()
+        self._positions: list[int] = evenly_spaced(len(source.images), num_images).tolist()
         self._batch_size = batch_size
         said = self._run(np.zeros((1, view.size, view.size, 3), np.uint8))
         self.layers = [
@@ -68,7 +66,7 @@ class ModelTokens(TokenSource):
             )
             for tap, values in zip(resolved, said, strict=True)
         ]
-        self.facts = msgspec.structs.replace(facts, num_images=total, num_read=count)
+        self.facts = msgspec.structs.replace(facts, num_images=len(source.images), num_read=len(self._positions))
 
     def batches(self) -> Iterator[list[Tensor]]:
         """See the base class.
@@ -85,9 +83,8 @@ class ModelTokens(TokenSource):
 
     def pictures(self, count: int) -> Pictures:
         """See the base class."""
-        wanted = min(count, len(self._positions))
-        positions = [self._positions[at * len(self._positions) // wanted] for at in range(wanted)]
-        pixels, _, _ = next(eval_batches(self._source, self._view, positions, wanted, _THREADS))
+        positions = [self._positions[at] for at in evenly_spaced(len(self._positions), count).tolist()]
+        pixels, _, _ = next(eval_batches(self._source, self._view, positions, count, _THREADS))
         last = self.layers[-1]
         features = self._run(pixels)[-1].cpu().numpy()
         return Pictures(

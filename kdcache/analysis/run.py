@@ -15,9 +15,9 @@ from torch import Tensor
 import kdcache
 from kdcache.analysis.colours import principal_colours
 from kdcache.analysis.diagnosis import StudentShape, diagnose
-from kdcache.analysis.dynamics import channel_entropy, channel_spectrum, intensity, magnitude, over_depth
+from kdcache.analysis.dynamics import DynamicsMeter, over_depth
 from kdcache.analysis.meter import LayerMeter, Stopwatch, value_range
-from kdcache.analysis.result import Analysis, Checkpoint, Curves, Depth, EffectiveRank, Layer
+from kdcache.analysis.result import Analysis, Checkpoint, Curves, Depth, Dynamics, EffectiveRank, Layer, LayerPairs
 from kdcache.analysis.spectrum import propose_layer_pairs
 from kdcache.analysis.tokens import Stored, TokenSource
 from kdcache.cache.statistics import TokenStatistics
@@ -69,45 +69,42 @@ def analyze(
         config: What is asked.
         device: Where the tokens are.
         left_out: Sentences for the record.
-        effective_rank, checkpoints, asked: Analyses of other things, and further settings, for the record.
+        effective_rank, asked: An analysis of something else, and further settings, for the record.
+        checkpoints: Earlier weights of the model; the source's own are added to them.
         on_progress: Called with images done, images in all (both passes), and what is being done.
 
     Raises: UsageError when nothing is stored and no image is to be read, BadRecordError for tokens that are not finite.
     """
     stopwatch = Stopwatch(device)
-    pictures: Curves = {}
+    curves: Curves = {}
     if config.pictures:
         # First, because images that are not at hand are then found before anything is spent.
         with stopwatch("pictures"):
-            pictures = _pictures(source)
+            curves = _pictures(source)
     meters, made_from = _measure(source, device, stopwatch, on_progress)
-    layers: list[Layer] = []
-    curves = pictures
-    for number, meter in enumerate(meters):
-        layer, found = meter.result(permutations=config.permutations, seed=config.seed)
-        layers.append(layer)
+    results = [meter.result(permutations=config.permutations, seed=config.seed) for meter in meters]
+    layers = [layer for layer, _ in results]
+    for number, (_, found) in enumerate(results):
         curves |= {f"layers/{number}/{name}": values for name, values in found.items()}
     depth, pairs = _over_depth(layers, config)
-    last = layers[-1]
+    last, last_curves = results[-1]
     diagnosis = None
     if config.student is not None and last.ranks is None:
         left_out = [*left_out, f"diagnosis for {config.student.name}: {last.name} has no energy"]
     if config.student is not None and last.ranks is not None:
-        diagnosis = diagnose(
-            last, last.ranks, _of_layer(curves, len(layers) - 1), config.student, weights=source.facts.weights
-        )
+        diagnosis = diagnose(last, last.ranks, last_curves, config.student, weights=source.facts.weights)
     analysis = Analysis(
         versions=_versions(),
         date=datetime.date.today().isoformat(),
         device=str(device),
         source=source.facts,
-        settings={**asdict(config), **source.settings, **(asked or {}), "student": _plain(config.student)},
+        settings={**(asked or {}), **source.settings, **asdict(config)},
         layers=layers,
         depth=depth,
         layer_pairs=pairs,
         effective_rank=effective_rank,
         diagnosis=diagnosis,
-        checkpoints=checkpoints or [],
+        checkpoints=[*checkpoints, _checkpoint(source.facts.weights, _dynamics(layers))] if checkpoints else [],
         made_from=made_from,
         left_out=left_out,
         seconds=stopwatch.seconds,
@@ -128,25 +125,24 @@ def measure_checkpoint(source: TokenSource, weights: str) -> Checkpoint:
             least, most = float(each.min()), float(each.max())
             check_finite(layer.name, weights, least, most)
             low, high = min(low, least), max(high, most)
-    count = len(source.layers)
-    entropy, size, images = np.zeros(count), np.zeros(count), 0
-    spectra = [torch.zeros(layer.num_channels // 2 + 1, dtype=torch.float64) for layer in source.layers]
+    meters = [DynamicsMeter(layer.num_channels, low, high) for layer in source.layers]
     for features in source.batches():
-        for number, each in enumerate(features):
-            entropy[number] += float(channel_entropy(each, low, high).mean()) * len(each)
-            size[number] += float(magnitude(each)) * len(each)
-            spectra[number] += channel_spectrum(each).cpu() * len(each)
-        images += len(features[0])
-    intensities = [
-        intensity(spectrum / max(images, 1), layer.num_channels)
-        for spectrum, layer in zip(spectra, source.layers, strict=True)
-    ]
+        for meter, each in zip(meters, features, strict=True):
+            meter.update(each)
+    return _checkpoint(weights, [found for meter in meters if (found := meter.result()) is not None])
+
+
+def _checkpoint(weights: str, measured: list[Dynamics]) -> Checkpoint:
     return Checkpoint(
         weights=weights,
-        entropy_bits=(entropy / max(images, 1)).tolist(),
-        magnitude=(size / max(images, 1)).tolist(),
-        intensity=intensities,
+        entropy_bits=[each.entropy_bits for each in measured],
+        magnitude=[each.magnitude for each in measured],
+        intensity=[each.intensity for each in measured],
     )
+
+
+def _dynamics(layers: list[Layer]) -> list[Dynamics]:
+    return [layer.dynamics for layer in layers if layer.dynamics is not None]
 
 
 def _measure(
@@ -245,8 +241,8 @@ def _made_from(source: TokenSource, stored: Stored | None) -> dict[str, str]:
     }
 
 
-def _over_depth(layers: list[Layer], config: AnalyzeConfig) -> tuple[dict[str, Depth], Any]:
-    measured = [layer.dynamics for layer in layers if layer.dynamics is not None]
+def _over_depth(layers: list[Layer], config: AnalyzeConfig) -> tuple[dict[str, Depth], LayerPairs | None]:
+    measured = _dynamics(layers)
     if len(measured) < len(layers) or len(layers) < _FEWEST_FOR_DEPTH:
         return {}, None
     blocks = [layer.block for layer in layers]
@@ -270,15 +266,6 @@ def _pictures(source: TokenSource) -> Curves:
         if pictures.pixels is not None:
             curves["records/pixels"] = pictures.pixels
     return curves
-
-
-def _of_layer(curves: Curves, number: int) -> Curves:
-    prefix = f"layers/{number}/"
-    return {name.removeprefix(prefix): values for name, values in curves.items() if name.startswith(prefix)}
-
-
-def _plain(student: StudentShape | None) -> dict[str, Any] | None:
-    return None if student is None else asdict(student)
 
 
 def _versions() -> dict[str, str]:

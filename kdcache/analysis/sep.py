@@ -27,9 +27,9 @@ def bandwidths(energy: Tensor, levels: Sequence[int] = SEP_LEVELS) -> dict[str, 
     return {str(level): int(dims) for level, dims in zip(levels, dims_at(energy, levels), strict=True)}
 
 
-def white_noise(width: int, *, fold: bool) -> Tensor:
-    """The expected spectrum of Gaussian white noise: even over the D bins. (bins,) float64."""
-    return mean_spectrum_from_second_moment(torch.eye(width, dtype=torch.float64) / width, fold=fold)
+def white_noise(width: int) -> Tensor:
+    """The expected spectrum of Gaussian white noise: even over the D bins. (D,) float64."""
+    return torch.full((width,), 1 / width, dtype=torch.float64)
 
 
 def token_energies(tokens: Tensor) -> Tensor:
@@ -54,23 +54,22 @@ def folded(energies: Tensor) -> Tensor:
     return result
 
 
-def permuted_spectra(moment: Tensor, *, fold: bool, permutations: int, seed: int) -> Tensor:
+def permuted_spectra(moment: Tensor, *, permutations: int, seed: int) -> Tensor:
     """Mean spectra after random orders of the channels, from the second moment of unit-norm tokens alone.
 
     Args:
         moment: (D, D) mean of x xᵀ / |x|².
-        fold: Whether to fold.
         permutations: How many orders.
         seed: Of the orders.
 
-    Returns: (permutations, bins) float64. The same as permuting every token.
+    Returns: (permutations, D) float64, bins in FFT order. The same as permuting every token.
     """
     width = len(moment)
     random = torch.Generator().manual_seed(seed)
-    spectra = torch.empty(permutations, width // 2 + 1 if fold else width, dtype=torch.float64)
+    spectra = torch.empty(permutations, width, dtype=torch.float64)
     for number in range(permutations):
         order = torch.randperm(width, generator=random)
-        spectra[number] = mean_spectrum_from_second_moment(moment[order][:, order], fold=fold)
+        spectra[number] = mean_spectrum_from_second_moment(moment[order][:, order])
     return spectra
 
 
@@ -103,8 +102,7 @@ class SepMeter:
         self._width = width
         self._per_token = {fold: [Counts(width) for _ in SEP_LEVELS] for fold in (False, True)}
         self._curves = {False: _CurveSums(width), True: _CurveSums(width // 2 + 1)}
-        self._sorted_spectrum, self._sorted_channels = (torch.zeros(width, dtype=torch.float64) for _ in range(2))
-        self._count = 0
+        self._sorted = [torch.zeros(width, dtype=torch.float64) for _ in range(2)]
 
     def update(self, tokens: Tensor) -> None:
         """Add tokens.
@@ -123,16 +121,12 @@ class SepMeter:
             energies = token_energies(kept)
             self._curves[False].update(energies)
             self._curves[True].update(folded(energies))
-            channels = kept.square()
-            channels /= channels.sum(-1, keepdim=True)
-            self._sorted_spectrum += _sorted_sum(energies)
-            self._sorted_channels += _sorted_sum(channels)
-            self._count += len(kept)
+            for total, summed in zip(self._sorted, _sorted_sums(kept, energies), strict=True):
+                total += summed
 
-    def sorted_energies(self) -> tuple[Tensor, Tensor]:
-        """Mean energies by falling order within each token: of its bins, of its channels; (D,) float64 each."""
-        count = max(self._count, 1)
-        return self._sorted_spectrum / count, self._sorted_channels / count
+    def sorted_energies(self) -> Sequence[Tensor]:
+        """Energies by falling order within each token, summed: of its bins, of its channels; (D,) float64 each."""
+        return self._sorted
 
     def spread(self, fold: bool, result: Bandwidths) -> Bandwidths:
         """Complete a result with the bandwidths of single tokens."""
@@ -160,10 +154,10 @@ def measure_sep(
     """
     curves: Curves = {}
     both: dict[bool, Bandwidths] = {}
+    permuted_full = permuted_spectra(moment, permutations=permutations, seed=seed)
+    in_full = mean_spectrum_from_second_moment(moment), white_noise(len(moment)), permuted_full
     for fold, name in ((False, "full"), (True, "folded")):
-        energy = mean_spectrum_from_second_moment(moment, fold=fold)
-        noise = white_noise(len(moment), fold=fold)
-        permuted = permuted_spectra(moment, fold=fold, permutations=permutations, seed=seed)
+        energy, noise, permuted = map(folded, in_full) if fold else in_full
         result = _with_control(energy, noise, permuted)
         lines = {"mean": energy, "white_noise": noise}
         curves |= {f"{name}/{line}": cumulative_share(values).numpy() for line, values in lines.items()}
@@ -176,9 +170,9 @@ def measure_sep(
         both[fold] = result
     orders: dict[str, Bandwidths | None] = {"sorted_spectrum": None, "sorted_channels": None}
     if meter is not None:
-        noise_meter = SepMeter(len(moment))
-        noise_meter.update(torch.randn(_NOISE_TOKENS, len(moment), generator=torch.Generator().manual_seed(seed)))
-        for name, energy, noise in zip(orders, meter.sorted_energies(), noise_meter.sorted_energies(), strict=True):
+        tokens = torch.randn(_NOISE_TOKENS, len(moment), generator=torch.Generator().manual_seed(seed))
+        noises = _sorted_sums(tokens, token_energies(tokens))
+        for name, energy, noise in zip(orders, meter.sorted_energies(), noises, strict=True):
             orders[name] = Bandwidths(num_bins=len(energy), bins=bandwidths(energy), white_noise=bandwidths(noise))
             curves |= {
                 f"{name}/mean": cumulative_share(energy).numpy(),
@@ -198,6 +192,12 @@ def _with_control(energy: Tensor, noise: Tensor, permuted: Tensor) -> Bandwidths
     }
     distance = (cumulative_share(permuted) - cumulative_share(energy)).abs().mean()
     return msgspec.structs.replace(found, permuted=control, permuted_l1=float(distance))
+
+
+def _sorted_sums(tokens: Tensor, energies: Tensor) -> tuple[Tensor, Tensor]:
+    """Of tokens, none of zeros, and the energies of their bins: both spectra by falling order, summed over tokens."""
+    channels = tokens.square()
+    return _sorted_sum(energies), _sorted_sum(channels / channels.sum(-1, keepdim=True))
 
 
 def _sorted_sum(energies: Tensor) -> Tensor:

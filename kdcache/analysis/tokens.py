@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from kdcache.analysis.result import SourceFacts
@@ -14,6 +15,12 @@ from kdcache.cache.statistics import TokenStatistics
 
 # Of each layer statistics over all its tokens, and squared singular values (images, min(N, C)) of some images.
 Stored = tuple[list[TokenStatistics], list[Array]]
+
+
+def evenly_spaced(total: int, count: int) -> Array:
+    """Which `count` of `total` things to take, all of them if there are fewer; int64."""
+    taken = min(count, total)
+    return np.arange(taken) * total // max(1, taken)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from kdcache.models.build import size_arguments
 from kdcache.models.taps import num_blocks
 from kdcache.seeds import derived_seed
 from kdcache.stream.eval_images import EvalView
+from kdcache.train.checkpoint import checkpoint_paths
 from kdcache.train.folder import load_checkpoint, load_student
 
 # A set of weights: its name, and how to put it into the model.
@@ -43,7 +44,7 @@ class _Network:
 def model_source(
     arguments: argparse.Namespace, device: torch.device, num_images: int, reporter: ProgressReporter
 ) -> tuple[TokenSource, list[Checkpoint], list[str]]:
-    """The tokens of a model with its last weights, and the dynamics of all its weights where there are several.
+    """The tokens of a model with its last weights, and the dynamics of all earlier ones.
 
     Args:
         arguments: Of the command.
@@ -58,36 +59,34 @@ def model_source(
     source = open_source(arguments.data)
     taps = [parse_tap(text) for text in arguments.tap or []] or [Tap("patch", at) for at in range(num_blocks(model))]
 
-    def tokens(label: str) -> ModelTokens:
-        facts = SourceFacts(
-            kind="model",
-            path=str(arguments.run or network.name),
-            digest="",
-            teacher=network.name,
-            weights=label,
-            data=arguments.data,
-            num_images=0,
-            num_views=1,
-            num_read=0,
-        )
-        return ModelTokens(
-            model,
-            taps,
-            view=network.view,
-            source=source,
-            num_images=num_images,
-            batch_size=arguments.batch_size,
-            facts=facts,
-        )
-
+    *earlier, (last, load_last) = network.weights
+    facts = SourceFacts(
+        kind="model",
+        path=str(arguments.run or network.name),
+        digest="",
+        teacher=network.name,
+        weights=last,
+        data=arguments.data,
+        num_images=0,
+        num_views=1,
+        num_read=0,
+    )
+    tokens = ModelTokens(
+        model,
+        taps,
+        view=network.view,
+        source=source,
+        num_images=num_images,
+        batch_size=arguments.batch_size,
+        facts=facts,
+    )
     checkpoints: list[Checkpoint] = []
-    label = ""
-    for label, load in network.weights:
+    for label, load in earlier:
         load()
-        if len(network.weights) > 1:
-            reporter.note(f"analyze: dynamics of {label}")
-            checkpoints.append(measure_checkpoint(tokens(label), label))
-    return tokens(label), checkpoints, network.left_out
+        reporter.note(f"analyze: dynamics of {label}")
+        checkpoints.append(measure_checkpoint(tokens, label))
+    load_last()
+    return tokens, checkpoints, network.left_out
 
 
 def _of_timm(arguments: argparse.Namespace) -> _Network:
@@ -119,7 +118,7 @@ def _of_run(folder: Path) -> _Network:
     student, spec, view, _ = load_student(folder)
     final = {key: value.clone() for key, value in student.state_dict().items()}
     weights: list[_Weights] = [
-        (path.stem, partial(load_checkpoint, student, path)) for path in sorted(folder.glob("checkpoints/step-*.pt"))
+        (path.stem, partial(load_checkpoint, student, path)) for path in checkpoint_paths(folder)
     ]
     weights.append(("final", partial(student.load_state_dict, final)))
     if isinstance(student.model, Lift):

@@ -15,6 +15,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.manifest import ColumnFacts
 from kdcache.cache.paths import SAMPLES
+from kdcache.cache.record import RecordLayout
 from kdcache.stream.files import Access, Interrupted, KeepOn, OpenFile, Way, choose_access
 from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.stream.shelf import Shelf, weakly
@@ -118,6 +119,22 @@ class ShardReader:
         if not self._places:
             self._needed(rows)
 
+    def decode(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Records' decoded values by column, (n, *shape) float32 each, in memory of their own.
+
+        Args:
+            rows: (n, 2) int64, sample and view numbers.
+        """
+        fields = {name: _empty_fields(layout, len(rows)) for name, layout in self._layouts.items()}
+        into = {
+            name: [values.reshape(len(rows), -1).view(np.uint8) for values in each.values()]
+            for name, each in fields.items()
+        }
+        self.gather(rows, into)
+        return {
+            column.name: column.make_codec().decode(fields[column.name], tuple(column.shape)) for column in self.columns
+        }
+
     def _needed(self, rows: np.ndarray) -> dict[int, OpenShard]:
         numbers = files_of(self._starts, rows)
         return {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
@@ -142,7 +159,7 @@ class ShardReader:
             column: One of the reader's columns.
         """
         layout = self._layouts[column.name]
-        fields = {each.name: np.empty((1, *each.shape), each.dtype) for each in layout.fields}
+        fields = _empty_fields(layout, 1)
         into = [values.reshape(-1).view(np.uint8).data for values in fields.values()]
         record = row * self._num_views + view
         offset = record * layout.stride_bytes + layout.payload_offset
@@ -218,6 +235,10 @@ class ShardReader:
         with self._lock:
             self._checked.add(number)
             self.unchecked.discard(number)
+
+
+def _empty_fields(layout: RecordLayout, count: int) -> dict[str, np.ndarray]:
+    return {each.name: np.empty((count, *each.shape), each.dtype) for each in layout.fields}
 
 
 def _paced(keep_on: KeepOn, bytes_per_s: float | None) -> Callable[[int], None]:

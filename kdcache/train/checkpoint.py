@@ -10,6 +10,7 @@ import torch
 from kdcache.durable import NewFile, make_folder, remove_stale_temporaries, sha256_file, write_file
 from kdcache.errors import RunMismatchError
 
+_FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
@@ -22,7 +23,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder = folder / "checkpoints"
+        self.folder = folder / _FOLDER
         self._keep = keep
         make_folder(self.folder)
         remove_stale_temporaries(self.folder)
@@ -51,7 +52,7 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """All checkpoints, oldest first."""
-        return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+        return _paths_in(self.folder)
 
     def load_latest(self, warn: Any = lambda _: None) -> dict[str, Any] | None:
         """The newest checkpoint whose hash is right; None when there are none at all.
@@ -63,9 +64,8 @@ class Checkpoints:
         """
         paths = self.paths()
         for path in reversed(paths):
-            digest = _digest_path(path)
-            if digest.is_file() and digest.read_text("ascii", "replace").strip() == sha256_file(path):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            if (state := _read(path)) is not None:
+                return state
             warn(f"{path}: damaged (its sha256 is not the one recorded); going back to the checkpoint before it")
         if paths:
             raise RunMismatchError(
@@ -73,6 +73,35 @@ class Checkpoints:
                 "folder"
             )
         return None
+
+
+def checkpoint_paths(run: Path) -> list[Path]:
+    """The checkpoints in a run folder, oldest first; none where there is no such folder."""
+    folder = run / _FOLDER
+    return _paths_in(folder) if folder.is_dir() else []
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """One checkpoint.
+
+    Raises: RunMismatchError when it is damaged.
+    """
+    state = _read(path)
+    if state is None:
+        raise RunMismatchError(f"{path}: damaged (its sha256 is not the one recorded); delete it or restore it")
+    return state
+
+
+def _paths_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The state in a checkpoint, None if it is not the file whose hash was recorded."""
+    digest = _digest_path(path)
+    if digest.is_file() and digest.read_text("ascii", "replace").strip() == sha256_file(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    return None
 
 
 def _digest_path(path: Path) -> Path:

@@ -14,11 +14,12 @@ from torch import nn
 
 import kdcache
 from kdcache.config import as_plain
-from kdcache.durable import make_folder, sha256_file, write_file
+from kdcache.durable import make_folder, write_file
 from kdcache.errors import CorruptCacheError, RunMismatchError
 from kdcache.models import Student, StudentSpec, build_student
 from kdcache.stream.eval_images import EvalView
 from kdcache.strict_json import dump_json, load_json
+from kdcache.train.checkpoint import read_checkpoint
 from kdcache.train.config import RunConfig
 
 _CONFIG = "config.json"
@@ -102,10 +103,7 @@ def load_checkpoint(student: Student, path: Path) -> None:
 
     Raises: RunMismatchError when the file is damaged or of another student.
     """
-    digest = path.with_suffix(".sha256")
-    if not digest.is_file() or digest.read_text("ascii", "replace").strip() != sha256_file(path):
-        raise RunMismatchError(f"{path}: damaged (its sha256 is not the one recorded); delete it or restore it")
-    state = torch.load(path, map_location="cpu", weights_only=True)["trainer"]["model"]
+    state = read_checkpoint(path)["trainer"]["model"]
     prefix = "student."
     weights = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
     try:

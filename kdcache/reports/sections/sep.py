@@ -24,6 +24,16 @@ _ORDERS = {
     "sorted_spectrum": "spectrum, sorted",
     "sorted_channels": "channels, sorted",
 }
+# Which orders share a figure, and how to read it.
+_SORTED = ("sorted_spectrum", "sorted_channels")
+_FIGURES = (
+    (("full",), "bins in FFT order, the published form. Real tokens give a curve that is symmetric about its middle."),
+    (("folded",), "bins of the real FFT, from the mean (left) to the fastest change between channels (right)."),
+    (
+        _SORTED,
+        "each token's bins, or its squared channels, by falling energy: what is concentrated anywhere rises early.",
+    ),
+)
 
 
 def sep_section(analyses: Sequence[AnalysisInput]) -> Section | None:
@@ -123,18 +133,8 @@ def _curves(each: AnalysisInput, *, with_heading: bool) -> list[Block]:
 
 
 def _layer_plots(each: AnalysisInput, at: int, layer: Layer) -> list[Plot]:
-    captions = {
-        (
-            "full",
-        ): "bins in FFT order, the published form. Real tokens give a curve that is symmetric about its middle.",
-        ("folded",): "bins of the real FFT, from the mean (left) to the fastest change between channels (right).",
-        (
-            "sorted_spectrum",
-            "sorted_channels",
-        ): "each token's bins, or its squared channels, by falling energy: what is concentrated anywhere rises early.",
-    }
     plots: list[Plot] = []
-    for orders, meaning in captions.items():
+    for orders, meaning in _FIGURES:
         curves = {order: found for order in orders if "mean" in (found := _curves_of(each, at, order))}
         if curves:
             plots.append(_plot(each, at, layer, curves, meaning))
