@@ -74,7 +74,7 @@ class Kdcache(Loader):
     def open(self, workload: Workload, folder: Path, *, shuffle: bool) -> None:
         """Open the cache."""
         cache = open_cache(folder)
-        self._loader = CacheLoader(cache, cache.manifest.fingerprint.columns, self.config(workload, shuffle=shuffle))
+        self._loader = CacheLoader(cache, cache.columns, self.config(workload, shuffle=shuffle))
 
     def epoch(self, epoch: int) -> Iterator[Mapping[str, Any]]:
         """Batches; the loader counts the epochs itself."""

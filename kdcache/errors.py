@@ -4,6 +4,19 @@ A caller's mistake in Python is a ``ValueError``; these classes are for what was
 machine. Each message says where, what was found, what was wanted and what to do; the command line prints it as it is.
 """
 
+import enum
+
+
+class Remedy(enum.Enum):
+    """What a user can do about a fault. The command line words it; nothing below knows a flag."""
+
+    REPAIR = "move the damaged shards aside, then run the same extraction again"
+    REBUILD = "make the index and the manifest again from the tars"
+    REBUILD_OR_DELETE_GROUP = "rebuild this group, or delete its folder"
+    EXTRACT_ELSEWHERE = "extract again into another folder"
+    REMOVE_FILE = "remove it"
+    OTHER_TEACHER = "the cache is not this teacher's: extract again, or use the versions in the manifest"
+
 
 class KdcacheError(Exception):
     """Base of all errors below; the command line prints its message and exits with 1."""

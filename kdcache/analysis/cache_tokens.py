@@ -9,7 +9,7 @@ from torch import Tensor
 from kdcache.analysis.result import SourceFacts
 from kdcache.analysis.tokens import LayerFacts, Pictures, Stored, TokenSource, evenly_spaced
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 from kdcache.cache.record import Array
 from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CacheMismatchError
@@ -24,7 +24,7 @@ class CacheTokens(TokenSource):
 
     Args:
         cache: The cache.
-        columns: Patch columns, each of another tap.
+        columns: Patch columns of one group, each of another tap.
         num_images: How many images to read; 0 for none.
         batch_size: Images at a time.
         device: Where the tokens go.
@@ -34,7 +34,7 @@ class CacheTokens(TokenSource):
     def __init__(
         self,
         cache: Cache,
-        columns: Sequence[ColumnFacts],
+        columns: Sequence[Column],
         *,
         num_images: int,
         batch_size: int,
@@ -42,6 +42,9 @@ class CacheTokens(TokenSource):
         source: Source | None = None,
     ) -> None:
         manifest, fingerprint = cache.manifest, cache.manifest.fingerprint
+        self._group = cache.group(columns[0].group)
+        teacher = self._group.manifest.fingerprint.teacher
+        assert teacher is not None, "columns of patch tokens have a teacher"
         self._columns = sorted(columns, key=_block_of)
         self._cache, self._source, self._batch_size, self._device = cache, source, batch_size, device
         total = manifest.num_samples
@@ -55,16 +58,16 @@ class CacheTokens(TokenSource):
                 grid=list(column.grid),
                 column=column.name,
                 codec=column.codec,
-                fidelity=dict(manifest.columns[column.name].fidelity),
+                fidelity=dict(_fidelity(cache, column)),
             )
             for column in self._columns
         ]
         self.facts = SourceFacts(
             kind="cache",
             path=str(cache.paths.root),
-            digest=cache.digest,
-            teacher=fingerprint.teacher.name,
-            weights=fingerprint.teacher.weights,
+            digest=cache.identity(columns),
+            teacher=teacher.name,
+            weights=teacher.weights,
             data=fingerprint.source.kind,
             num_images=total,
             num_views=fingerprint.views.num_views,
@@ -82,16 +85,16 @@ class CacheTokens(TokenSource):
 
     def stored(self) -> Stored | None:
         """See the base class; None for a cache without second moments."""
-        if self._cache.manifest.fingerprint.statistics != "full":
+        if self._group.manifest.fingerprint.statistics != "full":
             return None
         # One index at a time: the second moments of all shards together would be gigabytes.
         totals = [TokenStatistics(column.shape[-1], with_moments=True) for column in self._columns]
         energies: list[list[Array]] = [[] for _ in self._columns]
         for shard in self._cache.manifest.shards:
-            held = self._cache.index(shard).columns
+            held = self._cache.group_index(self._group, shard).columns
             for column, total, kept in zip(self._columns, totals, energies, strict=True):
-                total.merge(held[column.name].statistics)
-                kept.append(held[column.name].singular_energies)
+                total.merge(held[column.facts.name].statistics)
+                kept.append(held[column.facts.name].singular_energies)
         return totals, [np.concatenate(each) for each in energies]
 
     def pictures(self, count: int) -> Pictures:
@@ -119,25 +122,33 @@ class CacheTokens(TokenSource):
         )
 
 
-def choose_columns(cache: Cache, names: Sequence[str] | None) -> tuple[list[ColumnFacts], list[str]]:
-    """The columns to analyse: those named, else for every patch tap the one whose codec loses least.
+def choose_columns(
+    cache: Cache, names: Sequence[str] | None, group: str | None = None
+) -> tuple[list[Column], list[str]]:
+    """The columns of one group to analyse: those named, else for every patch tap the one whose codec loses least.
+
+    Args:
+        cache: The cache.
+        names: Columns; None to choose.
+        group: Of this group; None where the cache has one only, or the columns named tell it.
 
     Returns: the columns, and a sentence for each that is left out.
-    Raises: CacheMismatchError for names that are not there, or not of patch tokens, or of one tap twice.
+    Raises: UsageError for names that are not there, CacheMismatchError for columns of several groups, not of patch
+        tokens, or of one tap twice.
     """
-    held = cache.manifest.fingerprint.columns
+    names = None if names is None else [cache.column(name).name for name in names]
+    held = _columns_of(cache, names, group)
     patch = {column.name: column for column in held if column.kind == "patch"}
     if names is None:
-        best: dict[str, ColumnFacts] = {}
+        best: dict[str, Column] = {}
         for column in sorted(patch.values(), key=lambda each: _error_of(cache, each)):
             best.setdefault(column.tap, column)
         chosen = list(best.values())
         reasons = {name: f"same tap as {best[column.tap].name}, which loses less" for name, column in patch.items()}
     else:
-        unknown = [name for name in names if name not in patch]
-        if unknown:
+        if others := [name for name in names if name not in patch]:
             raise CacheMismatchError(
-                f"{cache.paths.root}: no column {unknown[0]!r} of patch tokens; it holds {', '.join(patch) or 'none'}"
+                f"{cache.paths.root}: column {others[0]} is not of patch tokens; those are {', '.join(patch) or 'none'}"
             )
         chosen = [patch[name] for name in dict.fromkeys(names)]
         reasons = dict.fromkeys(patch, "not asked for")
@@ -153,9 +164,23 @@ def choose_columns(cache: Cache, names: Sequence[str] | None) -> tuple[list[Colu
     return chosen, [f"{name}: {why}" for name, why in left.items()]
 
 
-def _block_of(column: ColumnFacts) -> int:
+def _block_of(column: Column) -> int:
     return parse_tap(column.tap).block or 0
 
 
-def _error_of(cache: Cache, column: ColumnFacts) -> float:
-    return cache.manifest.columns[column.name].fidelity.get("relative_error", 0.0 if column.codec == "fp32" else 1.0)
+def _error_of(cache: Cache, column: Column) -> float:
+    return _fidelity(cache, column).get("relative_error", 0.0 if column.codec == "fp32" else 1.0)
+
+
+def _fidelity(cache: Cache, column: Column) -> dict[str, float]:
+    return cache.group(column.group).manifest.columns[column.facts.name].fidelity
+
+
+def _columns_of(cache: Cache, names: Sequence[str] | None, group: str | None) -> list[Column]:
+    groups = {group} if group is not None else {cache.column(name).group for name in names or []}
+    groups = groups or {column.group for column in cache.columns}
+    if len(groups) > 1:
+        raise CacheMismatchError(
+            f"{cache.paths.root}: one analysis is of one group, asked are {', '.join(sorted(groups))}; name one"
+        )
+    return [column for name in groups for column in cache.group(name).columns]

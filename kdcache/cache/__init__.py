@@ -1,7 +1,19 @@
-"""The contract on disk: plain tars, an index, a manifest. Imports numpy, h5py and msgspec, never torch."""
+"""The contract on disk: plain tars, indexes, manifests. Imports numpy, h5py and msgspec, never torch."""
 
-from kdcache.cache.cache import Cache, open_cache
-from kdcache.cache.job import CacheJob
-from kdcache.cache.manifest import Fingerprint, Manifest
+from kdcache.cache.base import BaseFingerprint, BaseManifest
+from kdcache.cache.cache import Cache, Group, open_cache
+from kdcache.cache.column import Column
+from kdcache.cache.extraction import Extraction
+from kdcache.cache.group import GroupFingerprint, GroupManifest
 
-__all__ = ["Cache", "CacheJob", "Fingerprint", "Manifest", "open_cache"]
+__all__ = [
+    "BaseFingerprint",
+    "BaseManifest",
+    "Cache",
+    "Column",
+    "Extraction",
+    "Group",
+    "GroupFingerprint",
+    "GroupManifest",
+    "open_cache",
+]

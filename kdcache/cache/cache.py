@@ -1,68 +1,165 @@
-"""A finished cache, opened for reading."""
+"""A finished cache, opened for reading: its base, and the column groups beside it."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import xxhash
 
+from kdcache.cache.base import BaseManifest, BaseShard, read_base
+from kdcache.cache.column import Column
+from kdcache.cache.facts import FileFacts
+from kdcache.cache.group import GroupManifest, read_group
+from kdcache.cache.group_index import GroupIndex, read_group_index
 from kdcache.cache.index import ShardIndex, read_index
-from kdcache.cache.manifest import ColumnFacts, Manifest, ShardFacts, read_manifest
-from kdcache.cache.paths import INDEX, SAMPLES, CachePaths
+from kdcache.cache.manifest import fingerprint_bytes
+from kdcache.cache.paths import INDEX, PIXELS, SAMPLES, CachePaths
 from kdcache.cache.shard import StridedShard, member_name
 from kdcache.durable import file_pieces
-from kdcache.errors import CorruptCacheError, TapError
+from kdcache.errors import CorruptCacheError, KdcacheError, TapError, UsageError
 
 _REPAIR = "run `kdcache verify` for the whole picture, `kdcache verify --repair` and the same `kdcache extract` to mend"
 
 
 @dataclass(frozen=True)
+class Group:
+    """A finished column group.
+
+    Args:
+        name: Of its folder.
+        paths: Where it lies.
+        manifest: What it holds.
+        digest: sha256 of the manifest.
+    """
+
+    name: str
+    paths: CachePaths
+    manifest: GroupManifest
+    digest: str
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """Its columns, in the order of the manifest."""
+        return [Column(self.name, facts) for facts in self.manifest.fingerprint.columns]
+
+    @cached_property
+    def meta(self) -> bytes:
+        """The fingerprint as its column tars carry it."""
+        return fingerprint_bytes(self.manifest.fingerprint)
+
+
+@dataclass(frozen=True)
 class Cache:
-    """A cache whose manifest has been read and checked; everything else is checked when first touched.
+    """A cache whose manifests have been read and checked; everything else is checked when first touched.
 
     Args:
         paths: Where it lies.
-        manifest: What it holds.
-        digest: sha256 of the manifest: the identity of the whole cache.
+        manifest: Of the base.
+        digest: sha256 of the base's manifest.
+        groups: Finished groups by name.
+        unusable: Why other groups cannot be used, by name; they do not stand in the way of these.
     """
 
     paths: CachePaths
-    manifest: Manifest
+    manifest: BaseManifest
     digest: str
+    groups: dict[str, Group]
+    unusable: dict[str, KdcacheError]
 
-    def shard_facts(self, name: str) -> ShardFacts:
-        """The manifest's entry of a shard (it must exist)."""
-        return next(shard for shard in self.manifest.shards if shard.name == name)
+    @property
+    def num_views(self) -> int:
+        """K, views of each image."""
+        return self.manifest.fingerprint.views.num_views
 
-    def index(self, shard: ShardFacts, *, with_columns: bool = True) -> ShardIndex:
-        """The index of a shard, hashed before it is parsed; without what it knows of the columns if so asked.
+    @cached_property
+    def columns(self) -> list[Column]:
+        """The teachers' columns of all groups; stored pixels are `pixel_column`."""
+        return [column for group in self.groups.values() for column in group.columns if column.kind != "pixels"]
 
-        Raises: CorruptCacheError.
+    @cached_property
+    def pixel_column(self) -> Column | None:
+        """Stored pixels, if there are any."""
+        group = self.groups.get(PIXELS)
+        return None if group is None else group.columns[0]
+
+    def column(self, name: str) -> Column:
+        """The column of this name: ``<group>/<column>``, or ``<column>`` where one group alone has it.
+
+        Raises: UsageError naming the columns there are.
         """
+        held = [column for group in self.groups.values() for column in group.columns]
+        fitting = [column for column in held if name in (column.name, column.facts.name)]
+        if len(fitting) != 1:
+            problem = f"{len(fitting)} columns {name!r}" if fitting else f"no column {name!r}"
+            names = ", ".join(column.name for column in held)
+            raise UsageError(f"{self.paths.root}: {problem}; it holds {names or 'none'}")
+        return fitting[0]
+
+    def group(self, name: str) -> Group:
+        """The group of this name.
+
+        Raises: UsageError naming the groups there are, or the reason why it cannot be used.
+        """
+        if name in self.unusable:
+            raise self.unusable[name]
+        if name not in self.groups:
+            raise UsageError(f"{self.paths.root}: no group {name!r}; it holds {', '.join(self.groups) or 'none'}")
+        return self.groups[name]
+
+    def identity(self, columns: Sequence[Column]) -> str:
+        """What a stream of these columns is a stream of: one digest of the base and of their groups, hex."""
+        groups = sorted({column.group for column in columns})
+        digests = [self.digest, *(f"{name} {self.groups[name].digest}" for name in groups)]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def index(self, shard: BaseShard) -> ShardIndex:
+        """The index of a shard's images, hashed before it is parsed. Raises: CorruptCacheError."""
         path = self.check_size(INDEX, shard)
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != shard.files[INDEX].sha256:
-            raise CorruptCacheError(f"{path}: not the index the manifest names; run `kdcache verify --rebuild`")
-        return read_index(path, data=data, with_columns=with_columns)
+        return read_index(path, data=_hashed(path, shard.files[INDEX]))
 
-    def strided(self, column: ColumnFacts, shard: ShardFacts) -> StridedShard:
+    def group_index(self, group: Group, shard: BaseShard) -> GroupIndex:
+        """The index of a shard of a group, hashed before it is parsed. Raises: CorruptCacheError."""
+        part = f"{group.name}/{INDEX}"
+        path = self.check_size(part, shard)
+        return read_group_index(path, data=_hashed(path, self.file(part, shard)))
+
+    def strided(self, column: Column, shard: BaseShard) -> StridedShard:
         """A column's shard as a strided array; sizes are checked on access."""
-        num_records = shard.num_samples * self.manifest.fingerprint.views.num_views
-        return StridedShard(self.paths.shard(column.name, shard.name), column.layout(), num_records)
+        meta = self.groups[column.group].meta
+        return StridedShard(self.path(column.name, shard), column.layout(), shard.num_samples * self.num_views, meta)
 
-    def member_names(self, index: ShardIndex) -> list[str]:
+    def member_names(self, index: ShardIndex, extension: str = "npy") -> list[str]:
         """Member names of a column in one shard, in order."""
-        num_views = self.manifest.fingerprint.views.num_views
-        return [member_name(index.key(row), view) for row in range(len(index)) for view in range(num_views)]
+        views = range(self.num_views)
+        return [member_name(index.key(row), view, extension) for row in range(len(index)) for view in views]
 
-    def check_size(self, part: str, shard: ShardFacts) -> Path:
+    def path(self, part: str, shard: BaseShard) -> Path:
+        """The file of a shard in a part of the base (``samples``) or of a group (``<group>/<column>``)."""
+        group, _, own = part.rpartition("/")
+        return (self.paths.group(group) if group else self.paths).shard(own, shard.name)
+
+    def file(self, part: str, shard: BaseShard) -> FileFacts:
+        """Identity of one file, as base or group name it."""
+        group, _, own = part.rpartition("/")
+        if not group:
+            return shard.files[part]
+        return self._group_files[group][shard.name][own]
+
+    @cached_property
+    def _group_files(self) -> dict[str, dict[str, dict[str, FileFacts]]]:
+        return {
+            name: {shard.name: shard.files for shard in group.manifest.shards} for name, group in self.groups.items()
+        }
+
+    def check_size(self, part: str, shard: BaseShard) -> Path:
         """The path of one file after comparing its size with the manifest's.
 
         Raises: CorruptCacheError.
         """
-        path = self.paths.shard(part, shard.name)
-        wanted = shard.files[part].size_bytes
+        path = self.path(part, shard)
+        wanted = self.file(part, shard).size_bytes
         if path.is_symlink() or not path.is_file():
             raise CorruptCacheError(f"{path}: missing (or not an ordinary file), the manifest names it; {_REPAIR}")
         found = path.stat().st_size
@@ -70,8 +167,8 @@ class Cache:
             raise CorruptCacheError(f"{path}: {found} bytes found, {wanted} wanted; the file is truncated; {_REPAIR}")
         return path
 
-    def check_hash(self, part: str, shard: ShardFacts, pause: Callable[[int], None]) -> None:
-        """Compare the XXH3 of one file with the manifest's, at memory speed; sha256 where the cache has nothing else.
+    def check_hash(self, part: str, shard: BaseShard, pause: Callable[[int], None]) -> None:
+        """Compare the XXH3 of one file with the manifest's, at memory speed.
 
         Args:
             part, shard: Which file.
@@ -80,15 +177,14 @@ class Cache:
         Raises: CorruptCacheError.
         """
         path = self.check_size(part, shard)
-        facts = shard.files[part]
-        digest = xxhash.xxh3_64() if facts.xxh3 else hashlib.sha256()
+        digest = xxhash.xxh3_64()
         for piece in file_pieces(path):
             digest.update(piece)
             pause(len(piece))
-        if digest.hexdigest() != (facts.xxh3 or facts.sha256):
-            raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name}); {_REPAIR}")
+        if digest.hexdigest() != self.file(part, shard).xxh3:
+            raise CorruptCacheError(f"{path}: bytes differ from what was written (xxh3); {_REPAIR}")
 
-    def check_shard(self, shard: ShardFacts, index: ShardIndex, columns: list[ColumnFacts]) -> None:
+    def check_shard(self, shard: BaseShard, index: ShardIndex, columns: Sequence[Column]) -> None:
         """What a reader must know before it uses a shard besides hashes: sizes, and that all columns meet by key.
 
         Raises: CorruptCacheError with both keys where columns disagree.
@@ -97,19 +193,23 @@ class Cache:
             self.check_size(part, shard)
         names = self.member_names(index)
         for column in columns:
-            self.strided(column, shard).check_headers(names)
+            if column.stride_bytes:
+                self.strided(column, shard).check_headers(names)
 
-    def find_column(self, *, kind: str, tap: str | None = None, codec: str | None = None) -> ColumnFacts:
+    def find_column(
+        self, *, kind: str, tap: str | None = None, codec: str | None = None, group: str | None = None
+    ) -> Column:
         """The one column that fits.
 
         Args:
             kind: ``patch``, ``prefix`` or ``logits``.
             tap: Resolved tap, or None for any.
             codec: Codec name, or None for any.
+            group: Name of a group, or None for any.
 
         Raises: TapError when none fits or several do, listing what there is.
         """
-        columns = self.manifest.fingerprint.columns
+        columns = self.columns if group is None else self.group(group).columns
         fitting = [
             column
             for column in columns
@@ -117,18 +217,21 @@ class Cache:
         ]
         if len(fitting) == 1:
             return fitting[0]
-        wanted = f"{tap or f'a {kind} tap'}" + (f" with codec {codec}" if codec else "")
+        wanted = (f"{group}:" if group else "") + (tap or f"a {kind} tap") + (f" with codec {codec}" if codec else "")
         if fitting:
-            held = ", ".join(f"{column.tap} ({column.codec})" for column in fitting)
+            held = ", ".join(column.label for column in fitting)
             setting = "data.logits_codec" if kind == "logits" else "data.codec"
+            other = "data.logits_group=..." if kind == "logits" else "method.tap=GROUP:TAP"
             raise TapError(
-                f"{self.paths.root}: {wanted} could be any of {held}; choose with `--set {setting}=...`"
-                + ("" if kind == "logits" else " or `--set method.tap=...`")
+                f"{self.paths.root}: {wanted} could be any of {held}; choose with `--set {setting}=...` or "
+                f"`--set {other}`"
             )
-        held = ", ".join(f"{column.tap} ({column.codec})" for column in columns)
+        held = ", ".join(column.label for column in self.columns)
+        broken = "".join(f"; group {name} cannot be used: {error}" for name, error in self.unusable.items())
         raise TapError(
-            f"{self.paths.root}: no column for {wanted}; the cache holds {held}. Extract again with "
-            f"`--tap {tap or _EXAMPLE_TAPS[kind]}`, or train without this term: `--set method.{_WEIGHTS[kind]}=0`"
+            f"{self.paths.root}: no column for {wanted}; the cache holds {held or 'none'}{broken}. Add it with "
+            f"`kdcache extract --add --tap {tap or _EXAMPLE_TAPS[kind]}`, or train without this term: "
+            f"`--set method.{_WEIGHTS[kind]}=0`"
         )
 
 
@@ -137,10 +240,27 @@ _EXAMPLE_TAPS = {"patch": "blocks.-1/patch", "prefix": "blocks.-1/prefix", "logi
 
 
 def open_cache(root: str | Path) -> Cache:
-    """Open a finished cache.
+    """Open a finished cache. A group that cannot be used is remembered in `unusable` and does not raise.
 
     Raises: IncompleteCacheError, CorruptCacheError, CacheMismatchError.
     """
     paths = CachePaths(Path(root))
-    manifest, digest = read_manifest(paths)
-    return Cache(paths, manifest, digest)
+    manifest, digest = read_base(paths)
+    groups: dict[str, Group] = {}
+    unusable: dict[str, KdcacheError] = {}
+    for name in paths.group_names():
+        own = paths.group(name)
+        try:
+            group, group_digest = read_group(own, manifest, digest)
+        except KdcacheError as error:
+            unusable[name] = error
+        else:
+            groups[name] = Group(name, own, group, group_digest)
+    return Cache(paths, manifest, digest, groups, unusable)
+
+
+def _hashed(path: Path, facts: FileFacts) -> bytes:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != facts.sha256:
+        raise CorruptCacheError(f"{path}: not the index the manifest names; run `kdcache verify --rebuild`")
+    return data

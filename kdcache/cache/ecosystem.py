@@ -2,23 +2,25 @@
 
 from pathlib import Path
 
+from kdcache.cache.base import BaseManifest
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import Manifest
+from kdcache.cache.column import Column
+from kdcache.cache.group import GroupManifest
 from kdcache.cache.paths import SAMPLES, CachePaths
 from kdcache.cache.record import TAR_BLOCK_BYTES, RecordLayout
 from kdcache.durable import make_folder, write_file
+from kdcache.errors import UsageError
 from kdcache.strict_json import dump_json
 
 
-def write_ecosystem_files(paths: CachePaths, manifest: Manifest) -> None:
-    """Write ``_info.json`` (timm's WebDataset reader) and one ``wids-<part>.json`` for the samples and each column."""
+def write_base_files(paths: CachePaths, manifest: BaseManifest) -> None:
+    """Write ``_info.json`` (timm's WebDataset reader) and ``wids-samples.json`` into the cache folder."""
     split = manifest.fingerprint.split
-    names = {shard.name: str(paths.shard(SAMPLES, shard.name).relative_to(paths.root)) for shard in manifest.shards}
     info = {
         "splits": {
             split: {
                 "name": split,
-                "filenames": list(names.values()),
+                "filenames": [_relative(paths, SAMPLES, shard.name) for shard in manifest.shards],
                 "shard_lengths": [shard.num_samples for shard in manifest.shards],
                 "num_samples": manifest.num_samples,
                 # Our labels are a field of <key>.json.
@@ -27,37 +29,38 @@ def write_ecosystem_files(paths: CachePaths, manifest: Manifest) -> None:
         }
     }
     write_file(paths.root / "_info.json", dump_json(info))
-    for part in (SAMPLES, *(column.name for column in manifest.fingerprint.columns)):
-        shards = [
-            {
-                "url": str(paths.shard(part, shard.name).relative_to(paths.root)),
-                "nsamples": shard.num_samples,
-                "filesize": shard.files[part].size_bytes,
-            }
-            for shard in manifest.shards
-        ]
-        index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": part, "shardlist": shards}
-        write_file(paths.root / f"wids-{part}.json", dump_json(index))
+    sizes = {shard.name: shard.files[SAMPLES].size_bytes for shard in manifest.shards}
+    _write_wids(paths, SAMPLES, manifest, sizes)
 
 
-def write_dali_indexes(cache: Cache, column: str, folder: Path) -> list[Path]:
+def write_group_files(paths: CachePaths, manifest: GroupManifest, base: BaseManifest) -> None:
+    """Write one ``wids-<column>.json`` for each column into the folder of a group."""
+    for column in manifest.fingerprint.columns:
+        sizes = {shard.name: shard.files[column.name].size_bytes for shard in manifest.shards}
+        _write_wids(paths, column.name, base, sizes)
+
+
+def write_dali_indexes(cache: Cache, column: Column, folder: Path) -> list[Path]:
     """Write what ``fn.readers.webdataset`` of NVIDIA DALI takes as ``index_paths``, without reading the tars.
 
     DALI sees a sample per image, with a component ``v00.npy``, ``v01.npy``, … per view; each is a whole npy file.
 
     Args:
         cache: The cache.
-        column: Name of a column.
+        column: A column of records of one size.
         folder: Where ``<shard>.idx`` are written, one a shard.
 
     Returns: the files, in the order of the shards.
+    Raises: UsageError for a column of JPEG files.
     """
-    layout = cache.manifest.fingerprint.column(column).layout()
-    num_views = cache.manifest.fingerprint.views.num_views
+    if not column.stride_bytes:
+        raise UsageError(f"column {column.name}: JPEG records differ in size; DALI reads the tars without an index")
+    layout = column.layout()
+    num_views = cache.num_views
     make_folder(folder)
     written: list[Path] = []
     for shard in cache.manifest.shards:
-        names = cache.member_names(cache.index(shard, with_columns=False))
+        names = cache.member_names(cache.index(shard))
         lines = [f"v1.2 {shard.num_samples}"]
         for first in range(0, len(names), num_views):
             records = range(first, first + num_views)
@@ -70,3 +73,16 @@ def write_dali_indexes(cache: Cache, column: str, folder: Path) -> list[Path]:
 def _dali_component(layout: RecordLayout, record: int, name: str) -> str:
     extension = name.rpartition("/")[2].partition(".")[2]
     return f"{extension} {record * layout.stride_bytes + TAR_BLOCK_BYTES} {layout.member_bytes} {name}"
+
+
+def _write_wids(paths: CachePaths, part: str, base: BaseManifest, sizes: dict[str, int]) -> None:
+    shards = [
+        {"url": _relative(paths, part, shard.name), "nsamples": shard.num_samples, "filesize": sizes[shard.name]}
+        for shard in base.shards
+    ]
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": part, "shardlist": shards}
+    write_file(paths.root / f"wids-{part}.json", dump_json(index))
+
+
+def _relative(paths: CachePaths, part: str, name: str) -> str:
+    return str(paths.shard(part, name).relative_to(paths.root))

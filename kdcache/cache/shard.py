@@ -1,6 +1,7 @@
 """Shards of a column: plain tars that are also strided arrays.
 
-Every record has the same size, so record i starts at ``offset0 + i * stride`` and a batch is gathered without parsing.
+Every record has the same size, so record i starts at ``i * stride`` and a batch is gathered without parsing. Behind the
+last record one more member, ``__kdcache__``, holds the fingerprint of the group.
 """
 
 import mmap
@@ -13,14 +14,36 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.record import TAR_BLOCK_BYTES, Array, RecordLayout
-from kdcache.cache.tar import END_OF_TAR, NAME_BYTES, Member, member_header, member_headers, padding
+from kdcache.cache.tar import END_OF_TAR, NAME_BYTES, Member, member_header, member_headers, padding, read_members
 from kdcache.durable import NewFile
 from kdcache.errors import CorruptCacheError
 
+META_MEMBER = "__kdcache__"
 
-def member_name(key: str, view: int) -> str:
+
+def member_name(key: str, view: int, extension: str = "npy") -> str:
     """``<key>.v00.npy``: WebDataset reads the views of one key as one sample."""
-    return f"{key}.v{view:02d}.npy"
+    return f"{key}.v{view:02d}.{extension}"
+
+
+def trailer(meta: bytes) -> bytes:
+    """What follows the records of a column shard: the member with the group's fingerprint, and the end of the tar."""
+    return member_header(META_MEMBER, len(meta)) + meta + padding(len(meta)) + END_OF_TAR
+
+
+def read_meta(path: Path) -> bytes:
+    """The bytes of a tar's ``__kdcache__`` member, the first of a samples shard and the last of a column shard.
+
+    Raises: CorruptCacheError for a tar without one.
+    """
+    found = next((member for member in read_members(path) if member.name == META_MEMBER), None)
+    if found is None:
+        raise CorruptCacheError(
+            f"{path}: no member {META_MEMBER!r}, so nothing says how it was made; restore the shard"
+        )
+    with path.open("rb") as file:
+        file.seek(found.offset)
+        return file.read(found.size_bytes)
 
 
 class TarWriter:
@@ -79,16 +102,18 @@ class StridedShard:
         path: The tar.
         layout: The column's layout.
         num_records: Records it holds.
+        meta: The fingerprint that must lie behind the records.
     """
 
     path: Path
     layout: RecordLayout
     num_records: int
+    meta: bytes
 
     @property
     def size_bytes(self) -> int:
         """The size such a shard must have, to the byte."""
-        return self.num_records * self.layout.stride_bytes + len(END_OF_TAR)
+        return self.num_records * self.layout.stride_bytes + len(trailer(self.meta))
 
     def payload_offset(self, record: int) -> int:
         """Where the payload of a record starts in the file."""
@@ -134,7 +159,7 @@ class StridedShard:
         wanted[:, TAR_BLOCK_BYTES:] = np.frombuffer(self.layout.header, np.uint8)
         rows = np.flatnonzero((found != wanted).any(axis=1))
         if not len(rows):
-            return
+            return self._check_trailer()
         wrong = int(rows[0])
         name = found[wrong].tobytes()[:NAME_BYTES].rstrip(b"\0").decode("ascii", "replace")
         raise CorruptCacheError(
@@ -149,6 +174,16 @@ class StridedShard:
                 f"{self.path}: {found} bytes found, {self.size_bytes} wanted for {self.num_records} records; the shard "
                 "is truncated or damaged: run `kdcache verify --repair` and then the same `kdcache extract` again"
             )
+
+    def _check_trailer(self) -> None:
+        with self.path.open("rb") as file:
+            file.seek(self.num_records * self.layout.stride_bytes)
+            if file.read() == trailer(self.meta):
+                return
+        raise CorruptCacheError(
+            f"{self.path}: the member {META_MEMBER!r} behind the records is not the fingerprint of this group; the "
+            "shard is of another plan or damaged: run `kdcache verify --repair`, then `kdcache extract` again"
+        )
 
     def _read_headers(self) -> Array:
         # Not through a map: the bytes between the headers stay where they are, and a file may become shorter meanwhile.

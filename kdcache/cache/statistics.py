@@ -164,6 +164,16 @@ class Fidelity:
     cosine: float = 0.0
     num_tokens: int = 0
 
+    def as_array(self) -> Array:
+        """(5,) float64, the attributes in order."""
+        return np.array([self.energy, self.error, self.kept, self.cosine, self.num_tokens], np.float64)
+
+    @classmethod
+    def from_array(cls, values: Array) -> "Fidelity":
+        """What as_array gave. Raises: ValueError for another length."""
+        energy, error, kept, cosine, num_tokens = values.tolist()
+        return cls(energy, error, kept, cosine, int(num_tokens))
+
     def update(self, values: Array, decoded: Array) -> None:
         """Compare (..., C) float32 values with what the codec gives back."""
         energy = np.einsum("...c,...c->...", values, values, dtype=np.float64)

@@ -1,27 +1,27 @@
 """Everything that can be checked about a cache without the teacher, each fault named with its shard, key and remedy."""
 
 import hashlib
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
-from kdcache.cache.cache import Cache
+from kdcache.cache.base import BASE_PARTS, BaseShard
+from kdcache.cache.cache import Cache, Group
+from kdcache.cache.column import Column
+from kdcache.cache.facts import FileFacts
+from kdcache.cache.group_index import GroupIndex
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.job import read_ledger
 from kdcache.cache.keys import is_safe_key, keys_digest
-from kdcache.cache.manifest import ColumnFacts, ShardFacts, fingerprint_bytes
+from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX, JOB, LEDGER, SAMPLES
-from kdcache.cache.record import Array
 from kdcache.cache.sample import Sample
+from kdcache.cache.shard import META_MEMBER
 from kdcache.cache.tar import read_members
-from kdcache.cache.writer import META_MEMBER
+from kdcache.cache.verify_columns import record_faults
 from kdcache.durable import sha256_file
-from kdcache.errors import CorruptCacheError
+from kdcache.errors import CorruptCacheError, Remedy
 
-REPAIR = "run `kdcache verify --repair`, then the same `kdcache extract` again"
-REBUILD = "run `kdcache verify --rebuild`"
 _MAX_KEYS_NAMED = 5
 
 
@@ -30,75 +30,69 @@ class Fault:
     """One thing that is wrong.
 
     Args:
-        shard: Shard name, empty when it concerns the cache as a whole.
+        shard: Shard name, empty when it concerns a base or group as a whole.
         part: ``samples``, ``index``, ``ledger``, a column, or a file name.
         key: The image concerned, empty when the whole file is.
         problem: What was found and what was wanted.
         remedy: What to do.
+        group: Name of the group, empty for the base.
     """
 
     shard: str
     part: str
     key: str
     problem: str
-    remedy: str
+    remedy: Remedy
+    group: str = ""
 
-    def __str__(self) -> str:
-        where = " ".join(word for word in (self.shard, self.part, f"key {self.key!r}" if self.key else "") if word)
-        return f"{where}: {self.problem}; {self.remedy}"
+    @property
+    def where(self) -> str:
+        """Shard, part and key in words."""
+        part = f"{self.group}/{self.part}" if self.group and self.part else self.part or self.group
+        return " ".join(word for word in (self.shard, part, f"key {self.key!r}" if self.key else "") if word)
 
 
-def verify_shard(cache: Cache, shard: ShardFacts) -> list[Fault]:
-    """Check one shard: sizes, hashes, headers, samples against index, records against checksums, finite values."""
+def verify_base_shard(cache: Cache, shard: BaseShard) -> list[Fault]:
+    """Check one shard of the base: sizes, hashes, samples against index."""
     faults: list[Fault] = []
     try:
-        faults.extend(_shard_faults(cache, shard))
+        faults.extend(_base_faults(cache, shard))
     except CorruptCacheError as error:
-        faults.append(Fault(shard.name, "", "", str(error), REPAIR))
+        faults.append(Fault(shard.name, "", "", str(error), Remedy.REPAIR))
     return faults
 
 
-def _shard_faults(cache: Cache, shard: ShardFacts) -> Iterator[Fault]:
-    broken: set[str] = set()
-    for part in shard.files:
-        problem = _file_problem(cache, part, shard)
-        if problem:
-            broken.add(part)
-            if part in (SAMPLES, INDEX, LEDGER):
-                yield Fault(shard.name, part, "", problem, REBUILD if part == INDEX else REPAIR)
-    if INDEX in broken:
-        for part in sorted(broken - {SAMPLES, INDEX, LEDGER}):
-            yield Fault(shard.name, part, "", _file_problem(cache, part, shard), REPAIR)
-        return
-    index = cache.index(shard)
-    yield from _index_faults(cache, shard, index)
-    if SAMPLES not in broken:
-        yield from _sample_faults(cache, shard, index)
-    for column in cache.manifest.fingerprint.columns:
-        faults = list(_column_faults(cache, column, shard, index))
-        if column.name in broken and not faults:
-            faults = [Fault(shard.name, column.name, "", _file_problem(cache, column.name, shard), REPAIR)]
-        yield from faults[:_MAX_KEYS_NAMED]
-        if len(faults) > _MAX_KEYS_NAMED:
-            rest = len(faults) - _MAX_KEYS_NAMED
-            yield Fault(shard.name, column.name, "", f"{rest} more records like these", REPAIR)
+def verify_group_shard(cache: Cache, group: Group, shard: BaseShard) -> list[Fault]:
+    """Check one shard of a group: sizes, hashes, headers against the base's keys, records against checksums."""
+    faults: list[Fault] = []
+    try:
+        faults.extend(_group_faults(cache, group, shard))
+    except CorruptCacheError as error:
+        faults.append(Fault(shard.name, "", "", str(error), Remedy.REPAIR, group.name))
+    return faults
 
 
 def verify_whole(cache: Cache) -> Iterator[Fault]:
-    """Check what concerns all shards together: keys unique and complete, no files that nobody named."""
+    """Check what concerns all shards together: keys unique and complete, usable groups, no files that nobody named."""
+    yield from _key_faults(cache)
+    for name, error in cache.unusable.items():
+        yield Fault("", "manifest.json", "", str(error), Remedy.REBUILD_OR_DELETE_GROUP, name)
+    yield from _stray_files(cache)
+
+
+def _key_faults(cache: Cache) -> Iterator[Fault]:
     seen: dict[str, str] = {}
     source_keys: list[str] = []
     for shard in cache.manifest.shards:
         try:
             index = cache.index(shard)
-            bad, _ = read_ledger(cache.paths, shard.name)
+            bad = read_ledger(cache.path(LEDGER, shard))
         except (CorruptCacheError, OSError):
-            return  # already reported by verify_shard, and nothing can be said about the whole
+            return  # already reported by verify_base_shard, and nothing can be said about the whole
         for row in range(len(index)):
             key = index.key(row)
             if key in seen:
-                problem = f"also in shard {seen[key]}"
-                yield Fault(shard.name, INDEX, key, problem, "extract again into another folder")
+                yield Fault(shard.name, INDEX, key, f"also in shard {seen[key]}", Remedy.EXTRACT_ELSEWHERE)
             seen[key] = shard.name
         planned = [index.sample(row).source_key for row in range(len(index))]
         for each in sorted(bad, key=lambda each: each.position):
@@ -106,13 +100,10 @@ def verify_whole(cache: Cache) -> Iterator[Fault]:
         source_keys += planned
     if keys_digest(source_keys) != cache.manifest.fingerprint.source.keys_sha256:
         problem = f"the {len(source_keys)} source keys of all shards are not the ones of the plan"
-        yield Fault("", "manifest.json", "", problem, "extract again into another folder")
-    yield from _stray_files(cache)
+        yield Fault("", "manifest.json", "", problem, Remedy.EXTRACT_ELSEWHERE)
 
 
-def _file_problem(cache: Cache, part: str, shard: ShardFacts) -> str:
-    path = cache.paths.shard(part, shard.name)
-    facts = shard.files[part]
+def _file_problem(path: Path, facts: FileFacts) -> str:
     if path.is_symlink():
         return "is a link, wanted an ordinary file"
     if not path.is_file():
@@ -125,25 +116,36 @@ def _file_problem(cache: Cache, part: str, shard: ShardFacts) -> str:
     return ""
 
 
-def _index_faults(cache: Cache, shard: ShardFacts, index: ShardIndex) -> Iterator[Fault]:
-    fingerprint = cache.manifest.fingerprint
+def _base_faults(cache: Cache, shard: BaseShard) -> Iterator[Fault]:
+    broken: set[str] = set()
+    for part in BASE_PARTS:
+        if problem := _file_problem(cache.path(part, shard), shard.files[part]):
+            broken.add(part)
+            yield Fault(shard.name, part, "", problem, Remedy.REBUILD if part == INDEX else Remedy.REPAIR)
+    if INDEX in broken:
+        return
+    index = cache.index(shard)
+    yield from _index_faults(cache, shard, index)
+    if SAMPLES not in broken:
+        yield from _sample_faults(cache, shard, index)
+
+
+def _index_faults(cache: Cache, shard: BaseShard, index: ShardIndex) -> Iterator[Fault]:
+    views = cache.manifest.fingerprint.views
     if len(index) != shard.num_samples:
         problem = f"{len(index)} samples found, {shard.num_samples} wanted"
-        yield Fault(shard.name, INDEX, "", problem, REBUILD)
-    shape = (fingerprint.views.num_views, len(fingerprint.views.fields))
+        yield Fault(shard.name, INDEX, "", problem, Remedy.REBUILD)
+    shape = (views.num_views, len(views.fields))
     if index.views.shape[1:] != shape:
-        yield Fault(shard.name, INDEX, "", f"views of shape {index.views.shape[1:]} found, {shape} wanted", REBUILD)
+        problem = f"views of shape {index.views.shape[1:]} found, {shape} wanted"
+        yield Fault(shard.name, INDEX, "", problem, Remedy.REBUILD)
     for row in range(len(index)):
         if not is_safe_key(index.key(row)):
-            yield Fault(shard.name, INDEX, index.key(row), "not a key of this format", REBUILD)
-    for column in fingerprint.columns:
-        held = index.columns.get(column.name)
-        if held is None or (held.offset0, held.stride) != (0, column.stride_bytes):
-            yield Fault(shard.name, INDEX, "", f"column {column.name} is missing or has another stride", REBUILD)
+            yield Fault(shard.name, INDEX, index.key(row), "not a key of this format", Remedy.REBUILD)
 
 
-def _sample_faults(cache: Cache, shard: ShardFacts, index: ShardIndex) -> Iterator[Fault]:
-    path = cache.paths.shard(SAMPLES, shard.name)
+def _sample_faults(cache: Cache, shard: BaseShard, index: ShardIndex) -> Iterator[Fault]:
+    path = cache.path(SAMPLES, shard)
     fingerprint = cache.manifest.fingerprint
     row = 0
     with path.open("rb") as file:
@@ -152,55 +154,75 @@ def _sample_faults(cache: Cache, shard: ShardFacts, index: ShardIndex) -> Iterat
             data = file.read(member.size_bytes)
             if member.name == META_MEMBER:
                 if data != fingerprint_bytes(fingerprint):
-                    yield Fault(shard.name, SAMPLES, "", "made by another plan than the manifest's", REPAIR)
+                    problem = "made by another plan than the manifest's"
+                    yield Fault(shard.name, SAMPLES, "", problem, Remedy.REPAIR)
             elif member.name.endswith(".json"):
                 key = member.name.removesuffix(".json")
                 sample = Sample.from_json(key, data, tuple(fingerprint.views.fields), where=f"{path}, {member.name}")
                 if row >= len(index) or sample != index.sample(row):
-                    yield Fault(shard.name, SAMPLES, key, "not what the index says of it", REBUILD)
+                    yield Fault(shard.name, SAMPLES, key, "not what the index says of it", Remedy.REBUILD)
                 row += 1
             elif row == 0 or hashlib.sha256(data).digest() != index.source_sha256[row - 1].tobytes():
-                yield Fault(shard.name, SAMPLES, member.name, "the image's bytes are not the source's", REPAIR)
+                problem = "the image's bytes are not the source's"
+                yield Fault(shard.name, SAMPLES, member.name, problem, Remedy.REPAIR)
     if row != len(index):
-        yield Fault(shard.name, SAMPLES, "", f"{row} samples found, {len(index)} wanted by the index", REBUILD)
+        problem = f"{row} samples found, {len(index)} wanted by the index"
+        yield Fault(shard.name, SAMPLES, "", problem, Remedy.REBUILD)
 
 
-def _column_faults(cache: Cache, column: ColumnFacts, shard: ShardFacts, index: ShardIndex) -> Iterator[Fault]:
-    strided = cache.strided(column, shard)
-    try:
-        payloads = strided.payloads()
-        strided.check_headers(cache.member_names(index))
-    except (CorruptCacheError, OSError) as error:
-        yield Fault(shard.name, column.name, "", str(error).split(";")[0], REPAIR)
-        return
-    checksums = index.columns[column.name].crc32
-    num_views = cache.manifest.fingerprint.views.num_views
-    for record in range(len(payloads)):
-        payload = np.ascontiguousarray(payloads[record : record + 1])
-        problem = ""
-        if zlib.crc32(payload.tobytes()) != int(checksums[record]):
-            problem = "bytes differ from what was written"
-        elif not _is_finite(column, strided.layout.unpack(payload)):
-            problem = "holds NaN, Inf or an impossible index"
-        if problem:
-            key, view = index.key(record // num_views), record % num_views
-            yield Fault(shard.name, column.name, key, f"view {view} {problem}", REPAIR)
+def _group_faults(cache: Cache, group: Group, shard: BaseShard) -> Iterator[Fault]:
+    problems = {
+        part: _file_problem(cache.path(f"{group.name}/{part}", shard), cache.file(f"{group.name}/{part}", shard))
+        for part in (INDEX, *(column.facts.name for column in group.columns))
+    }
+    if problems[INDEX]:
+        yield Fault(shard.name, INDEX, "", problems[INDEX], Remedy.REBUILD, group.name)
+    keys: ShardIndex | None = None
+    held: GroupIndex | None = None
+    if not _file_problem(cache.path(INDEX, shard), shard.files[INDEX]) and not problems[INDEX]:
+        keys, held = cache.index(shard), cache.group_index(group, shard)
+    for column in group.columns:
+        found = [] if keys is None or held is None else _column_faults(cache, column, shard, keys, held)
+        if problems[column.facts.name] and not found:
+            found = [Fault(shard.name, column.facts.name, "", problems[column.facts.name], Remedy.REPAIR, group.name)]
+        yield from found[:_MAX_KEYS_NAMED]
+        if len(found) > _MAX_KEYS_NAMED:
+            rest = f"{len(found) - _MAX_KEYS_NAMED} more records like these"
+            yield Fault(shard.name, column.facts.name, "", rest, Remedy.REPAIR, group.name)
 
 
-def _is_finite(column: ColumnFacts, fields: dict[str, Array]) -> bool:
-    try:
-        return bool(np.isfinite(column.make_codec().decode(fields, tuple(column.shape))).all())
-    except IndexError:
-        return False
+def _column_faults(cache: Cache, column: Column, shard: BaseShard, keys: ShardIndex, held: GroupIndex) -> list[Fault]:
+    own = column.facts.name
+    of_index = held.columns.get(own) or held.pixels.get(own)
+    if of_index is None or getattr(of_index, "stride", column.stride_bytes) != column.stride_bytes:
+        problem = f"column {own} is missing or has another stride"
+        return [Fault(shard.name, INDEX, "", problem, Remedy.REBUILD, column.group)]
+    return [
+        Fault(shard.name, own, key, problem, Remedy.REPAIR, column.group)
+        for key, problem in record_faults(cache, column, shard, keys, of_index)
+    ]
 
 
 def _stray_files(cache: Cache) -> Iterator[Fault]:
-    parts = [SAMPLES, INDEX, LEDGER, *(column.name for column in cache.manifest.fingerprint.columns)]
-    named = {cache.paths.shard(part, shard.name) for part in parts for shard in cache.manifest.shards}
+    names = [shard.name for shard in cache.manifest.shards]
+    root = cache.paths.root
+    yield from _unnamed(root, BASE_PARTS, {cache.paths.shard(part, name) for part in BASE_PARTS for name in names}, "")
+    groups = {*cache.groups, *cache.unusable}
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and path.name not in (*BASE_PARTS, JOB, *groups):
+            yield Fault("", path.name, "", "no manifest names this folder", Remedy.REMOVE_FILE)
+    for group in cache.groups.values():
+        parts = [INDEX, *(column.facts.name for column in group.columns)]
+        named = {group.paths.shard(part, name) for part in parts for name in names}
+        yield from _unnamed(group.paths.root, parts, named, group.name)
+        for path in sorted(group.paths.root.iterdir()):
+            if path.is_dir() and path.name not in (*parts, JOB):
+                yield Fault("", path.name, "", "no manifest names this folder", Remedy.REMOVE_FILE, group.name)
+
+
+def _unnamed(root: Path, parts: Sequence[str], named: set[Path], group: str) -> Iterator[Fault]:
     for part in parts:
-        for path in sorted((cache.paths.root / part).iterdir()):
+        folder = root / part
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if path not in named:
-                yield Fault("", f"{part}/{path.name}", "", "no manifest names this file", "remove it")
-    for path in sorted(cache.paths.root.iterdir()):
-        if path.is_dir() and path.name not in (*parts, JOB):
-            yield Fault("", path.name, "", "no manifest names this folder", "remove it")
+                yield Fault("", f"{part}/{path.name}", "", "no manifest names this file", Remedy.REMOVE_FILE, group)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from kdcache.analysis.diagnosis import StudentShape
-    from kdcache.analysis.result import Analysis, Checkpoint, EffectiveRank
+    from kdcache.analysis.result import Analysis, Checkpoint, Curves, EffectiveRank
+    from kdcache.analysis.run import AnalyzeConfig
     from kdcache.analysis.tokens import TokenSource
 
 USAGE = "(CACHE | --model NAME | --run RUN) --out DIR [options]"
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--column", action="append", metavar="NAME", help="of the cache; again for more (one for each tap)"
     )
+    what.add_argument("--group", metavar="NAME", help="of the cache (default: each, in a folder of its own if several)")
     what.add_argument("--model", metavar="NAME", help="a timm model instead of a cache")
     what.add_argument(
         "--weights", nargs="+", metavar="W", help="of --model: hub, random or files; several are compared over training"
@@ -76,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
 
     from kdcache.analysis.folder import RESULT, write_analysis
-    from kdcache.analysis.run import AnalyzeConfig, analyze
+    from kdcache.analysis.run import AnalyzeConfig
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device
     from kdcache.durable import make_folder
@@ -92,17 +94,48 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     device = choose_device(arguments.device, worker_env())
-    # A folder that cannot be written to is found before anything is spent.
-    make_folder(arguments.out)
+    for group, out in _outputs(arguments):
+        # A folder that cannot be written to is found before anything is spent.
+        make_folder(out)
+        analysis, curves = _analyze(arguments, group, config, device, effective_rank)
+        write_analysis(out, analysis, curves)
+        if arguments.json:
+            print((out / RESULT).read_text(), end="")
+        else:
+            _print(out, analysis)
+    return 0
+
+
+def _outputs(arguments: argparse.Namespace) -> list[tuple[str | None, Path]]:
+    """What is analysed one after the other, and where to: each group of a cache by itself."""
+    if arguments.cache is None or arguments.column or arguments.group is not None:
+        return [(arguments.group, arguments.out)]
+    from kdcache.cache.cache import open_cache
+
+    groups = list(dict.fromkeys(column.group for column in open_cache(arguments.cache).columns))
+    if len(groups) < 2:
+        return [(None, arguments.out)]
+    return [(group, arguments.out / group) for group in groups]
+
+
+def _analyze(
+    arguments: argparse.Namespace,
+    group: str | None,
+    config: "AnalyzeConfig",
+    device: "torch.device",
+    effective_rank: "EffectiveRank | None",
+) -> "tuple[Analysis, Curves]":
+    from kdcache.analysis.run import analyze
+
     with ProgressReporter("analyze", "images", visible=not arguments.json) as reporter:
         if arguments.cache is not None:
-            source, left_out = _cache_source(arguments, device)
+            source, left_out = _cache_source(arguments, group, device)
             checkpoints: list[Checkpoint] = []
         else:
             from kdcache.cli.analyze_model import model_source
 
             source, checkpoints, left_out = model_source(arguments, device, _num_images(arguments), reporter)
-        analysis, curves = analyze(
+        return analyze(
             source,
             config,
             device=device,
@@ -112,12 +145,6 @@ def run(arguments: argparse.Namespace) -> int:
             asked=_asked(arguments),
             on_progress=reporter.update,
         )
-    write_analysis(arguments.out, analysis, curves)
-    if arguments.json:
-        print((arguments.out / RESULT).read_text(), end="")
-    else:
-        _print(arguments.out, analysis)
-    return 0
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -140,6 +167,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("give one of CACHE, --model NAME or --run RUN")
     for flag, belongs in (
         ("column", ["cache"]),
+        ("group", ["cache"]),
         ("weights", ["model"]),
         ("model_kwargs", ["model"]),
         ("image_size", ["model"]),
@@ -173,13 +201,15 @@ def _num_images(arguments: argparse.Namespace) -> int:
     return int(text)
 
 
-def _cache_source(arguments: argparse.Namespace, device: "torch.device") -> "tuple[TokenSource, list[str]]":
+def _cache_source(
+    arguments: argparse.Namespace, group: str | None, device: "torch.device"
+) -> "tuple[TokenSource, list[str]]":
     from kdcache.analysis.cache_tokens import CacheTokens, choose_columns
     from kdcache.cache.cache import open_cache
     from kdcache.images import open_source
 
     cache = open_cache(arguments.cache)
-    columns, left_out = choose_columns(cache, arguments.column)
+    columns, left_out = choose_columns(cache, arguments.column, group)
     tokens = CacheTokens(
         cache,
         columns,

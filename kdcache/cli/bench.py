@@ -9,7 +9,7 @@ from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
     from kdcache.cache.cache import Cache
-    from kdcache.cache.manifest import ColumnFacts
+    from kdcache.cache.column import Column
 
 USAGE = "CACHE [options]"
 EXAMPLE = """examples:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             memory_budget=None if arguments.memory_budget is None else int(arguments.memory_budget * 1e9),
         )
         # What no loader could stream is the user's mistake and said before anything is measured.
-        config.order([shard.num_samples for shard in cache.manifest.shards], cache.manifest.fingerprint.views.num_views)
+        config.order([shard.num_samples for shard in cache.manifest.shards], cache.num_views)
     except (ValueError, OverflowError) as error:
         raise UsageError(str(error)) from None
     columns = _columns(cache, arguments.column)
@@ -78,12 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _columns(cache: "Cache", names: list[str] | None) -> "list[ColumnFacts]":
-    held = {column.name: column for column in cache.manifest.fingerprint.columns}
-    unknown = [name for name in names or [] if name not in held]
-    if unknown:
-        raise UsageError(f"{cache.paths.root}: no column {unknown[0]!r}; it holds {', '.join(held)}")
-    return list(held.values()) if names is None else [held[name] for name in names]
+def _columns(cache: "Cache", names: list[str] | None) -> "list[Column]":
+    return cache.columns if names is None else [cache.column(name) for name in names]
 
 
 def _print(root: Path, result: dict[str, Any]) -> None:

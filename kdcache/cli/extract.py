@@ -1,6 +1,7 @@
-"""Run a frozen teacher over images once and keep what it says in a cache.
+"""Run a frozen teacher over images once and keep its outputs in a cache.
 
-Running the same command again goes on where it stopped. Under torchrun every worker takes its share of the shards.
+Running the same command again resumes where it stopped. Under torchrun every worker takes its part of the shards.
+With --add another teacher, precision, tap or codec, or the pixels themselves, join a cache that is there, on its views.
 """
 
 import argparse
@@ -18,26 +19,33 @@ from kdcache.errors import UsageError
 if TYPE_CHECKING:
     from kdcache.teacher.extract import ExtractReport
 
-USAGE = "--data DATA --teacher NAME --out DIR [options]"
-EXAMPLE = """example:
+USAGE = "(--data DATA --teacher NAME | --add [--teacher NAME]) --out DIR [options]"
+EXAMPLE = """examples:
   kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher cait_s24_224 --tap blocks.-1/patch \\
-      --tap head/logits --codec int8 --views 2 --view-recipe rrc-flip --out caches/inet"""
+      --tap head/logits --codec int8 --views 2 --view-recipe rrc-flip --out caches/inet
+  kdcache extract --add --teacher deit_small_patch16_224 --precision fp32 --out caches/inet
+  kdcache extract --add --pixels raw --out caches/inet"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; a flag that is not given keeps the default of ExtractConfig."""
     default = argparse.SUPPRESS
     data = parser.add_argument_group("images")
-    data.add_argument("--data", required=True, help="folder of class folders, tars (.tar, .tar.gz, braces), or digits")
+    data.add_argument(
+        "--data",
+        default=default,
+        help="folder of class folders, tars (.tar, .tar.gz, braces), or digits; with --add only where the cache refers "
+        "to its images",
+    )
     data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
     data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
-    data.add_argument("--max-bad", type=float, metavar="SHARE", default=default, help="unusable images allowed (0.01)")
+    data.add_argument("--max-bad", type=float, metavar="F", default=default, help="unusable images allowed, a fraction (0.01)")
     data.add_argument("--image-timeout", type=float, metavar="S", default=default, dest="image_timeout_s", help="(120)")
 
     teacher = parser.add_argument_group("teacher")
-    teacher.add_argument("--teacher", required=True, metavar="NAME", help="any timm model")
+    teacher.add_argument("--teacher", metavar="NAME", default=default, help="any timm model")
     teacher.add_argument("--teacher-weights", metavar="W", default=default, help="hub, random or a file (default: hub)")
     teacher.add_argument(
         "--teacher-kwargs", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
@@ -61,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kept.add_argument("--images", choices=("embed", "reference"), default=default, help="copy the images? (embed)")
     kept.add_argument("--statistics", choices=("full", "light"), default=default, help="second moments too? (full)")
 
+    kept.add_argument(
+        "--pixels",
+        metavar="P",
+        default=default,
+        help="how students get the views: replay (cut again from the images), raw (uint8, fastest, 3 bytes a pixel), "
+        "jpeg or jpeg:QUALITY (small; teacher and students both see it) (replay)",
+    )
+
     views = parser.add_argument_group("views")
     views.add_argument("--views", type=int, metavar="K", default=default, help="views of each image (1)")
     views.add_argument("--view-recipe", choices=("eval", "rrc-flip"), default=default, help="how they are drawn (eval)")
@@ -71,6 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache")
+    out.add_argument(
+        "--add", action="store_true", default=default, help="add to a cache that is there, on its views; changes no file"
+    )
+    out.add_argument("--group", metavar="NAME", default=default, help="of the teacher's columns (the teacher's name)")
     out.add_argument("--split", default=default, help="word in front of shard names (train)")
     out.add_argument("--shard-samples", type=int, metavar="N", default=default, help="images in a shard (512)")
     out.add_argument("--threads", type=int, metavar="N", default=default, help="reading threads (all cores)")
@@ -90,10 +110,14 @@ def run(arguments: argparse.Namespace) -> int:
         values["taps"] = tuple(values["taps"])
 
     from kdcache.distributed.env import worker_env
-    from kdcache.teacher.config import ExtractConfig
+    from kdcache.teacher.config import BASE_SETTINGS, ExtractConfig
     from kdcache.teacher.extract import Progress, extract
     from kdcache.teacher.reading import HungImageError
 
+    fixed = [name for name in BASE_SETTINGS if values.get(name, {}) != {}]
+    if values.get("add") and fixed:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in fixed)
+        raise UsageError(f"{flags}: fixed by the cache's base; leave it out, or extract into another folder without --add")
     try:
         config = ExtractConfig(**values)
     except ValueError as error:
@@ -103,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         def show(progress: Progress) -> None:
             bad = f", {counted(progress.num_bad, 'bad image')}" if progress.num_bad else ""
-            reporter.update(progress.num_records, progress.num_owed, f"limited by {progress.bottleneck}{bad}")
+            reporter.update(progress.num_records, progress.num_pending, f"limited by {progress.bottleneck}{bad}")
 
         try:
             report = extract(config, env=env, on_progress=show)
@@ -113,48 +137,49 @@ def run(arguments: argparse.Namespace) -> int:
             os._exit(1)
     if as_json:
         print_json(_as_json(report))
-    elif env.is_main or report.manifest is not None:
+    elif env.is_main or report.base is not None:
         print(_summary(report, config.out))
     return 0
 
 
 def _as_json(report: "ExtractReport") -> dict[str, Any]:
-    finished = report.manifest is not None
     return {
-        "finished": finished,
+        "finished": report.base is not None,
+        "groups": list(report.groups),
         "shards_written": report.num_shards,
         "shards_skipped": report.num_skipped,
         "views_written": report.num_records,
         "seconds": report.seconds,
         "times": asdict(report.times),
-        "num_bad": report.manifest.num_bad if report.manifest else None,
+        "num_bad": report.base.num_bad if report.base else None,
     }
 
 
 def _summary(report: "ExtractReport", out: Path) -> str:
     lines: list[str] = []
     if report.num_records:
-        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in report.times.shares().items())
+        fractions = ", ".join(f"{stage} {fraction:.0%}" for stage, fraction in report.times.shares().items())
         rate = report.num_records / report.seconds
         lines.append(
             f"{out}: {report.num_records} views in {report.seconds:.1f} s ({rate:.1f} views/s), limited by "
-            f"{report.times.bottleneck} ({shares})"
+            f"{report.times.bottleneck} ({fractions})"
         )
-    manifest = report.manifest
-    if manifest is None:
-        lines.append(f"{out}: this worker is done; other workers still owe shards")
+    base = report.base
+    if base is None:
+        lines.append(f"{out}: this worker is done; shards of other workers are still pending")
         return "\n".join(lines)
     if not report.num_shards:
-        lines.append(f"{out}: nothing was owed, all {report.num_skipped} shards are there")
-    facts = manifest.fingerprint
+        lines.append(f"{out}: nothing was pending, all {report.num_skipped} shards are there")
     lines.append(
-        f"{out}: {counted(manifest.num_samples, 'image')} x {counted(facts.views.num_views, 'view')} in "
-        f"{counted(len(manifest.shards), 'shard')}"
-        + (f", {counted(manifest.num_bad, 'bad image')} (see {out / 'ledger'})" if manifest.num_bad else "")
+        f"{out}: {counted(base.num_samples, 'image')} x {counted(base.fingerprint.views.num_views, 'view')} in "
+        f"{counted(len(base.shards), 'shard')}"
+        + (f", {counted(base.num_bad, 'bad image')} (see {out / 'ledger'})" if base.num_bad else "")
     )
-    for column in facts.columns:
-        error = manifest.columns[column.name].fidelity.get("relative_error")
-        cost = f", relative error {error:.2g}" if error is not None else ""
-        lines.append(f"  {column.name}: {size_text(manifest.part_bytes(column.name))}{cost}")
+    for name, group in report.groups.items():
+        for column in group.fingerprint.columns:
+            known = group.columns.get(column.name)
+            error = known.fidelity.get("relative_error") if known is not None else None
+            cost = f", relative error {error:.2g}" if error is not None else ""
+            lines.append(f"  {name}/{column.name}: {size_text(group.part_bytes(column.name))}{cost}")
     lines.append(f"next: kdcache verify {out}")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from kdcache.cache.cache import Cache
+    from kdcache.cache.cache import Cache, Group
 
 USAGE = "CACHE [options]"
 EXAMPLE = """examples:
@@ -50,30 +50,22 @@ def _facts(cache: "Cache") -> dict[str, Any]:
 
     from kdcache.cache.job import read_ledger
 
-    manifest, fingerprint = cache.manifest, cache.manifest.fingerprint
+    manifest = cache.manifest
     bad = [
         {"shard": shard.name, "key": each.key, "source_key": each.source_key, "reason": each.reason}
         for shard in manifest.shards
         if shard.num_bad
-        for each in read_ledger(cache.paths, shard.name)[0]
+        for each in read_ledger(cache.path("ledger", shard))
     ]
-    columns = [
-        {
-            **msgspec.to_builtins(column),
-            **msgspec.to_builtins(manifest.columns[column.name]),
-            "bytes": manifest.part_bytes(column.name),
-        }
-        for column in fingerprint.columns
-    ]
-    built: dict[str, Any] = msgspec.to_builtins(fingerprint)
+    built: dict[str, Any] = msgspec.to_builtins(manifest.fingerprint)
     return {
         "cache": str(cache.paths.root),
         "sha256": cache.digest,
         **{name: built[name] for name in ("format_version", "split", "order", "images", "versions")},
-        "teacher": built["teacher"],
         "source": built["source"],
         "views": built["views"],
-        "columns": columns,
+        "groups": {name: _group_facts(group) for name, group in cache.groups.items()},
+        "unusable": {name: str(error) for name, error in cache.unusable.items()},
         "shards": len(manifest.shards),
         "samples": manifest.num_samples,
         "records": manifest.num_records,
@@ -85,40 +77,83 @@ def _facts(cache: "Cache") -> dict[str, Any]:
     }
 
 
+def _group_facts(group: "Group") -> dict[str, Any]:
+    import msgspec
+
+    manifest = group.manifest
+    built: dict[str, Any] = msgspec.to_builtins(manifest.fingerprint)
+    summaries: dict[str, Any] = msgspec.to_builtins(manifest.columns)
+    return {
+        "sha256": group.digest,
+        **{name: built[name] for name in ("teacher", "batch_size", "statistics", "versions")},
+        "index_bytes": manifest.part_bytes("index"),
+        "columns": [
+            {**column, **summaries.get(column["name"], {}), "bytes": manifest.part_bytes(column["name"])}
+            for column in built["columns"]
+        ],
+    }
+
+
 def _print_facts(facts: dict[str, Any]) -> None:
-    teacher, views, source = facts["teacher"], facts["views"], facts["source"]
+    views, source = facts["views"], facts["source"]
     size = counted(facts["shards"], "shard")
     print(f"{facts['cache']}: format {facts['format_version']}, {size}, sha256 {facts['sha256'][:12]}…")
-    weights = f"{teacher['weights']} weights {teacher['weights_sha256'][:12]}…"
-    print(f"teacher   {teacher['name']}, {weights}, {teacher['precision']} on {teacher['device']}")
     modes = ", ".join(f"{count} {mode}" for mode, count in facts["image_modes"].items())
     print(
         f"images    {facts['samples']} of {source['num_samples']} from {source['kind']}, {source['num_classes']} "
         "classes"
     )
     print(f"          {modes}; {facts['exif_rotated']} with an EXIF rotation (not applied)")
-    size = f"{views['size']} x {views['size']}"
-    print(f"views     {views['num_views']} x {views['recipe']}, {size}, {views['interpolation']}, seed {views['seed']}")
-    for column in facts["columns"]:
-        shape = " x ".join(str(side) for side in column["shape"])
-        print(f"column    {column['name']}: {column['tap']}, {shape}")
-        fidelity = column["fidelity"]
-        cost = "fidelity unknown (rebuilt)"
-        if fidelity:
-            cost = f"relative error {fidelity['relative_error']:.2g}, cosine {fidelity['cosine']:.6f}"
-        print(f"          {size_text(column['bytes'])}, {size_text(column['stride_bytes'])} a record; {cost}")
-        print(f"          values {column['minimum']:.4g} to {column['maximum']:.4g}, rms {column['rms']:.4g}")
     where = "embedded" if facts["images"] == "embed" else "referred to"
     print(
-        f"other     samples {size_text(facts['samples_bytes'])} (images {where}), index "
+        f"          samples {size_text(facts['samples_bytes'])} (images {where}), index "
         f"{size_text(facts['index_bytes'])}"
     )
-    print("versions  " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    size = f"{views['size']} x {views['size']}"
+    jpeg = f", as JPEG of quality {views['jpeg_quality']}" if views["jpeg_quality"] else ""
+    print(
+        f"views     {views['num_views']} x {views['recipe']}, {size}, {views['interpolation']}, seed {views['seed']}{jpeg}"
+    )
+    for name, group in facts["groups"].items():
+        _print_group(name, group)
+    for name, error in facts["unusable"].items():
+        print(f"group     {name}: cannot be used: {error}")
+    print("versions  " + _versions(facts))
     print(f"bad       {len(facts['bad'])} images")
     for each in facts["bad"][:_BAD_SHOWN]:
         print(f"          {each['shard']} {each['source_key']!r}: {each['reason']}")
     if len(facts["bad"]) > _BAD_SHOWN:
         print(f"          and {len(facts['bad']) - _BAD_SHOWN} more (--json lists all)")
+
+
+def _print_group(name: str, group: dict[str, Any]) -> None:
+    teacher = group["teacher"]
+    if teacher is None:
+        print(f"group     {name}: the views themselves")
+    else:
+        weights = f"{teacher['weights']} weights {teacher['weights_sha256'][:12]}…"
+        print(f"group     {name}: {teacher['name']}, {weights}, {teacher['precision']} on {teacher['device']}")
+        print(f"          {_versions(group)}")
+    for column in group["columns"]:
+        shape = " x ".join(str(side) for side in column["shape"])
+        print(f"  column  {name}/{column['name']}: {column['tap']}, {shape}")
+        record = size_text(column["stride_bytes"]) if column["stride_bytes"] else "differs from record to record"
+        print(f"          {size_text(column['bytes'])}, {record} a record{_cost(column)}")
+        if "minimum" in column:
+            print(f"          values {column['minimum']:.4g} to {column['maximum']:.4g}, rms {column['rms']:.4g}")
+
+
+def _cost(column: dict[str, Any]) -> str:
+    if "fidelity" not in column:
+        return ""
+    fidelity = column["fidelity"]
+    if not fidelity:
+        return "; fidelity unknown (rebuilt)"
+    return f"; relative error {fidelity['relative_error']:.2g}, cosine {fidelity['cosine']:.6f}"
+
+
+def _versions(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
 
 
 def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
@@ -127,12 +162,12 @@ def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
     from kdcache.stream.images import ViewReplayer
     from kdcache.stream.reader import ShardReader
 
-    columns = [column for column in cache.manifest.fingerprint.columns if column.kind == "patch"]
-    chosen = [column for column in columns if arguments.column in (None, column.name)]
+    columns = [column for column in cache.columns if column.kind == "patch"]
+    chosen = [column for column in columns if arguments.column in (None, column.name, column.facts.name)]
     if not chosen:
         names = ", ".join(column.name for column in columns) or "none"
         raise UsageError(f"--column {arguments.column}: a picture needs a patch column; this cache has {names}")
-    num_views = cache.manifest.fingerprint.views.num_views
+    num_views = cache.num_views
     if not 0 <= arguments.view < num_views:
         raise UsageError(f"--view {arguments.view}: the cache has views 0 to {num_views - 1}")
     reader = ShardReader(cache, [chosen[0]], check="size")
@@ -143,7 +178,7 @@ def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
     pixels = next(replayer.pixels(shard, row, sample, [arguments.view]))
     features = reader.decode_record(shard, row, arguments.view, chosen[0])
     rows, columns_ = chosen[0].grid
-    title = f"{shard.index.key(row)}, view {arguments.view}, {chosen[0].tap} ({chosen[0].codec})"
+    title = f"{shard.index.key(row)}, view {arguments.view}, {chosen[0].label}"
     draw_token_map(arguments.picture, pixels, features.reshape(rows, columns_, -1), title)
     print(f"picture   {arguments.picture}: {title}")
 

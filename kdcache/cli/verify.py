@@ -2,29 +2,32 @@
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json, size_text
 
 if TYPE_CHECKING:
-    from kdcache.cache.cache import Cache
+    from kdcache.cache.cache import Cache, Group
     from kdcache.cache.verify import Fault
 
 USAGE = "CACHE [options]"
 EXAMPLE = """examples:
   kdcache verify caches/inet
-  kdcache verify caches/inet --rerun-teacher 8     ask the teacher again about 8 images
-  kdcache verify caches/inet --repair              set damaged shards aside; the same extract writes them again"""
+  kdcache verify caches/inet --group cait-s24-224  the images and this group only
+  kdcache verify caches/inet --rerun-teacher 8     compare 8 images with a fresh forward of each teacher
+  kdcache verify caches/inet --repair              move damaged shards aside; the same extract writes them again"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
-    mend = parser.add_argument_group("mending").add_mutually_exclusive_group()
-    mend.add_argument("--repair", action="store_true", help="set damaged shards aside for the same extract to redo")
-    mend.add_argument("--rebuild", action="store_true", help="make index and manifest again from the tars first")
+    parser.add_argument("--group", metavar="NAME", help="check this group besides the images (default: all)")
+    mend = parser.add_argument_group("repairing").add_mutually_exclusive_group()
+    mend.add_argument("--repair", action="store_true", help="move damaged shards aside for the same extract to redo")
+    mend.add_argument("--rebuild", action="store_true", help="make indexes and manifests again from the tars first")
     fresh = parser.add_argument_group("against the teacher")
     fresh.add_argument(
         "--rerun-teacher", type=int, metavar="N", default=0, help="compare N images with a fresh forward"
@@ -38,113 +41,154 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Verify."""
     from kdcache.cache.cache import open_cache
+    from kdcache.cli.remedies import fault_line
 
     if arguments.rebuild:
-        _rebuild(arguments.cache)
+        _rebuild(arguments.cache, arguments.group)
     started = time.perf_counter()
     cache = open_cache(arguments.cache)
-    faults = _check(cache, visible=not arguments.json)
+    groups = list(cache.groups.values()) if arguments.group is None else [cache.group(arguments.group)]
+    faults = _check(cache, groups, visible=not arguments.json)
     worst = None
     if arguments.rerun_teacher and not faults:
-        worst, fresh_faults = _rerun(cache, arguments)
+        worst, fresh_faults = _rerun(cache, groups, arguments)
         faults += fresh_faults
-    manifest = cache.manifest
-    size_bytes = sum(facts.size_bytes for shard in manifest.shards for facts in shard.files.values())
+    result = _result(cache, groups, faults, time.perf_counter() - started, worst)
     if arguments.json:
-        print_json(
-            {
-                "ok": not faults,
-                "faults": [vars(fault) for fault in faults],
-                "shards": len(manifest.shards),
-                "records": manifest.num_records,
-                "bytes": size_bytes,
-                "seconds": time.perf_counter() - started,
-                "rerun_worst_relative_error": worst,
-            }
-        )
+        print_json(result)
     else:
         for fault in faults:
-            print(fault)
-        _print_summary(cache, faults, size_bytes, time.perf_counter() - started, worst)
+            print(fault_line(fault))
+        _print_summary(cache, faults, result)
     if arguments.repair and faults:
         _repair(cache, faults)
     return 1 if faults else 0
 
 
-def _check(cache: "Cache", *, visible: bool) -> "list[Fault]":
-    from kdcache.cache.verify import verify_shard, verify_whole
+def _check(cache: "Cache", groups: "list[Group]", *, visible: bool) -> "list[Fault]":
+    from kdcache.cache.verify import verify_base_shard, verify_group_shard, verify_whole
 
     faults: list[Fault] = []
     shards = cache.manifest.shards
+    total = len(shards) * (1 + len(groups))
     with ProgressReporter("verify", "shards", visible=visible) as reporter:
         for done, shard in enumerate(shards, start=1):
-            faults += verify_shard(cache, shard)
-            reporter.update(done, len(shards), counted(len(faults), "fault"))
+            faults += verify_base_shard(cache, shard)
+            for group in groups:
+                faults += verify_group_shard(cache, group, shard)
+            reporter.update(done * (1 + len(groups)), total, counted(len(faults), "fault"))
     return faults + list(verify_whole(cache))
 
 
-def _rerun(cache: "Cache", arguments: argparse.Namespace) -> "tuple[float, list[Fault]]":
+def _rerun(
+    cache: "Cache", groups: "list[Group]", arguments: argparse.Namespace
+) -> "tuple[float, list[Fault]]":
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device
     from kdcache.teacher.rerun import rerun_teacher
 
-    results = list(
-        rerun_teacher(
+    results = [
+        result
+        for group in groups
+        for result in rerun_teacher(
             cache,
+            group,
             arguments.rerun_teacher,
             weights=arguments.teacher_weights,
             data=arguments.data,
             device=choose_device(arguments.device, worker_env()),
         )
-    )
+    ]
     worst = max((result.relative_error for result in results), default=0.0)
     return worst, [fault for result in results if (fault := result.fault()) is not None]
 
 
-def _rebuild(folder: Path) -> None:
-    from kdcache.cache.job import CacheJob
-    from kdcache.cache.repair import rebuild
+def _rebuild(folder: Path, only: str | None) -> None:
+    from kdcache.cache.base import BaseFingerprint
+    from kdcache.cache.group import GroupFingerprint
+    from kdcache.cache.job import Job
+    from kdcache.cache.paths import CachePaths
+    from kdcache.cache.rebuild import rebuild_base, rebuild_group
     from kdcache.distributed.env import worker_env
 
-    job = CacheJob(folder, worker_env().job_id)
-    try:
-        manifest = rebuild(job)
-    finally:
-        job.close()
-    print(f"{folder}: rebuilt index and manifest of {len(manifest.shards)} shards from their tars")
+    paths, job_id = CachePaths(folder), worker_env().job_id
+    if only is None:
+        base_job = Job(paths, job_id, BaseFingerprint)
+        try:
+            rebuild_base(base_job)
+        finally:
+            base_job.close()
+    groups = paths.group_names() if only is None else [only]
+    for name in groups:
+        group_job = Job(paths.group(name), job_id, GroupFingerprint)
+        try:
+            rebuild_group(group_job, paths)
+        finally:
+            group_job.close()
+    what = [*(["the images"] if only is None else []), *groups]
+    print(f"{folder}: rebuilt index and manifest of {', '.join(what)} from their tars")
 
 
 def _repair(cache: "Cache", faults: "list[Fault]") -> None:
-    from kdcache.cache.job import CacheJob
-    from kdcache.cache.repair import set_aside
-    from kdcache.cache.verify import REPAIR
+    from kdcache.cache.base import BaseFingerprint
+    from kdcache.cache.group import GroupFingerprint
+    from kdcache.cache.job import Job
+    from kdcache.cache.repair import move_aside_base, move_aside_group
     from kdcache.distributed.env import worker_env
+    from kdcache.errors import Remedy
 
-    shards = sorted({fault.shard for fault in faults if fault.shard and fault.remedy == REPAIR})
-    if not shards:
+    damaged: dict[str, set[str]] = {}
+    for fault in faults:
+        if fault.shard and fault.remedy is Remedy.REPAIR:
+            damaged.setdefault(fault.group, set()).add(fault.shard)
+    if not damaged:
         print("nothing to repair by extracting again; the remedies above say what helps")
         return
-    job = CacheJob(cache.paths.root, worker_env().job_id)
-    try:
-        set_aside(job, cache.manifest.fingerprint, shards)
-    finally:
+    job_id = worker_env().job_id
+    for name, shards in sorted(damaged.items()):
+        if name:
+            job = Job(cache.paths.group(name), job_id, GroupFingerprint)
+            move_aside_group(job, cache.group(name).manifest.fingerprint, sorted(shards))
+        else:
+            job = Job(cache.paths, job_id, BaseFingerprint)
+            move_aside_base(job, cache.manifest.fingerprint, sorted(shards))
         job.close()
-    print(
-        f"{counted(len(shards), 'shard')} set aside in {job.paths.job / 'damaged'}: {', '.join(shards)}; now run the "
-        "same `kdcache extract` command again, it writes only these"
-    )
+        print(
+            f"{name or 'images'}: {counted(len(shards), 'shard')} moved to {job.paths.job / 'damaged'}: "
+            f"{', '.join(sorted(shards))}"
+        )
+    print("now run the same `kdcache extract` command again, it writes only these")
 
 
-def _print_summary(cache: "Cache", faults: "list[Fault]", size_bytes: int, seconds: float, worst: float | None) -> None:
+def _result(
+    cache: "Cache", groups: "Iterable[Group]", faults: "list[Fault]", seconds: float, worst: float | None
+) -> dict[str, Any]:
+    base = cache.manifest
+    sizes = [facts.size_bytes for shard in base.shards for facts in shard.files.values()]
+    sizes += [
+        facts.size_bytes for group in groups for shard in group.manifest.shards for facts in shard.files.values()
+    ]
+    return {
+        "ok": not faults,
+        "faults": [{**vars(fault), "remedy": fault.remedy.name.lower()} for fault in faults],
+        "groups": [group.name for group in groups],
+        "shards": len(base.shards),
+        "records": base.num_records,
+        "bytes": sum(sizes),
+        "seconds": seconds,
+        "rerun_worst_relative_error": worst,
+    }
+
+
+def _print_summary(cache: "Cache", faults: "list[Fault]", result: dict[str, Any]) -> None:
     manifest = cache.manifest
-    what = f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.num_records, 'record')}, "
-    what += f"{size_text(size_bytes)} in {seconds:.1f} s"
-    if worst is not None:
-        what += f"; a fresh teacher differs by at most {worst:.2g}"
+    what = f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.num_records, 'view')}, "
+    what += f"images and {counted(len(result['groups']), 'group')}"
+    what += f" ({', '.join(result['groups'])})" if result["groups"] else ""
+    what += f", {size_text(result['bytes'])} in {result['seconds']:.1f} s"
+    if result["rerun_worst_relative_error"] is not None:
+        what += f"; a fresh teacher differs by at most {result['rerun_worst_relative_error']:.2g}"
     if manifest.num_bad:
         what += f"; {counted(manifest.num_bad, 'bad image')} in the ledger (`kdcache show {cache.paths.root}`)"
-    print(
-        f"{cache.paths.root}: {counted(len(faults), 'fault')} in {what}"
-        if faults
-        else f"{cache.paths.root}: good: {what}"
-    )
+    root = cache.paths.root
+    print(f"{root}: {counted(len(faults), 'fault')} in {what}" if faults else f"{root}: OK: {what}")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 from kdcache.costs.memcpy import Memcpy
 from kdcache.errors import UsageError
 from kdcache.images import Source
@@ -35,7 +35,7 @@ class Rate:
 
 def bench_stream(
     cache: Cache,
-    columns: Sequence[ColumnFacts],
+    columns: Sequence[Column],
     config: StreamConfig,
     *,
     source: Source | None = None,
@@ -97,7 +97,7 @@ def bench_stream(
 
 
 def _stages(
-    cache: Cache, columns: Sequence[ColumnFacts], config: StreamConfig, source: Source | None
+    cache: Cache, columns: Sequence[Column], config: StreamConfig, source: Source | None
 ) -> dict[str, CacheLoader]:
     stages: dict[str, CacheLoader] = {}
     if columns:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 from kdcache.losses import cross_entropy, feature_loss, logit_kd, top_k_logit_kd
 from kdcache.losses.feature import FEATURE_LOSSES, FeatureLossName
 from kdcache.models import StudentSpec
@@ -151,7 +151,7 @@ class Method(ABC):
         """The teacher's patch tap, where the user chose one."""
         return self.config.tap if isinstance(self.config, FeatureTerm) else None
 
-    def check_logits(self, column: ColumnFacts) -> None:
+    def check_logits(self, column: Column) -> None:
         """Make sure that the logit term can be computed from this column.
 
         Raises: ValueError for a temperature that needs more than the column keeps.

@@ -8,8 +8,9 @@ from typing import Any
 from kdcache.analysis.folder import RESULT, read_analysis
 from kdcache.analysis.result import Analysis, Curves
 from kdcache.cache.cache import Cache, open_cache
-from kdcache.cache.job import BadSample, read_ledger
-from kdcache.cache.paths import CachePaths
+from kdcache.cache.job import read_ledger
+from kdcache.cache.paths import LEDGER, CachePaths
+from kdcache.cache.writer import BadSample
 from kdcache.errors import CorruptCacheError, UsageError
 from kdcache.strict_json import load_json
 from kdcache.train.folder import SUMMARY, read_summary
@@ -167,13 +168,14 @@ def _read_caches(folders: Sequence[Path]) -> list[CacheInput]:
     caches = [open_cache(folder) for folder in folders]
     labels = _distinct([folder.resolve().name for folder in folders], folders)
     return [
-        CacheInput(label, cache, [bad for shard in _bad_shards(cache) for bad in read_ledger(cache.paths, shard)[0]])
+        CacheInput(label, cache, _bad_images(cache))
         for label, cache in zip(labels, caches, strict=True)
     ]
 
 
-def _bad_shards(cache: Cache) -> list[str]:
-    return [shard.name for shard in cache.manifest.shards if shard.num_bad]
+def _bad_images(cache: Cache) -> list[BadSample]:
+    shards = [shard for shard in cache.manifest.shards if shard.num_bad]
+    return [bad for shard in shards for bad in read_ledger(cache.path(LEDGER, shard))]
 
 
 def _distinct(names: Sequence[str], folders: Sequence[Path]) -> list[str]:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache.manifest import ColumnFacts, ViewFacts
+from kdcache.cache.column import Column
+from kdcache.cache.facts import ViewFacts
 from kdcache.errors import UsageError
 from kdcache.pixels import normalize_pixels
 from kdcache.stream.encoded import EncodedBuffer, EncodedImages
@@ -110,7 +111,7 @@ class BatchBuffers:
     def __init__(
         self,
         batch_size: int,
-        columns: Sequence[ColumnFacts],
+        columns: Sequence[Column],
         facts: ViewFacts | None,
         *,
         pinned: bool,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import BatchBuffers
@@ -30,10 +30,10 @@ class CacheRecords(Records):
     """
 
     def __init__(
-        self, cache: Cache, columns: Sequence[ColumnFacts], config: StreamConfig, source: Source | None, num_ranks: int
+        self, cache: Cache, columns: Sequence[Column], config: StreamConfig, source: Source | None, num_ranks: int
     ) -> None:
         shards, facts = cache.manifest.shards, cache.manifest.fingerprint.views
-        self.digest = cache.digest
+        self.digest = cache.identity(columns)
         self.order = config.order([shard.num_samples for shard in shards], facts.num_views)
         self.columns = list(columns)
         self._config = config
@@ -46,7 +46,7 @@ class CacheRecords(Records):
         self.memory = plan_memory(
             budget=config.memory_budget,
             buffer_bytes=config.num_buffers * rows * (row_bytes + pixel_bytes),
-            shard_bytes=[sum(shard.files[column.name].size_bytes for column in columns) for shard in shards],
+            shard_bytes=[sum(cache.file(column.name, shard).size_bytes for column in columns) for shard in shards],
             window=config.shards_at_once,
             access=config.access,
         )
@@ -145,7 +145,7 @@ class CacheLoader(Loader):
     def __init__(
         self,
         cache: Cache,
-        columns: Sequence[ColumnFacts],
+        columns: Sequence[Column],
         config: StreamConfig,
         *,
         source: Source | None = None,

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import Batch
@@ -35,7 +35,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         cache: Cache,
-        columns: Sequence[ColumnFacts] | None = None,
+        columns: Sequence[Column] | None = None,
         *,
         source: Source | None = None,
         check: CheckPolicy = "full",
@@ -44,7 +44,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
         if check == "background":
             raise ValueError("a dataset has no background to check in: check must be full or size")
         self.cache = cache
-        self.columns = list(cache.manifest.fingerprint.columns if columns is None else columns)
+        self.columns = list(cache.columns if columns is None else columns)
         self._source, self._check_pixels = source, check_pixels
         self._check: CheckPolicy = check
         self._readers: tuple[ShardReader, ViewReplayer] | None = None
@@ -55,7 +55,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, record: int) -> dict[str, Any]:
         if not -len(self) <= record < len(self):
             raise IndexError(f"record {record} of {len(self)}")
-        sample, view = divmod(record % len(self), self.cache.manifest.fingerprint.views.num_views)
+        sample, view = divmod(record % len(self), self.cache.num_views)
         reader, replayer = self._open()
         shard, row = reader.locate(sample)
         pixels = next(replayer.pixels(shard, row, sample, [view]))
@@ -94,7 +94,7 @@ class CacheIterable(IterableDataset[Batch]):
     def __init__(
         self,
         cache: Cache,
-        columns: Sequence[ColumnFacts],
+        columns: Sequence[Column],
         config: StreamConfig,
         *,
         source: Source | None = None,

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import __version__ as pillow_version
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import Fingerprint
+from kdcache.cache.base import BaseFingerprint
 from kdcache.errors import BadImageError, CacheMismatchError, SourceError
 from kdcache.images import Source, decode_image
 from kdcache.stream.reader import OpenShard, ShardReader
@@ -102,7 +102,7 @@ class ViewReplayer:
         )
 
 
-def _positions(fingerprint: Fingerprint, source: Source | None) -> dict[str, int]:
+def _positions(fingerprint: BaseFingerprint, source: Source | None) -> dict[str, int]:
     if source is None:
         if fingerprint.images != "embed":
             raise SourceError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.index import ShardIndex
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import RecordLayout
 from kdcache.stream.files import Access, Interrupted, KeepOn, OpenFile, Way, choose_access
@@ -66,7 +66,7 @@ class ShardReader:
     def __init__(
         self,
         cache: Cache,
-        columns: Sequence[ColumnFacts],
+        columns: Sequence[Column],
         *,
         check: CheckPolicy = "full",
         access: Access = "read",
@@ -82,7 +82,7 @@ class ShardReader:
         self.labels = np.full(cache.manifest.num_samples, -1, np.int64)
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._layouts = {column.name: column.layout() for column in columns}
-        self._num_views = cache.manifest.fingerprint.views.num_views
+        self._num_views = cache.num_views
         self._check: CheckPolicy = check
         self._checked: set[int] = set()
         self.unchecked: set[int] = set()
@@ -150,7 +150,7 @@ class ShardReader:
         self._tables = shards, tables
         return tables
 
-    def decode_record(self, shard: OpenShard, row: int, view: int, column: ColumnFacts) -> np.ndarray:
+    def decode_record(self, shard: OpenShard, row: int, view: int, column: Column) -> np.ndarray:
         """One record's decoded values, float32, in memory of their own.
 
         Args:
@@ -209,13 +209,13 @@ class ShardReader:
 
     def _open(self, number: int, keep_on: KeepOn | None) -> OpenShard:
         facts = self.cache.manifest.shards[number]
-        index = self.cache.index(facts, with_columns=False)
+        index = self.cache.index(facts)
         is_checked_now = self._check == "full" and number not in self._checked
         files: dict[str, OpenFile] = {}
         for part in self._parts:
             path = self.cache.check_size(part, facts)
             way: Way = "read" if part == SAMPLES else self.access
-            files[part] = OpenFile.open(path, facts.files[part].size_bytes, way)
+            files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, way)
             if part != SAMPLES and (keep_on is not None or is_checked_now):
                 files[part].populate(self._pass_on if keep_on is None else keep_on)
         if is_checked_now:

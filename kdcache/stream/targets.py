@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 
 # bfloat16 bits travel as int16: numpy has no bfloat16, and torch can do little with uint16.
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -27,7 +27,7 @@ class PackedTargets:
         fields: The codec's fields, each (B, *shape), contiguous.
     """
 
-    column: ColumnFacts
+    column: Column
     fields: Mapping[str, Tensor]
 
     def decode(self) -> Tensor:
@@ -59,26 +59,26 @@ class PackedTargets:
         return (values.view(torch.bfloat16) if self.column.codec == "bf16" else values), self.fields.get("scale")
 
 
-def _decode_plain(fields: Mapping[str, Tensor], column: ColumnFacts) -> Tensor:
+def _decode_plain(fields: Mapping[str, Tensor], column: Column) -> Tensor:
     return fields["values"].float()
 
 
-def _decode_bf16(fields: Mapping[str, Tensor], column: ColumnFacts) -> Tensor:
+def _decode_bf16(fields: Mapping[str, Tensor], column: Column) -> Tensor:
     return fields["values"].view(torch.bfloat16).float()
 
 
-def _decode_int8(fields: Mapping[str, Tensor], column: ColumnFacts) -> Tensor:
+def _decode_int8(fields: Mapping[str, Tensor], column: Column) -> Tensor:
     return fields["values"].float() * fields["scale"].unsqueeze(-1)
 
 
-def _decode_topk(fields: Mapping[str, Tensor], column: ColumnFacts) -> Tensor:
+def _decode_topk(fields: Mapping[str, Tensor], column: Column) -> Tensor:
     num_classes, kept = column.shape[0], fields["index"].shape[1]
     share = fields["rest"].float() - torch.tensor(float(max(num_classes - kept, 1))).log()
     logits = share.unsqueeze(1).repeat(1, num_classes)
     return logits.scatter(1, fields["index"].long(), fields["values"].float())
 
 
-_DECODERS: dict[str, Callable[[Mapping[str, Tensor], ColumnFacts], Tensor]] = {
+_DECODERS: dict[str, Callable[[Mapping[str, Tensor], Column], Tensor]] = {
     "fp32": _decode_plain,
     "fp16": _decode_plain,
     "bf16": _decode_bf16,

@@ -15,7 +15,8 @@ from typing import IO
 
 import numpy as np
 
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
+from kdcache.cache.facts import ColumnFacts
 from kdcache.cache.record import RecordField
 from kdcache.errors import SourceError
 from kdcache.images.source import UNLABELLED

@@ -1,9 +1,11 @@
 """What a teacher pass is asked to do."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name, safe_name
 from kdcache.views import RECIPES
 
 Order = Literal["shuffle", "source"]
@@ -11,15 +13,37 @@ Images = Literal["embed", "reference"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Statistics = Literal["full", "light"]
 
+# What the base fixes: a pass that adds to one takes these from its manifest.
+BASE_SETTINGS = (
+    "views",
+    "view_recipe",
+    "view_params",
+    "image_size",
+    "interpolation",
+    "limit",
+    "order",
+    "images",
+    "split",
+    "shard_samples",
+    "max_bad",
+)
+_PIXELS = re.compile(r"replay|raw|jpeg(?::(\d{1,3}))?")
+_DEFAULT_QUALITY = 95
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
     """A teacher pass.
 
     Args:
-        data: Folder of class folders, tars or digits; see images.open_source.
         out: The cache folder.
-        teacher: timm model name.
+        data: Folder of class folders, tars or digits; see images.open_source. With `add`, needed only where the base
+            refers to its images.
+        teacher: timm model name; with `add`, None stores pixels alone.
+        add: Add a group to a base that is there, on its views; no file of it is changed.
+        group: Name of the group; None makes one of the teacher's name.
+        pixels: ``replay`` stores none (students decode and cut the images again), ``raw`` the uint8 pixels of every
+            view, ``jpeg`` or ``jpeg:QUALITY`` a JPEG file of every view, which teacher and students then both see.
         teacher_weights: ``hub``, ``random`` or a local .safetensors/.pth file.
         teacher_kwargs: Further arguments of the model.
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``.
@@ -48,9 +72,12 @@ class ExtractConfig:
         check_space: Refuse to start when the disk is too small for what is still to be written.
     """
 
-    data: str
     out: Path
-    teacher: str
+    data: str | None = None
+    teacher: str | None = None
+    add: bool = False
+    group: str | None = None
+    pixels: str = "replay"
     teacher_weights: str = "hub"
     teacher_kwargs: dict[str, Any] = field(default_factory=dict)
     taps: tuple[str, ...] = ("blocks.-1/patch", "head/logits")
@@ -94,4 +121,44 @@ class ExtractConfig:
         if not self.taps:
             raise ValueError("at least one tap is needed, for example blocks.-1/patch")
         if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"max_bad is a share between 0 and 1, got {self.max_bad}")
+            raise ValueError(f"max_bad is a fraction between 0 and 1, got {self.max_bad}")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        match = _PIXELS.fullmatch(self.pixels)
+        if match is None or (match[1] and not 1 <= int(match[1]) <= 100):
+            raise ValueError(f"pixels must be replay, raw, jpeg or jpeg:QUALITY (1 to 100), got {self.pixels!r}")
+        if self.group is not None and (not is_safe_name(self.group) or self.group in (*RESERVED_NAMES, PIXELS)):
+            raise ValueError(
+                f"group {self.group!r}: use lower-case letters, digits and '-', none of {', '.join(RESERVED_NAMES)}, "
+                f"{PIXELS}"
+            )
+        if not self.add:
+            if self.data is None or self.teacher is None:
+                raise ValueError("a new cache needs data and a teacher")
+            return
+        if self.teacher is None and self.pixels == "replay":
+            raise ValueError("nothing to add: name a teacher, or pixels=raw")
+        if self.jpeg_quality:
+            raise ValueError(
+                "pixels=jpeg cannot be added: the base's views are what its teacher saw, and JPEG would change them; add "
+                "pixels=raw, or extract into another folder"
+            )
+        defaults = {each.name: each.default for each in fields(self) if each.name != "view_params"}
+        if changed := [
+            name for name in BASE_SETTINGS if getattr(self, name) != ({} if name == "view_params" else defaults[name])
+        ]:
+            raise ValueError(f"{', '.join(changed)}: fixed by the base, which adding a group does not change")
+
+    @property
+    def jpeg_quality(self) -> int:
+        """Quality of the JPEG that every view goes through; 0 for none."""
+        match = _PIXELS.fullmatch(self.pixels)
+        if match is None or not self.pixels.startswith("jpeg"):
+            return 0
+        return int(match[1] or _DEFAULT_QUALITY)
+
+    @property
+    def group_name(self) -> str:
+        """Name of the teacher's group."""
+        return self.group or safe_name(self.teacher or PIXELS)

@@ -1,26 +1,34 @@
-"""The teacher pass: every owed shard through reading, the teacher and the writer."""
+"""The teacher pass: every pending shard through reading, the teacher and the writer."""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from kdcache.cache.job import CacheJob, read_ledger
-from kdcache.cache.manifest import Fingerprint, Manifest
+import numpy as np
+
+from kdcache.cache.base import BaseFingerprint, BaseManifest, PlannedShard, read_base
+from kdcache.cache.extraction import Extraction, ShardTask
+from kdcache.cache.group import GroupManifest
+from kdcache.cache.job import read_ledger
+from kdcache.cache.manifest import differences
+from kdcache.cache.paths import LEDGER, CachePaths
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line
-from kdcache.errors import InterruptedRunError
+from kdcache.errors import CacheMismatchError, InterruptedRunError
 from kdcache.images import open_source
 from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
-from kdcache.teacher.batches import RecordBatch, plan_batches
+from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.pipeline import Background, StageTimes, WriteStage
-from kdcache.teacher.plan import make_fingerprint, plan_columns, plan_recipe, plan_source
+from kdcache.teacher.plan import SourcePlan, base_fingerprint, group_fingerprints, plan_recipe, plan_source
 from kdcache.teacher.reading import ImageReader
+from kdcache.teacher.replaying import ReplayReader
 from kdcache.teacher.space import check_space
 from kdcache.teacher.writing import ShardSink
 
@@ -33,13 +41,13 @@ class Progress:
     """How far this worker is.
 
     Args:
-        num_records: Views written or on their way, of `num_owed`.
+        num_records: Views written or on their way, of `num_pending`.
         num_bad: Unusable images so far, in the whole cache as far as this worker knows.
         bottleneck: read, compute or write.
     """
 
     num_records: int
-    num_owed: int
+    num_pending: int
     num_bad: int
     bottleneck: str
 
@@ -49,15 +57,17 @@ class ExtractReport:
     """What a teacher pass did.
 
     Args:
-        manifest: The finished cache; None while other workers still owe shards.
+        base: The finished base; None while other workers still have shards to do.
+        groups: The groups of this pass, by name; empty until they are finished.
         num_shards: Shards this worker wrote.
         num_skipped: Shards that were done before.
         num_records: Views this worker wrote.
-        seconds: From the first owed shard to the last.
+        seconds: From the first pending shard to the last.
         times: Where they went.
     """
 
-    manifest: Manifest | None
+    base: BaseManifest | None
+    groups: dict[str, GroupManifest]
     num_shards: int
     num_skipped: int
     num_records: int
@@ -65,10 +75,29 @@ class ExtractReport:
     times: StageTimes
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What one worker does.
+
+    Args:
+        extraction: What is written.
+        teacher: None where only pixels are.
+        images_of: The images of a task.
+        shards: All shards of the cache.
+        plan: The images, where the base is written too.
+    """
+
+    extraction: Extraction
+    teacher: Teacher | None
+    images_of: Callable[[ShardTask], TaskImages]
+    shards: Sequence[PlannedShard]
+    plan: SourcePlan | None
+
+
 def extract(
     config: ExtractConfig, *, env: WorkerEnv | None = None, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> ExtractReport:
-    """Run the teacher over the images and write the cache; running it again goes on where it stopped.
+    """Run the teacher over the images and write the cache; running it again resumes where it stopped.
 
     Under torchrun or srun every worker takes each world_size-th shard; there is no process group, so a worker that dies
     takes nobody with it, and the next run finishes its shards.
@@ -81,87 +110,145 @@ def extract(
     Raises: any KdcacheError; finished shards are safe after each of them.
     """
     env = env or worker_env()
-    source = open_source(config.data)
-    job = CacheJob(config.out, env.job_id)
+    begin = _begin_adding if config.add else _begin_new
+    started = begin(config, env)
     try:
-        device = choose_device(config.device, env)
-        teacher = Teacher(
-            config.teacher,
-            config.teacher_kwargs,
-            config.teacher_weights,
-            image_size=config.image_size,
-            seed=config.seed,
-            device=device,
-            precision=config.precision,
-            cpu_threads=config.cpu_threads,
-        )
-        recipe = plan_recipe(config, teacher)
-        plan = plan_source(source, config)
-        fingerprint = make_fingerprint(config, teacher, plan, recipe, plan_columns(config, teacher))
-        job.adopt(fingerprint)
-        reader = ImageReader(plan, recipe, fingerprint.views)
-        return _run(config, env, job, fingerprint, teacher, reader, on_progress)
+        return _run(config, env, started, on_progress)
     finally:
-        job.close()
+        started.extraction.close()
+
+
+def _begin_new(config: ExtractConfig, env: WorkerEnv) -> _Pass:
+    assert config.data is not None, "the config checks it"
+    source = open_source(config.data)
+    teacher = _teacher(config, env, config.image_size)
+    assert teacher is not None, "the config checks it"
+    recipe = plan_recipe(config, teacher)
+    plan = plan_source(source, config)
+    base = base_fingerprint(config, teacher, plan, recipe)
+    groups = group_fingerprints(config, base, teacher)
+    _refuse_another_base(config, base)
+    extraction = Extraction(config.out, base, groups, env.job_id, writes_base=True)
+    reader = ImageReader(plan, recipe, base.views, base.shard_samples)
+
+    def images_of(task: ShardTask) -> TaskImages:
+        return planned_images(reader, task) if task.base else committed_images(extraction.paths, reader, task)
+
+    return _Pass(extraction, teacher, images_of, extraction.planned(), plan)
+
+
+def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
+    manifest, _ = read_base(CachePaths(config.out))
+    base = manifest.fingerprint
+    source = open_source(config.data) if config.data is not None else None
+    reader = ReplayReader(config.out, source)
+    reader.check()
+    teacher = _teacher(config, env, base.views.size) if config.teacher is not None else None
+    groups = group_fingerprints(config, base, teacher)
+    extraction = Extraction(config.out, base, groups, env.job_id, writes_base=False)
+    # Images are counted as they are stored: those in the ledger are not there to be read.
+    starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)]).tolist()
+    shards = [
+        PlannedShard(shard.name, first, shard.num_samples)
+        for shard, first in zip(manifest.shards, starts, strict=False)
+    ]
+    return _Pass(extraction, teacher, lambda task: replayed_images(reader, task), shards, None)
+
+
+def _teacher(config: ExtractConfig, env: WorkerEnv, image_size: int | None) -> Teacher | None:
+    if config.teacher is None:
+        return None
+    return Teacher(
+        config.teacher,
+        config.teacher_kwargs,
+        config.teacher_weights,
+        image_size=image_size,
+        seed=config.seed,
+        device=choose_device(config.device, env),
+        precision=config.precision,
+        cpu_threads=config.cpu_threads,
+    )
+
+
+def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
+    """A teacher with other views than a finished cache has is better added to it: say so before anything is written."""
+    paths = CachePaths(config.out)
+    if not paths.manifest.is_file() or config.group_name in paths.group_names():
+        return
+    held, _ = read_base(paths)
+    differing = differences(held.fingerprint, base)
+    if differing:
+        raise CacheMismatchError(
+            f"{config.out}: this cache is finished and has no group {config.group_name!r} (it holds "
+            f"{', '.join(paths.group_names()) or 'none'}), and this run plans other images or views:\n  "
+            + "\n  ".join(differing)
+            + "\nTo put this teacher on the views that are there, run with --add; for other images or views give "
+            "another --out"
+        )
 
 
 def _run(
-    config: ExtractConfig,
-    env: WorkerEnv,
-    job: CacheJob,
-    fingerprint: Fingerprint,
-    teacher: Teacher,
-    reader: ImageReader,
-    on_progress: Callable[[Progress], None],
+    config: ExtractConfig, env: WorkerEnv, started: _Pass, on_progress: Callable[[Progress], None]
 ) -> ExtractReport:
-    mine = job.planned_shards()[env.rank :: env.world_size]
-    owed = [shard for shard in mine if not job.is_done(shard.name)]
+    extraction, teacher = started.extraction, started.teacher
+    mine = started.shards[env.rank :: env.world_size]
+    found = [extraction.task(shard) for shard in mine]
+    tasks = [task for task in found if task is not None]
     if config.check_space:
-        check_space(job, fingerprint, reader.plan, owed)
-    done_bad = sum(len(read_ledger(job.paths, shard.name)[0]) for shard in mine if shard not in owed)
-    sink = ShardSink(job, config, fingerprint, num_bad=done_bad)
-    num_owed = sum(shard.num_samples for shard in owed) * fingerprint.views.num_views
-    times, started, num_records = StageTimes(), time.perf_counter(), 0
+        check_space(extraction, started.plan, tasks)
+    sink = ShardSink(extraction, config, num_bad=_known_bad(extraction, mine, tasks))
+    num_views = extraction.base.views.num_views
+    num_pending = sum(task.shard.num_samples for task in tasks) * num_views
+    times, began, num_records = StageTimes(), time.perf_counter(), 0
     writing = WriteStage(behind=_BATCHES_BEHIND, times=times)
     with graceful_stop() as stop, ThreadPoolExecutor(_threads(config), thread_name_prefix="kdcache-decode") as pool:
         batches = Background(
-            plan_batches(job, reader, owed, pool, config=config, stop=stop), ahead=_BATCHES_AHEAD, times=times
+            plan_batches(extraction, started.images_of, tasks, pool, config=config, stop=stop),
+            ahead=_BATCHES_AHEAD,
+            times=times,
         )
         try:
             for batch in batches:
                 if isinstance(batch, RecordBatch):
                     asked = time.perf_counter()
-                    said = teacher.run(batch.pixels, mean=fingerprint.views.mean, std=fingerprint.views.std)
+                    # A shard of which only the images are pending needs no teacher.
+                    outputs = teacher.run(batch.pixels) if teacher is not None and batch.task.groups else None
                     times.compute_s += time.perf_counter() - asked
-                    writing.submit(lambda batch=batch, said=said: sink.add(batch, said))
+                    writing.submit(lambda batch=batch, outputs=outputs: sink.add(batch, outputs))
                     num_records += len(batch.names)
                 else:
                     writing.submit(lambda end=batch: sink.end(end))
-                on_progress(Progress(num_records, num_owed, sink.num_bad, times.bottleneck))
+                on_progress(Progress(num_records, num_pending, sink.num_bad, times.bottleneck))
             writing.finish()
         finally:
             batches.stop()
             writing.close()
             sink.discard()
-    seconds = time.perf_counter() - started
-    _log(job, env, num_records, seconds, times)
+    seconds = time.perf_counter() - began
+    _log(extraction, env, num_records, seconds, times)
     if stop:
         raise InterruptedRunError(
-            f"stopped by signal {stop.signal_number} after {sink.num_shards} of {len(owed)} owed shards; all of them "
-            "are "
-            "safe. Run the same command again to go on",
+            f"stopped by signal {stop.signal_number} after {sink.num_shards} of {len(tasks)} pending shards; all of "
+            "them are safe. Run the same command again to resume",
             stop.signal_number or 0,
         )
-    manifest = job.finish()
-    if manifest is not None:
-        sink.refuse_bad(manifest.num_bad)
-    return ExtractReport(manifest, sink.num_shards, len(mine) - len(owed), num_records, seconds, times)
+    finished = extraction.finish()
+    base, groups = finished if finished is not None else (None, {})
+    if base is not None and not config.add:
+        sink.refuse_bad(base.num_bad)
+    return ExtractReport(base, groups, sink.num_shards, len(mine) - len(tasks), num_records, seconds, times)
+
+
+def _known_bad(extraction: Extraction, mine: Sequence[PlannedShard], tasks: Sequence[ShardTask]) -> int:
+    pending = {task.shard.name for task in tasks if task.base}
+    ledgers = (extraction.paths.shard(LEDGER, shard.name) for shard in mine if shard.name not in pending)
+    return sum(len(read_ledger(path)) for path in ledgers)
 
 
 def _threads(config: ExtractConfig) -> int:
     return config.threads or len(os.sched_getaffinity(0))
 
 
-def _log(job: CacheJob, env: WorkerEnv, num_records: int, seconds: float, times: StageTimes) -> None:
+def _log(extraction: Extraction, env: WorkerEnv, num_records: int, seconds: float, times: StageTimes) -> None:
     entry = {"time": time.time(), "rank": env.rank, "records": num_records, "seconds": seconds, **asdict(times)}
-    append_line(job.paths.job / "runs.jsonl", dump_json(entry))
+    append_line(extraction.log_path, dump_json(entry))

@@ -1,4 +1,4 @@
-"""The frozen teacher: built once, asked for its taps, never trained."""
+"""The frozen teacher: built once, read at its taps, never trained."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import timm.data
 import torch
 from torch import nn
 
-from kdcache.cache.manifest import TeacherFacts
+from kdcache.cache.facts import TeacherFacts
 from kdcache.errors import KdcacheError, ModelError, UsageError
 from kdcache.models import Tap, TapReader, create_timm_model, load_weights, weights_sha256
 from kdcache.models.build import size_arguments
@@ -102,11 +102,13 @@ class Teacher:
             precision=self.precision,
             device=device.type,
             cpu_threads=(cpu_threads or len(os.sched_getaffinity(0))) if device.type == "cpu" else 0,
+            mean=[float(each) for each in self.data_config["mean"]],
+            std=[float(each) for each in self.data_config["std"]],
         )
         self.model.to(device).eval().requires_grad_(False)
         self._reader: TapReader | None = None
 
-    def listen(self, taps: Sequence[Tap]) -> list[TapFacts]:
+    def set_taps(self, taps: Sequence[Tap]) -> list[TapFacts]:
         """Choose what `run` returns, and find the shapes with one black image.
 
         Returns: for each tap, in order, what it gives.
@@ -115,7 +117,7 @@ class Teacher:
         self._reader = TapReader(self.model, taps)
         black = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
         try:
-            said = self.run(black, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+            outputs = self.run(black)
         except (RuntimeError, AssertionError) as error:
             side = self.image_size
             raise ModelError(f"{self.facts.name} does not take RGB images of {side} x {side} pixels: {error}") from None
@@ -124,27 +126,27 @@ class Teacher:
             grid = (
                 () if tap.block is None or tap.kind != "patch" else token_grid(self.model, tap.block, self.image_size)
             )
-            facts.append(TapFacts(tap, said[str(tap)].shape[1:], grid))
+            facts.append(TapFacts(tap, outputs[str(tap)].shape[1:], grid))
         return facts
 
-    def run(self, pixels: np.ndarray, *, mean: Sequence[float], std: Sequence[float]) -> dict[str, np.ndarray]:
-        """One forward.
+    def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """One forward, over pixels normalised as this teacher wants them.
 
         Args:
             pixels: (B, S, S, 3) uint8.
-            mean, std: Of the normalisation.
 
         Returns: {resolved tap: float32 (B, N, C) or (B, K)}.
         Raises: KdcacheError when the accelerator runs out of memory.
         """
-        assert self._reader is not None, "listen() first"
+        assert self._reader is not None, "set_taps() first"
         if self.facts.cpu_threads:
             torch.set_num_threads(self.facts.cpu_threads)
         try:
             with torch.inference_mode(), self._autocast():
-                images = normalize_pixels(torch.from_numpy(pixels).to(self.device), mean=mean, std=std)
-                said = self._reader(self.model, images)
-                return {str(tap): values.float().cpu().numpy() for tap, values in said.items()}
+                on_device = torch.from_numpy(pixels).to(self.device)
+                images = normalize_pixels(on_device, mean=self.facts.mean, std=self.facts.std)
+                outputs = self._reader(self.model, images)
+                return {str(tap): values.float().cpu().numpy() for tap, values in outputs.items()}
         except torch.OutOfMemoryError:
             raise KdcacheError(
                 f"the accelerator has too little memory for {len(pixels)} views at once; run again with a smaller "

@@ -1,4 +1,4 @@
-"""From what was asked to one fingerprint: which images in which order, which views, which columns."""
+"""From what was asked to fingerprints: which images in which order, which views, which columns."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -10,10 +10,13 @@ import timm
 import torch
 
 import kdcache
+from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.codecs import Codec, parse_codec
+from kdcache.cache.facts import ColumnFacts, SourceFacts, ViewFacts, pixel_column
+from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.keys import keys_digest, safe_keys
-from kdcache.cache.manifest import FORMAT_VERSION, ColumnFacts, Fingerprint, SourceFacts, ViewFacts
-from kdcache.cache.paths import RESERVED_NAMES, is_safe_name
+from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest
+from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name
 from kdcache.errors import ModelError, UsageError
 from kdcache.images import Source
 from kdcache.models import Tap, parse_tap
@@ -91,7 +94,7 @@ def plan_columns(config: ExtractConfig, teacher: Teacher) -> list[ColumnFacts]:
     """
     asked = [_parse_column(text, config.codec) for text in config.taps]
     columns: list[ColumnFacts] = []
-    for (tap, codec), fact in zip(asked, teacher.listen([tap for tap, _ in asked]), strict=True):
+    for (tap, codec), fact in zip(asked, teacher.set_taps([tap for tap, _ in asked]), strict=True):
         try:
             stride = codec.layout(fact.shape).stride_bytes
         except ValueError as error:
@@ -103,10 +106,10 @@ def plan_columns(config: ExtractConfig, teacher: Teacher) -> list[ColumnFacts]:
     return columns
 
 
-def make_fingerprint(
-    config: ExtractConfig, teacher: Teacher, source: SourcePlan, recipe: ViewRecipe, columns: list[ColumnFacts]
-) -> Fingerprint:
-    """Everything that decides the bytes of the cache.
+def base_fingerprint(
+    config: ExtractConfig, teacher: Teacher, source: SourcePlan, recipe: ViewRecipe
+) -> BaseFingerprint:
+    """Everything that decides the bytes of the base.
 
     Raises: UsageError for a split or interpolation that cannot be used.
     """
@@ -124,29 +127,62 @@ def make_fingerprint(
         interpolation=interpolation,
         fields=list(VIEW_FIELDS),
         params={name: value for name, value in params.items() if name not in ("name", "size")},
-        mean=[float(each) for each in teacher.data_config["mean"]],
-        std=[float(each) for each in teacher.data_config["std"]],
+        mean=teacher.facts.mean,
+        std=teacher.facts.std,
+        jpeg_quality=config.jpeg_quality,
     )
-    return Fingerprint(
+    return BaseFingerprint(
         format_version=FORMAT_VERSION,
         split=config.split,
         order=config.order,
         images=config.images,
         shard_samples=config.shard_samples,
-        batch_size=config.batch_size,
-        statistics=config.statistics,
         source=source.facts(),
         views=views,
-        teacher=teacher.facts,
-        columns=columns,
-        versions={
-            "kdcache": kdcache.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-            "timm": timm.__version__,
-            "torch": str(torch.__version__),
-        },
+        versions={"kdcache": kdcache.__version__, "pillow": PIL.__version__},
     )
+
+
+def group_fingerprints(
+    config: ExtractConfig, base: BaseFingerprint, teacher: Teacher | None
+) -> dict[str, GroupFingerprint]:
+    """Everything that decides the bytes of the groups that a pass writes, by name.
+
+    Args:
+        config: What was asked.
+        base: The base that they belong to.
+        teacher: None where only pixels are stored.
+
+    Raises: TapError, UsageError.
+    """
+    digest = fingerprint_digest(base)
+    groups: dict[str, GroupFingerprint] = {}
+    if teacher is not None:
+        groups[config.group_name] = GroupFingerprint(
+            format_version=FORMAT_VERSION,
+            base=digest,
+            teacher=teacher.facts,
+            batch_size=config.batch_size,
+            statistics=config.statistics,
+            columns=plan_columns(config, teacher),
+            versions={
+                "kdcache": kdcache.__version__,
+                "numpy": np.__version__,
+                "timm": timm.__version__,
+                "torch": str(torch.__version__),
+            },
+        )
+    if config.pixels != "replay":
+        groups[PIXELS] = GroupFingerprint(
+            format_version=FORMAT_VERSION,
+            base=digest,
+            teacher=None,
+            batch_size=config.batch_size,
+            statistics="light",
+            columns=[pixel_column(base.views.size, jpeg_quality=config.jpeg_quality)],
+            versions={"kdcache": kdcache.__version__},
+        )
+    return groups
 
 
 def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec]:

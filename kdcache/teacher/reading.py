@@ -2,19 +2,20 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from kdcache.cache.job import PlannedShard
-from kdcache.cache.manifest import ViewFacts
+from kdcache.cache.facts import ViewFacts
 from kdcache.cache.sample import Sample
 from kdcache.cache.writer import BadSample
 from kdcache.errors import BadImageError, KdcacheError
 from kdcache.images import decode_image
+from kdcache.images.jpeg import decode_jpeg, encode_jpeg
 from kdcache.teacher.plan import SourcePlan
 from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_view
 
@@ -31,13 +32,31 @@ class ReadImage:
         sample: Its record.
         data: The source's bytes.
         extension: Of the file.
-        pixels: (K, S, S, 3) uint8, its views.
+        pixels: (K, S, S, 3) uint8, its views as teacher and students see them.
+        jpegs: The views as JPEG files, where that is how they are seen; else empty.
     """
 
     sample: Sample
     data: bytes
     extension: str
     pixels: np.ndarray
+    jpegs: tuple[bytes, ...] = ()
+
+
+class Reader(Protocol):
+    """Reads images by number; used by several threads, and by a process that may die (so it can be pickled)."""
+
+    def read(self, number: int) -> ReadImage:
+        """One image. Raises: BadImageError with the reason it cannot be used."""
+        ...
+
+    def key(self, number: int) -> str:
+        """Its key, for messages."""
+        ...
+
+    def bad(self, number: int, reason: str) -> BadSample:
+        """The ledger's entry for an image that cannot be used. Raises: KdcacheError where there may be none."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,11 +67,13 @@ class ImageReader:
         plan: Which images.
         recipe: How views are drawn.
         views: How many, with which seed and interpolation.
+        shard_samples: Images in a shard.
     """
 
     plan: SourcePlan
     recipe: ViewRecipe
     views: ViewFacts
+    shard_samples: int
 
     def read(self, number: int) -> ReadImage:
         """Read image `number` of the plan.
@@ -70,6 +91,10 @@ class ImageReader:
         ]
         size, interpolation = self.views.size, self.views.interpolation
         pixels = np.stack([replay_view(decoded.rgb, each, size=size, interpolation=interpolation) for each in drawn])
+        jpegs: tuple[bytes, ...] = ()
+        if self.views.jpeg_quality:
+            jpegs = tuple(encode_jpeg(each, self.views.jpeg_quality) for each in pixels)
+            pixels = np.stack([decode_jpeg(each) for each in jpegs])
         sample = Sample(
             key=key,
             source_key=image.key,
@@ -81,17 +106,21 @@ class ImageReader:
             views=tuple(each.as_integers() for each in drawn),
             pixel_hashes=tuple(pixel_hash(each) for each in pixels),
         )
-        return ReadImage(sample, data, image.extension, pixels)
+        return ReadImage(sample, data, image.extension, pixels, jpegs)
 
-    def bad(self, shard: PlannedShard, number: int, reason: str) -> BadSample:
-        """The ledger's entry for image `number`, which belongs to this shard."""
+    def key(self, number: int) -> str:
+        """See Reader."""
+        return self.plan.keys[number]
+
+    def bad(self, number: int, reason: str) -> BadSample:
+        """See Reader."""
         source_key = self.plan.source.images[self.plan.positions[number]].key
-        return BadSample(number - shard.first, self.plan.keys[number], source_key, reason)
+        return BadSample(number % self.shard_samples, self.plan.keys[number], source_key, reason)
 
 
 def read_shard(
-    reader: ImageReader,
-    shard: PlannedShard,
+    reader: Reader,
+    numbers: Sequence[int],
     quarantined: Mapping[int, str],
     pool: ThreadPoolExecutor,
     *,
@@ -102,7 +131,7 @@ def read_shard(
 
     Args:
         reader: Reads one image.
-        shard: Which images.
+        numbers: Which images.
         quarantined: Images not to touch, by number, with the reason.
         pool: Threads to read with.
         ahead: Images in flight.
@@ -111,11 +140,11 @@ def read_shard(
     Raises: HungImageError, SourceError.
     """
     in_flight: deque[tuple[int, Future[ReadImage] | None]] = deque()
-    numbers = iter(range(shard.first, shard.first + shard.num_samples))
+    remaining = iter(numbers)
     exhausted = False
     while in_flight or not exhausted:
         while len(in_flight) < ahead and not exhausted:
-            number = next(numbers, None)
+            number = next(remaining, None)
             if number is None:
                 exhausted = True
             else:
@@ -124,16 +153,15 @@ def read_shard(
             return
         number, future = in_flight.popleft()
         if future is None:
-            yield reader.bad(shard, number, f"quarantined: {quarantined[number]}")
+            yield reader.bad(number, quarantined[number])
             continue
         try:
             yield future.result(timeout=timeout_s)
         except BadImageError as error:
-            yield reader.bad(shard, number, str(error))
+            yield reader.bad(number, str(error))
         except FutureTimeoutError:
-            key = reader.plan.keys[number]
             raise HungImageError(
-                f"shard {shard.name}: image {key!r} took longer than {timeout_s:g} s; this counts as one attempt. Run "
+                f"image {reader.key(number)!r} took longer than {timeout_s:g} s; this counts as one attempt. Run "
                 "the same command again: at the third attempt the image is tried alone and quarantined if it still "
                 "hangs"
             ) from None

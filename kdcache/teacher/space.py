@@ -1,39 +1,56 @@
 """Is there room? Column shards have a known size to the byte, so this is arithmetic."""
 
 import shutil
+from collections.abc import Sequence
 
-from kdcache.cache.job import CacheJob, PlannedShard
-from kdcache.cache.manifest import Fingerprint
+from kdcache.cache.extraction import Extraction, ShardTask
+from kdcache.cache.facts import ColumnFacts
 from kdcache.errors import DiskFullError
 from kdcache.teacher.plan import SourcePlan
 
 # Header and padding of the image and of its record, and the record itself.
 _OVERHEAD_PER_IMAGE_BYTES = 3072
 # Index and ledger: checksums, sums, moments.
-_INDEX_SHARE = 0.03
+_INDEX_FRACTION = 0.03
+# Bytes a pixel of a JPEG without chroma subsampling takes: 0.25 to 0.8 for photographs at quality 95.
+_JPEG_BYTES_PER_PIXEL = 0.8
 
 
-def check_space(job: CacheJob, fingerprint: Fingerprint, plan: SourcePlan, owed: list[PlannedShard]) -> None:
+def check_space(extraction: Extraction, plan: SourcePlan | None, tasks: Sequence[ShardTask]) -> None:
     """Refuse to start what the disk cannot hold.
+
+    Args:
+        extraction: What is written.
+        plan: The images, where the base is written too.
+        tasks: What is pending.
 
     Raises: DiskFullError with what is needed and what is free.
     """
-    needed = estimate_bytes(fingerprint, plan, owed)
-    free = shutil.disk_usage(job.paths.root).free
+    needed = estimate_bytes(extraction, plan, tasks)
+    free = shutil.disk_usage(extraction.paths.root).free
     if needed > free:
         raise DiskFullError(
-            f"{job.paths.root}: {needed / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free. Nothing "
-            "was changed: make room, choose a smaller codec (int8), fewer --views or another disk; --no-space-check "
-            "starts all the same"
+            f"{extraction.paths.root}: {needed / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free. "
+            "Nothing was changed: make room, choose a smaller codec (int8), fewer --views or another disk; "
+            "--no-space-check starts all the same"
         )
 
 
-def estimate_bytes(fingerprint: Fingerprint, plan: SourcePlan, owed: list[PlannedShard]) -> int:
-    """Bytes that some shards of a plan will take."""
-    num_images = sum(shard.num_samples for shard in owed)
-    columns = sum(column.stride_bytes for column in fingerprint.columns) * num_images * fingerprint.views.num_views
-    images = 0
-    if fingerprint.images == "embed":
-        numbers = (number for shard in owed for number in range(shard.first, shard.first + shard.num_samples))
-        images = sum(plan.source.size_bytes(plan.positions[number]) for number in numbers)
-    return int(columns * (1 + _INDEX_SHARE)) + images + num_images * _OVERHEAD_PER_IMAGE_BYTES
+def estimate_bytes(extraction: Extraction, plan: SourcePlan | None, tasks: Sequence[ShardTask]) -> int:
+    """Bytes that some tasks will take: exact for columns of one record size, an estimate for the rest."""
+    num_views = extraction.base.views.num_views
+    columns = images = num_images = 0
+    for task in tasks:
+        records = task.shard.num_samples * num_views
+        for group in task.groups:
+            columns += sum(_record_bytes(column) for column in extraction.groups[group].columns) * records
+        if task.base and plan is not None:
+            num_images += task.shard.num_samples
+            if extraction.base.images == "embed":
+                numbers = range(task.shard.first, task.shard.first + task.shard.num_samples)
+                images += sum(plan.source.size_bytes(plan.positions[number]) for number in numbers)
+    return int(columns * (1 + _INDEX_FRACTION)) + images + num_images * _OVERHEAD_PER_IMAGE_BYTES
+
+
+def _record_bytes(column: ColumnFacts) -> int:
+    return column.stride_bytes or int(_JPEG_BYTES_PER_PIXEL * column.shape[0] * column.shape[1])

@@ -4,22 +4,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kdcache.cache.index import ShardIndex
-from kdcache.cache.job import CacheJob
-from kdcache.cache.manifest import Fingerprint
-from kdcache.cache.writer import ShardWriter
+from kdcache.cache.extraction import Extraction, TaskWriter
 from kdcache.errors import BadRecordError, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
 from kdcache.teacher.config import ExtractConfig
 
 
 class ShardSink:
-    """Takes batches with what the teacher said of them and turns them into shards.
+    """Takes batches with the teacher's outputs for them and turns them into shards.
 
     Args:
-        job: The cache.
+        extraction: What is written.
         config: Limits on bad images and codec errors.
-        fingerprint: The plan.
         num_bad: Bad images in shards that are done already.
 
     Attributes:
@@ -27,78 +23,87 @@ class ShardSink:
         num_bad: Bad images so far.
     """
 
-    def __init__(self, job: CacheJob, config: ExtractConfig, fingerprint: Fingerprint, *, num_bad: int) -> None:
-        self._job = job
+    def __init__(self, extraction: Extraction, config: ExtractConfig, *, num_bad: int) -> None:
+        self._extraction = extraction
         self._config = config
-        self._fingerprint = fingerprint
-        self._writer: ShardWriter | None = None
+        self._writer: TaskWriter | None = None
         self.num_shards = 0
         self.num_bad = num_bad
 
-    def add(self, batch: RecordBatch, said: Mapping[str, np.ndarray]) -> None:
+    def add(self, batch: RecordBatch, outputs: Mapping[str, np.ndarray] | None) -> None:
         """Write the images and records of one batch.
+
+        Args:
+            batch: Images and views.
+            outputs: Of the teacher by tap; None where no teacher runs.
 
         Raises: BadRecordError, DiskFullError.
         """
-        writer = self._open(batch.shard.name)
-        for image in batch.images:
-            writer.add_sample(image.sample, image.data, image.extension)
-        writer.add_records(batch.names, said)
+        writer = self._open(batch)
+        if writer.base is not None:
+            for image in batch.images:
+                writer.base.add_sample(image.sample, image.data, image.extension)
+        for group in writer.groups.values():
+            if outputs is not None:
+                group.add_records(batch.names, outputs)
+            group.add_pixels(batch.names, batch.pixels, batch.jpegs)
 
     def end(self, end: ShardEnd) -> None:
-        """Commit the shard.
+        """Check the shard, then commit it.
 
-        Raises: BadRecordError for a codec worse than asked or a teacher that says the same of everything,
+        Raises: BadRecordError for a codec worse than asked or a teacher that gives the same for everything,
             TooManyBadImagesError (after the commit, so that nothing is lost).
         """
-        writer = self._open(end.shard.name)
+        writer = self._open(end)
         self._check_fidelity(writer)
-        index = self._job.commit_shard(writer, end.bad)
+        self._check_variety(writer)
+        self._extraction.commit(writer, end.bad)
         self._writer = None
         self.num_shards += 1
-        self.num_bad += len(end.bad)
-        self._check_variety(index, end.shard.name)
+        self.num_bad += len(end.bad) if end.task.base else 0
         self.refuse_bad(self.num_bad)
 
     def refuse_bad(self, num_bad: int) -> None:
-        """Fail when more than the stated share of the images is bad.
+        """Fail when more than the stated fraction of the images is bad.
 
         Raises: TooManyBadImagesError.
         """
-        total = self._fingerprint.source.num_samples
+        total = self._extraction.base.source.num_samples
         if num_bad > self._config.max_bad * total:
             raise TooManyBadImagesError(
-                f"{num_bad} of {total} images cannot be used, more than the share of {self._config.max_bad:g} that is "
-                f"allowed; {self._job.paths.root / 'ledger'} names each with its reason. Mend the source and extract "
-                "into another folder, or accept them with --max-bad"
+                f"{num_bad} of {total} images cannot be used, more than the fraction of {self._config.max_bad:g} that "
+                f"is allowed; {self._extraction.paths.root / 'ledger'} names each with its reason. Repair the source "
+                "and extract into another folder, or accept them with --max-bad"
             )
 
     def discard(self) -> None:
         """Remove an unfinished shard."""
         if self._writer is not None:
-            self._writer.__exit__(None, None, None)
+            self._writer.discard()
             self._writer = None
 
-    def _open(self, name: str) -> ShardWriter:
+    def _open(self, item: RecordBatch | ShardEnd) -> TaskWriter:
         if self._writer is None:
-            self._writer = self._job.open_shard(name)
-        assert self._writer.name == name, "a shard must end before the next begins"
+            self._writer = self._extraction.open_shard(item.task)
+        assert self._writer.name == item.task.shard.name, "a shard must end before the next begins"
         return self._writer
 
-    def _check_fidelity(self, writer: ShardWriter) -> None:
+    def _check_fidelity(self, writer: TaskWriter) -> None:
         limit = self._config.max_error
-        for column, fidelity in writer.fidelity.items():
-            error = fidelity.summary()["relative_error"]
-            if limit is not None and error > limit:
-                raise BadRecordError(
-                    f"shard {writer.name}, column {column}: relative error {error:.3g}, more than --max-error "
-                    f"{limit:g}; choose a finer codec (int8 < bf16 < fp16 < fp32) or allow more"
-                )
+        for group, own in writer.groups.items():
+            for column, fidelity in own.fidelity.items():
+                error = fidelity.summary()["relative_error"]
+                if limit is not None and error > limit:
+                    raise BadRecordError(
+                        f"shard {writer.name}, column {group}/{column}: relative error {error:.3g}, more than "
+                        f"--max-error {limit:g}; choose a finer codec (int8 < bf16 < fp16 < fp32) or allow more"
+                    )
 
-    def _check_variety(self, index: ShardIndex, name: str) -> None:
-        for column, each in index.columns.items():
-            if each.statistics.count > 1 and not each.statistics.m2.any():
-                raise BadRecordError(
-                    f"shard {name}, column {column}: the teacher says exactly the same of every token; check its "
-                    "weights, its input normalisation and the images"
-                )
+    def _check_variety(self, writer: TaskWriter) -> None:
+        for group, own in writer.groups.items():
+            for column, builder in own.columns.items():
+                if builder.is_constant:
+                    raise BadRecordError(
+                        f"shard {writer.name}, column {group}/{column}: the teacher's outputs are exactly the same for "
+                        "every token; check its weights, its input normalisation and the images"
+                    )

@@ -20,6 +20,8 @@ class DataConfig:
         source: Where the images are, for a cache that only refers to them.
         codec: Which patch column, when the cache holds the tap under several codecs.
         logits_codec: Which logits column, likewise.
+        logits_group: The group whose logits are used, when several have some; ``method.tap=GROUP:TAP`` names that of
+            the features.
         window, views_per_sample, tail, num_threads, memory_budget, access, check, check_pixels: As in
             stream.StreamConfig.
     """
@@ -27,6 +29,7 @@ class DataConfig:
     source: str | None = None
     codec: str | None = None
     logits_codec: str | None = None
+    logits_group: str | None = None
     window: int = 16
     views_per_sample: int = 1
     tail: Tail = "drop"

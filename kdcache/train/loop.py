@@ -213,7 +213,7 @@ def train(
     with process_group(env, device), graceful_stop() as stop:
         loader = make_loader(config, cache, setup, env, device)
         if env.is_main:
-            begin_run(folder, config, cache_digest=cache.digest, world_size=env.world_size)
+            begin_run(folder, config, cache_digest=loader.records.digest, world_size=env.world_size)
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:

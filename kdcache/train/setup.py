@@ -6,7 +6,7 @@ import timm
 import torch
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.column import Column
 from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, GridMismatchError, SourceError, UsageError
 from kdcache.images import open_source
@@ -38,12 +38,12 @@ class Setup:
     method: Method
     spec: StudentSpec
     step: DistillationStep
-    logits: ColumnFacts | None
-    features: ColumnFacts | None
+    logits: Column | None
+    features: Column | None
     view: EvalView
 
     @property
-    def columns(self) -> list[ColumnFacts]:
+    def columns(self) -> list[Column]:
         """Columns to stream."""
         return [column for column in (self.logits, self.features) if column is not None]
 
@@ -55,17 +55,16 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
         UsageError for labels or classes that do not fit.
     """
     fingerprint = cache.manifest.fingerprint
-    if config.teacher is not None and config.teacher != fingerprint.teacher.name:
-        raise CacheMismatchError(
-            f"{cache.paths.root}: cache holds teacher {fingerprint.teacher.name!r}, this run wants {config.teacher!r}; "
-            "extract again with `kdcache extract`, or change it with `--set teacher=...`"
-        )
     method = METHODS[config.method.name](config.method)
-    logits = cache.find_column(kind="logits", codec=config.data.logits_codec) if method.logit_weight > 0 else None
-    features = None
+    group, tap = _group_and_tap(method.tap)
+    logits = features = None
+    if method.logit_weight > 0:
+        logits_group = config.data.logits_group
+        logits = cache.find_column(kind="logits", codec=config.data.logits_codec, group=logits_group)
     if method.feature_weight > 0:
-        features = cache.find_column(kind="patch", tap=method.tap, codec=config.data.codec)
-    widths = {column.shape[-1] for column in fingerprint.columns if column.kind == "patch"}
+        features = cache.find_column(kind="patch", tap=tap, codec=config.data.codec, group=group)
+    _check_teacher(config, cache, [column for column in (logits, features) if column is not None])
+    widths = {column.shape[-1] for column in cache.columns if column.kind == "patch"}
     teacher_width = features.shape[-1] if features else (widths.pop() if len(widths) == 1 else 0)
     base = StudentSpec(
         name=config.student,
@@ -134,7 +133,25 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         raise UsageError(str(error)) from None
 
 
-def _num_classes(config: RunConfig, cache: Cache, method: Method, logits: ColumnFacts | None) -> int:
+def _group_and_tap(text: str | None) -> tuple[str | None, str | None]:
+    """``GROUP:TAP`` or ``TAP``; None for any."""
+    if text is None:
+        return None, None
+    group, colon, tap = text.rpartition(":")
+    return (group if colon else None), tap
+
+
+def _check_teacher(config: RunConfig, cache: Cache, columns: list[Column]) -> None:
+    teachers = {column.group: cache.groups[column.group].manifest.fingerprint.teacher for column in columns}
+    for group, teacher in teachers.items():
+        if config.teacher is not None and teacher is not None and config.teacher != teacher.name:
+            raise CacheMismatchError(
+                f"{cache.paths.root}: group {group} holds teacher {teacher.name!r}, this run wants {config.teacher!r}; "
+                "extract it with `kdcache extract --add`, or change it with `--set teacher=...`"
+            )
+
+
+def _num_classes(config: RunConfig, cache: Cache, method: Method, logits: Column | None) -> int:
     known = cache.manifest.fingerprint.source.num_classes
     if method.needs_labels and known == 0:
         raise UsageError(
@@ -162,7 +179,7 @@ def _tap_width(student: torch.nn.Module, spec: StudentSpec) -> int:
     return int(tokens.shape[-1])
 
 
-def _check_grid(grid: tuple[int, int], features: ColumnFacts, config: RunConfig) -> None:
+def _check_grid(grid: tuple[int, int], features: Column, config: RunConfig) -> None:
     if list(grid) != features.grid:
         raise GridMismatchError(
             f"the student {config.student} makes {grid[0]} x {grid[1]} patch tokens of these views, the teacher made "

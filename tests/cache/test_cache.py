@@ -10,7 +10,7 @@ from tests.conftest import flip_bit
 
 
 def test_columns_open_as_strided_arrays(tiny_cache: Cache) -> None:
-    for column in tiny_cache.manifest.fingerprint.columns:
+    for column in tiny_cache.columns:
         for shard in tiny_cache.manifest.shards:
             fields = tiny_cache.strided(column, shard).fields()
             decoded = column.make_codec().decode(fields, tuple(column.shape))
@@ -43,7 +43,7 @@ def test_columns_are_found_or_listed(tiny_cache: Cache) -> None:
 
 def test_a_good_shard_passes(tiny_cache: Cache) -> None:
     shard = tiny_cache.manifest.shards[0]
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     tiny_cache.check_shard(shard, tiny_cache.index(shard), columns)
     for part in ("samples", *(column.name for column in columns)):
         tiny_cache.check_hash(part, shard, lambda _: None)
@@ -51,7 +51,7 @@ def test_a_good_shard_passes(tiny_cache: Cache) -> None:
 
 def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
     cache = open_cache(cache_copy)
-    shard, columns = cache.manifest.shards[0], cache.manifest.fingerprint.columns
+    shard, columns = cache.manifest.shards[0], cache.columns
     index = cache.index(shard)
     strided = cache.strided(columns[0], shard)
     flip_bit(strided.path, strided.payload_offset(3) + 5)

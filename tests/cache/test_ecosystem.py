@@ -25,7 +25,7 @@ def test_timm_reads_the_images_through_its_own_reader(photos: Path, tmp_path: Pa
 
 
 def test_wids_lists_every_part(tiny_root: Path, tiny_cache: Cache) -> None:
-    for part in ("samples", *(column.name for column in tiny_cache.manifest.fingerprint.columns)):
+    for part in ("samples", *(column.name for column in tiny_cache.columns)):
         index = json.loads((tiny_root / f"wids-{part}.json").read_bytes())
         assert index["__kind__"] == "wids-shard-index-v1"
         assert sum(shard["nsamples"] for shard in index["shardlist"]) == 20

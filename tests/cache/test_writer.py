@@ -17,7 +17,7 @@ def writer_for(cache: Cache, root: Path) -> ShardWriter:
 
 def values_for(cache: Cache, count: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    columns = cache.manifest.fingerprint.columns
+    columns = cache.columns
     return {column.tap: random.standard_normal((count, *column.shape)).astype(np.float32) for column in columns}
 
 
@@ -45,7 +45,7 @@ def test_the_index_names_every_file_of_the_shard(tiny_cache: Cache, tmp_path: Pa
         writer.add_sample(sample_named("a"), b"image", "pgm")
         writer.add_records(NAMES, values_for(tiny_cache, 2))
         index = writer.commit([BadSample(1, "b", "b.jpg", "empty file")])
-    columns = {column.name for column in tiny_cache.manifest.fingerprint.columns}
+    columns = {column.name for column in tiny_cache.columns}
     assert set(index.files) == {"samples", "ledger", *columns}
     for part, facts in index.files.items():
         assert CachePaths(tmp_path / "c").shard(part, "train-000000").stat().st_size == facts.size_bytes

@@ -19,7 +19,7 @@ def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPa
         return decode_image(data)
 
     monkeypatch.setattr("kdcache.stream.images.decode_image", slowly)
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     result = bench_stream(tiny_cache, columns, CONFIG, seconds=0.1, step_ms=2)
     assert set(result["stages_samples_per_s"]) == {"targets", "images"}
     assert result["limited_by"] == "images"
@@ -30,7 +30,7 @@ def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_slow_step_never_waits_and_a_fast_one_does(tiny_cache: Cache) -> None:
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     slow, fast = (bench_stream(tiny_cache, columns, CONFIG, seconds=0.2, step_ms=each) for each in (100, 0.001))
     assert slow["stall_share"] < fast["stall_share"]
 
@@ -38,7 +38,7 @@ def test_a_slow_step_never_waits_and_a_fast_one_does(tiny_cache: Cache) -> None:
 @pytest.mark.parametrize("images", ["none", "encoded"])
 def test_streams_without_pixels(tiny_cache: Cache, images: str) -> None:
     config = replace(CONFIG, images=images)  # type: ignore[arg-type]
-    result = bench_stream(tiny_cache, tiny_cache.manifest.fingerprint.columns[:1], config, seconds=0.05, step_ms=1)
+    result = bench_stream(tiny_cache, tiny_cache.columns[:1], config, seconds=0.05, step_ms=1)
     assert result["images"] == images
 
 

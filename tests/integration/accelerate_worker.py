@@ -16,7 +16,7 @@ from kdcache.stream.loader import StreamConfig
 def main() -> None:
     """Stream half an epoch, save, stream the rest; load in a fresh loader and stream the rest again."""
     cache, folder = open_cache(sys.argv[1]), Path(sys.argv[2])
-    columns = cache.manifest.fingerprint.columns[:1]
+    columns = cache.columns[:1]
     accelerator = Accelerator(cpu=True)
     ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     config = StreamConfig(batch_size=4, num_threads=1)

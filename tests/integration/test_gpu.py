@@ -60,7 +60,7 @@ def test_the_same_plan_gives_the_same_bytes(gpu_root: Path, tmp_path: Path) -> N
 
 def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
     cache = open_cache(gpu_root)
-    columns = cache.manifest.fingerprint.columns
+    columns = cache.columns
     for batch in CacheLoader(cache, columns, StreamConfig(batch_size=10), device="cuda"):
         moved = batch.to("cuda")
         assert moved.pixels.is_cuda
@@ -72,7 +72,7 @@ def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
 def test_batches_on_the_device_are_those_in_memory(gpu_root: Path, images: str) -> None:
     """Copied on a stream of their own while slow work is queued on the other: no slot is overwritten too early."""
     cache = open_cache(gpu_root)
-    columns = cache.manifest.fingerprint.columns
+    columns = cache.columns
     config = StreamConfig(batch_size=4, images=images, check_pixels=1.0)  # type: ignore[arg-type]
     here, there = (CacheLoader(cache, columns, config, device=device) for device in ("cpu", "cuda"))
     for _ in range(3):

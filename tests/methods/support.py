@@ -13,7 +13,7 @@ from kdcache.stream.loader import StreamConfig
 def one_batch(cache: Cache) -> Batch:
     """Eight views with every column."""
     config = StreamConfig(batch_size=8, num_threads=1)
-    return next(iter(CacheLoader(cache, cache.manifest.fingerprint.columns, config))).clone()
+    return next(iter(CacheLoader(cache, cache.columns, config))).clone()
 
 
 def targets_of(batch: Batch, *, logits: str | None = None, features: str | None = None) -> Targets:

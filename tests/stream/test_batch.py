@@ -6,7 +6,7 @@ from kdcache.stream.batch import BatchBuffers
 
 
 def test_buffers_are_views_of_the_batch(tiny_cache: Cache) -> None:
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     buffers = BatchBuffers(4, columns, tiny_cache.manifest.fingerprint.views, pinned=False)
     buffers.pixels[2] = 7
     buffers.labels[:] = 3
@@ -24,7 +24,7 @@ def test_buffers_are_views_of_the_batch(tiny_cache: Cache) -> None:
 
 def test_a_clone_survives_the_next_batch(tiny_cache: Cache) -> None:
     buffers = BatchBuffers(
-        2, tiny_cache.manifest.fingerprint.columns, tiny_cache.manifest.fingerprint.views, pinned=False
+        2, tiny_cache.columns, tiny_cache.manifest.fingerprint.views, pinned=False
     )
     buffers.pixels[:] = 1
     clone = buffers.batch.clone()

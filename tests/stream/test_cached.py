@@ -17,7 +17,7 @@ from tests.conftest import flip_bit
 
 def make(cache: Cache, *, rank: int = 0, world_size: int = 1, **changes: Any) -> CacheLoader:
     settings: dict[str, Any] = {"batch_size": 4, "num_threads": 2, "check_pixels": 1.0, "window": 2}
-    columns = cache.manifest.fingerprint.columns
+    columns = cache.columns
     return CacheLoader(cache, columns, StreamConfig(**{**settings, **changes}), rank=rank, world_size=world_size)
 
 
@@ -27,7 +27,7 @@ def rows(batches: list[Batch]) -> list[tuple[int, int]]:
 
 def test_pixels_labels_and_targets_belong_together(tiny_cache: Cache) -> None:
     """Every row of every batch against the same record read through the strided view."""
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     decoded = {
         column.name: np.concatenate(
             [

@@ -31,7 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def cache_loader(cache: Cache, rank: int = 0, world_size: int = 1, **changes: Any) -> Loader:
     settings = {"batch_size": 4, "num_threads": 2, "window": 2, "check_pixels": 1.0, **changes}
-    columns = cache.manifest.fingerprint.columns
+    columns = cache.columns
     return CacheLoader(cache, columns, StreamConfig(**settings), rank=rank, world_size=world_size)
 
 

@@ -41,7 +41,7 @@ def test_the_map_dataset_inside_a_dataloader(tiny_cache: Cache, workers: int) ->
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_the_iterable_dataset_gives_the_loaders_batches_for_any_workers(tiny_cache: Cache, workers: int) -> None:
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     expected = [batch.clone() for batch in CacheLoader(tiny_cache, columns, CONFIG)]
     dataset = CacheIterable(tiny_cache, columns, CONFIG)
     found = list(DataLoader(dataset, batch_size=None, num_workers=workers))
@@ -88,7 +88,7 @@ def test_a_dataset_cannot_check_beside_itself(tiny_cache: Cache) -> None:
 
 def test_workers_that_live_on_see_the_epoch_change(tiny_cache: Cache) -> None:
     config = StreamConfig(batch_size=4, num_threads=1, images="none")
-    columns = tiny_cache.manifest.fingerprint.columns[:1]
+    columns = tiny_cache.columns[:1]
     dataset = CacheIterable(tiny_cache, columns, config)
     loader = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
     plain = CacheLoader(tiny_cache, columns, config)

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def filled(cache: Cache, count: int, asked: list[int]) -> Generator[BatchBuffers]:
     """Two host buffers in turn, spoilt as soon as the next is asked for."""
-    columns = cache.manifest.fingerprint.columns[:2]
+    columns = cache.columns[:2]
     buffers = [BatchBuffers(3, columns, cache.manifest.fingerprint.views, pinned=False) for _ in range(2)]
     for number in range(count):
         asked.append(number)

@@ -64,7 +64,7 @@ def test_a_shard_truncated_under_the_stream(cache_copy: Path, access: str) -> No
     loader = cache_loader(cache, access=access, images="none")
     list(loader)
     for shard in cache.manifest.shards:
-        path = cache.paths.shard(cache.manifest.fingerprint.columns[0].name, shard.name)
+        path = cache.paths.shard(cache.columns[0].name, shard.name)
         path.chmod(0o644)
         os.truncate(path, 700)
     with pytest.raises(CorruptCacheError, match="became shorter"):
@@ -76,7 +76,7 @@ def test_a_shard_that_vanishes_is_read_on_until_it_must_be_opened_again(cache_co
     loader = cache_loader(cache, images="none")
     list(loader)
     for shard in cache.manifest.shards:
-        cache.paths.shard(cache.manifest.fingerprint.columns[0].name, shard.name).unlink()
+        cache.paths.shard(cache.columns[0].name, shard.name).unlink()
     list(loader)
     with pytest.raises(CorruptCacheError, match=r"tar: missing"):
         list(cache_loader(cache, images="none"))
@@ -91,7 +91,7 @@ from kdcache.stream.cached import CacheLoader
 from kdcache.stream.loader import StreamConfig
 from torch.utils.data import DataLoader
 cache = open_cache(sys.argv[1])
-columns = cache.manifest.fingerprint.columns
+columns = cache.columns
 config = StreamConfig(batch_size=4, num_threads=2, check=sys.argv[3])
 workers = int(sys.argv[2])
 if workers:
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_the_process(tiny_root: Path, workers: int, check: str, dela
 @needs_extension
 def test_the_memory_budget_is_respected(tiny_cache: Cache) -> None:
     """Mapped bytes never exceed it; a window that does not fit is read instead."""
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     shard_bytes = [sum(shard.files[each.name].size_bytes for each in columns) for shard in tiny_cache.manifest.shards]
     buffers = 3 * 4 * sum(each.layout().payload_bytes for each in columns)
     for room in (sum(shard_bytes), max(shard_bytes) * 2):

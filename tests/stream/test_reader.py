@@ -10,7 +10,7 @@ from tests.conftest import flip_bit
 
 
 def test_records_equal_the_strided_view(tiny_cache: Cache) -> None:
-    columns = tiny_cache.manifest.fingerprint.columns
+    columns = tiny_cache.columns
     reader = ShardReader(tiny_cache, columns)
     for sample in (0, 7, 8, 19):
         shard, row = reader.locate(sample)
@@ -63,7 +63,7 @@ def test_a_file_that_shrinks_under_the_reader_is_an_error(cache_copy: Path) -> N
 
 
 def test_open_files_are_bounded(tiny_cache: Cache) -> None:
-    reader = ShardReader(tiny_cache, tiny_cache.manifest.fingerprint.columns, max_open=1)
+    reader = ShardReader(tiny_cache, tiny_cache.columns, max_open=1)
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     for sample in (0, 8, 16, 0, 8, 16):
         reader.locate(sample)

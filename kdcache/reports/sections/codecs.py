@@ -43,8 +43,9 @@ def _fidelity(fidelity: Mapping[str, float]) -> tuple[str, ...]:
 def _cache(each: CacheInput) -> list[Block]:
     manifest = each.cache.manifest
     rows: list[Row] = []
-    for column in manifest.fingerprint.columns:
-        facts = manifest.columns[column.name]
+    for column in each.cache.columns:
+        group = each.cache.group(column.group).manifest
+        facts = group.columns[column.facts.name]
         rows.append(
             Row(
                 (
@@ -52,17 +53,22 @@ def _cache(each: CacheInput) -> list[Block]:
                     column.tap,
                     " x ".join(map(str, column.shape)),
                     size_text(column.stride_bytes),
-                    size_text(manifest.part_bytes(column.name)),
+                    size_text(group.part_bytes(column.facts.name)),
                     *_fidelity(facts.fidelity),
                     f"{number_text(facts.minimum)} to {number_text(facts.maximum)}",
                 )
             )
         )
-    source, teacher = manifest.fingerprint.source, manifest.fingerprint.teacher
+    source = manifest.fingerprint.source
+    teachers = [
+        f"{teacher.name} ({teacher.weights} weights)"
+        for group in each.cache.groups.values()
+        if (teacher := group.manifest.fingerprint.teacher) is not None
+    ]
     images = "embedded" if manifest.fingerprint.images == "embed" else "referred to"
     blocks: list[Block] = [
         Text(
-            f"Cache {each.label}: {teacher.name} ({teacher.weights} weights) over {manifest.num_samples} of "
+            f"Cache {each.label}: {', '.join(teachers) or 'no teacher'} over {manifest.num_samples} of "
             f"{source.num_samples} images, {counted(manifest.fingerprint.views.num_views, 'view')} of each, in "
             f"{counted(len(manifest.shards), 'shard')}; samples {size_text(manifest.part_bytes('samples'))} (images "
             f"{images}), sha256 {each.cache.digest[:12]}…"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from kdcache.cache.cache import Group
 from kdcache.reports.blocks import Block, Bullets, Details, Heading, Row, Section, Table
 from kdcache.reports.inputs import AnalysisInput, CacheInput, Inputs, RunInput
 
@@ -40,22 +41,31 @@ def _cache(each: CacheInput) -> list[Block]:
     fingerprint = each.cache.manifest.fingerprint
     facts = {
         "sha256": each.cache.digest,
-        "teacher": {
-            "name": fingerprint.teacher.name,
-            "kwargs": fingerprint.teacher.kwargs,
-            "weights": fingerprint.teacher.weights,
-            "weights_sha256": fingerprint.teacher.weights_sha256,
-            "precision": fingerprint.teacher.precision,
-            "device": fingerprint.teacher.device,
-        },
         "views": {
             "recipe": fingerprint.views.recipe,
             "params": fingerprint.views.params,
             "seed": fingerprint.views.seed,
         },
         "versions": fingerprint.versions,
+        "groups": {name: _group(group) for name, group in each.cache.groups.items()},
     }
-    return [Heading(f"Cache {each.label}"), _settings("Teacher, views and versions", facts)]
+    return [Heading(f"Cache {each.label}"), _settings("Teachers, views and versions", facts)]
+
+
+def _group(group: Group) -> dict[str, Any]:
+    fingerprint = group.manifest.fingerprint
+    teacher = fingerprint.teacher
+    facts: dict[str, Any] = {"sha256": group.digest, "versions": fingerprint.versions}
+    if teacher is not None:
+        facts["teacher"] = {
+            "name": teacher.name,
+            "kwargs": teacher.kwargs,
+            "weights": teacher.weights,
+            "weights_sha256": teacher.weights_sha256,
+            "precision": teacher.precision,
+            "device": teacher.device,
+        }
+    return facts
 
 
 def _settings(summary: str, values: Mapping[str, Any]) -> Details:

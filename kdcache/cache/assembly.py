@@ -1,0 +1,110 @@
+"""Manifests made from the indexes of finished shards."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from kdcache.cache.base import BaseFingerprint, BaseManifest, BaseShard
+from kdcache.cache.facts import ColumnSummary, FileFacts
+from kdcache.cache.group import GroupFingerprint, GroupManifest, GroupShard
+from kdcache.cache.group_index import ColumnIndex, GroupIndex, read_group_index
+from kdcache.cache.index import ShardIndex, read_index
+from kdcache.cache.job import committed_files, read_ledger
+from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.statistics import Fidelity, TokenStatistics
+from kdcache.errors import IncompleteCacheError
+
+
+def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequence[str]) -> BaseManifest:
+    """The manifest of a base whose shards are all done.
+
+    Raises: IncompleteCacheError if a shard is not committed.
+    """
+    shards: list[BaseShard] = []
+    modes: Counter[str] = Counter()
+    num_rotated = 0
+    for name in names:
+        _require(paths, name)
+        index: ShardIndex = read_index(paths.shard(INDEX, name))
+        num_bad = len(read_ledger(paths.shard(LEDGER, name)))
+        files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
+        shards.append(BaseShard(name=name, num_samples=len(index), num_bad=num_bad, files=files))
+        modes.update(mode.decode() for mode in index.modes)
+        num_rotated += int((index.orientations != 1).sum())
+    return BaseManifest(
+        fingerprint=fingerprint,
+        shards=shards,
+        image_modes=dict(sorted(modes.items())),
+        num_rotated=num_rotated,
+        num_bad=sum(shard.num_bad for shard in shards),
+    )
+
+
+def assemble_group(
+    paths: CachePaths, fingerprint: GroupFingerprint, base_digest: str, names: Sequence[str]
+) -> GroupManifest:
+    """The manifest of a group whose shards are all done.
+
+    Args:
+        paths: The group.
+        fingerprint: How it was made.
+        base_digest: sha256 of its base's manifest.
+        names: The shards.
+
+    Raises: IncompleteCacheError if a shard is not committed.
+    """
+    shards: list[GroupShard] = []
+    summaries: dict[str, _Summary] = {}
+    for name in names:
+        _require(paths, name)
+        # One at a time: the second moments of all shards together would be gigabytes.
+        index: GroupIndex = read_group_index(paths.shard(INDEX, name))
+        files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
+        shards.append(GroupShard(name=name, files=files))
+        for column, each in index.columns.items():
+            summaries.setdefault(column, _Summary()).add(each)
+    return GroupManifest(
+        fingerprint=fingerprint,
+        base=base_digest,
+        shards=shards,
+        columns={name: summary.finish() for name, summary in summaries.items()},
+    )
+
+
+def _require(paths: CachePaths, name: str) -> None:
+    if committed_files(paths, name) is None:
+        raise IncompleteCacheError(f"{paths.root}: shard {name} is not finished; run `kdcache extract` again")
+
+
+class _Summary:
+    """Merges the statistics of a column over shards."""
+
+    def __init__(self) -> None:
+        self._total: TokenStatistics | None = None
+        self._fidelity: Fidelity | None = Fidelity()
+
+    def add(self, column: ColumnIndex) -> None:
+        """Take in one shard."""
+        if self._total is None:
+            self._total = TokenStatistics(column.statistics.num_channels, column.statistics.with_moments)
+        self._total.merge(column.statistics)
+        if column.fidelity is None or self._fidelity is None:
+            # A rebuilt index has no fidelity: that of the other shards alone would be another figure of the same name.
+            self._fidelity = None
+        else:
+            self._fidelity.merge(column.fidelity)
+
+    def finish(self) -> ColumnSummary:
+        """The column's entry in the manifest."""
+        total = self._total
+        assert total is not None, "there is at least one shard"
+        num_values = max(total.count * total.num_channels, 1)
+        return ColumnSummary(
+            fidelity={} if self._fidelity is None else self._fidelity.summary(),
+            minimum=float(total.minimum.min()) if total.count else 0.0,
+            maximum=float(total.maximum.max()) if total.count else 0.0,
+            rms=float(np.sqrt((total.m2.sum() + total.count * np.square(total.mean).sum()) / num_values)),
+            num_tokens=total.count,
+            num_zero_tokens=total.num_zero_tokens,
+        )

@@ -1,0 +1,174 @@
+"""What one pass writes: a base, column groups beside it, or groups for a base that is there already."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcache.cache.assembly import assemble_base, assemble_group
+from kdcache.cache.base import BASE_PARTS, BaseFingerprint, BaseManifest, PlannedShard, planned_shards, read_base
+from kdcache.cache.ecosystem import write_base_files, write_group_files
+from kdcache.cache.group import GroupFingerprint, GroupManifest
+from kdcache.cache.group_writer import GroupShardWriter
+from kdcache.cache.job import Job
+from kdcache.cache.manifest import write_manifest
+from kdcache.cache.paths import INDEX, CachePaths
+from kdcache.cache.writer import BadSample, BaseShardWriter
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What is pending of one shard.
+
+    Args:
+        shard: Its plan.
+        base: Whether its images are.
+        groups: Names of the groups whose columns are.
+    """
+
+    shard: PlannedShard
+    base: bool
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaskWriter:
+    """Writes what is pending of one shard.
+
+    Args:
+        name: The shard.
+        base: None if its images are there.
+        groups: By name, those that are pending.
+    """
+
+    name: str
+    base: BaseShardWriter | None
+    groups: dict[str, GroupShardWriter]
+
+    def discard(self) -> None:
+        """Remove everything that is not committed."""
+        for writer in (*([self.base] if self.base else []), *self.groups.values()):
+            writer.discard()
+
+
+class Extraction:
+    """The right to write to a base and its groups, held until `close`.
+
+    Args:
+        root: The cache folder; created if need be.
+        base: How the base is made.
+        groups: How the groups of this pass are made, by name.
+        job_id: Equal for all workers of one job.
+        writes_base: False for a base that is complete and only read.
+
+    Raises: NotWritableError, CacheBusyError, CacheMismatchError where something else was begun under these names.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        base: BaseFingerprint,
+        groups: Mapping[str, GroupFingerprint],
+        job_id: str,
+        *,
+        writes_base: bool,
+    ) -> None:
+        self.paths = CachePaths(root)
+        self.base, self.groups = base, dict(groups)
+        self._base_job: Job[BaseFingerprint] | None = None
+        self._jobs: dict[str, Job[GroupFingerprint]] = {}
+        try:
+            if writes_base:
+                self._base_job = Job(self.paths, job_id, BaseFingerprint)
+                self._base_job.adopt(base)
+            for name, fingerprint in groups.items():
+                self._jobs[name] = Job(self.paths.group(name), job_id, GroupFingerprint)
+                self._jobs[name].adopt(fingerprint)
+        except BaseException:
+            self.close()
+            raise
+
+    def planned(self) -> list[PlannedShard]:
+        """All shards, done or not, in order."""
+        return planned_shards(self.base)
+
+    def task(self, shard: PlannedShard) -> ShardTask | None:
+        """What is pending of a shard; None if nothing is."""
+        base = self._base_job is not None and not self._base_job.is_done(shard.name)
+        groups = tuple(name for name, job in self._jobs.items() if not job.is_done(shard.name))
+        return ShardTask(shard, base, groups) if base or groups else None
+
+    def open_shard(self, task: ShardTask) -> TaskWriter:
+        """Begin a shard; whatever lies there without an index is garbage and goes."""
+        name = task.shard.name
+        base = None
+        if task.base:
+            assert self._base_job is not None
+            self._base_job.clear(name, list(BASE_PARTS))
+            base = BaseShardWriter(self.paths, self.base, name)
+        writers: dict[str, GroupShardWriter] = {}
+        for group in task.groups:
+            fingerprint = self.groups[group]
+            self._jobs[group].clear(name, [column.name for column in fingerprint.columns])
+            writers[group] = GroupShardWriter(self.paths.group(group), fingerprint, self.base, name)
+        return TaskWriter(name, base, writers)
+
+    def commit(self, writer: TaskWriter, bad: Sequence[BadSample]) -> None:
+        """Commit a shard, images first, unless another job has taken over meanwhile.
+
+        Raises: CacheBusyError, ShardConflictError, DiskFullError.
+        """
+        for job in self._all_jobs():
+            job.check()
+        if writer.base is not None:
+            writer.base.commit(bad)
+        for group in writer.groups.values():
+            group.commit()
+        for job in self._all_jobs():
+            job.attempts(writer.name).unlink(missing_ok=True)
+
+    def count_attempt(self, name: str) -> int:
+        """Note durably that work on a shard begins; returns which attempt this is, from 1."""
+        return self._all_jobs()[0].count_attempt(name)
+
+    def attempts(self, name: str) -> Path:
+        """The file that counts attempts at a shard."""
+        return self._all_jobs()[0].attempts(name)
+
+    @property
+    def log_path(self) -> Path:
+        """Where workers note what they did: ``job/runs.jsonl`` of what is written."""
+        return self._all_jobs()[0].paths.job / "runs.jsonl"
+
+    def finish(self) -> tuple[BaseManifest, dict[str, GroupManifest]] | None:
+        """Write the manifests if every shard is done; None while some are still pending."""
+        names = [shard.name for shard in self.planned()]
+        if self._base_job is not None:
+            # Asking for the files first spares a worker that is not the last one the reading of every index.
+            if not _all_there(self.paths, names):
+                return None
+            base = assemble_base(self.paths, self.base, names)
+            write_base_files(self.paths, base)
+            digest = write_manifest(self.paths, base)
+        else:
+            base, digest = read_base(self.paths)
+        groups: dict[str, GroupManifest] = {}
+        for name, fingerprint in self.groups.items():
+            paths = self.paths.group(name)
+            if not _all_there(paths, names):
+                return None
+            groups[name] = assemble_group(paths, fingerprint, digest, names)
+            write_group_files(paths, groups[name], base)
+            write_manifest(paths, groups[name])
+        return base, groups
+
+    def close(self) -> None:
+        """Give the cache back."""
+        for job in self._all_jobs():
+            job.close()
+
+    def _all_jobs(self) -> "list[Job[BaseFingerprint] | Job[GroupFingerprint]]":
+        return [*([self._base_job] if self._base_job is not None else []), *self._jobs.values()]
+
+
+def _all_there(paths: CachePaths, names: Sequence[str]) -> bool:
+    return all(paths.shard(INDEX, name).is_file() for name in names)

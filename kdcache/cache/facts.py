@@ -1,0 +1,150 @@
+"""What a manifest is made of: strict records of images, views, teachers, columns and files."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import xxhash
+
+from kdcache.cache.codecs import Codec, make_codec
+from kdcache.cache.record import RecordLayout
+from kdcache.durable import NewFile, file_pieces
+
+# What a column holds: tokens of patches or in front of them, class logits, or the pixels of the views themselves.
+ColumnKind = Literal["patch", "prefix", "logits", "pixels"]
+RAW, JPEG = "raw", "jpeg"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the parts of a manifest: strict types, no unknown fields."""
+
+
+class SourceFacts(Facts, frozen=True):
+    """Which images. `keys_sha256` is over the source keys in the order of the cache, one per line."""
+
+    kind: str
+    num_samples: int
+    keys_sha256: str
+    num_classes: int
+    class_names: list[str]
+
+
+class ViewFacts(Facts, frozen=True):
+    """How views were drawn and replayed.
+
+    `fields` names the integers of a view, `size` is S of the (S, S, 3) pixels. `mean` and `std` are those of the first
+    teacher; students are fed with them. `jpeg_quality` is 0, or the quality of the JPEG that every view went through
+    before anyone saw it.
+    """
+
+    recipe: str
+    seed: int
+    num_views: int
+    size: int
+    interpolation: str
+    fields: list[str]
+    params: dict[str, Any]
+    mean: list[float]
+    std: list[float]
+    jpeg_quality: int = 0
+
+
+class TeacherFacts(Facts, frozen=True):
+    """Which teacher, and where it ran.
+
+    `weights` is hub, file or random; `weights_sha256` is over the names and bytes of its tensors. `cpu_threads` is 0 on
+    an accelerator; on a CPU the last bits of a forward depend on it. `mean` and `std` normalise its input.
+    """
+
+    name: str
+    kwargs: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+    weights: str
+    weights_sha256: str
+    precision: str
+    device: str
+    cpu_threads: int
+    mean: list[float]
+    std: list[float]
+
+
+class ColumnFacts(Facts, frozen=True):
+    """One tap under one codec, or stored pixels (tap ``pixels``, codec ``raw`` or ``jpeg``).
+
+    `grid` is (rows, columns) of patch tokens, empty for other kinds. `stride_bytes` is 0 where records differ in size.
+    """
+
+    name: str
+    tap: str
+    kind: ColumnKind
+    codec: str
+    params: dict[str, Any]
+    shape: list[int]
+    grid: list[int]
+    stride_bytes: int
+
+    def make_codec(self) -> Codec:
+        """The codec that wrote this column; stored pixels have none."""
+        return make_codec(self.codec, self.params)
+
+    def layout(self) -> RecordLayout:
+        """Bytes of one record; JPEG records have no common layout."""
+        if self.kind == "pixels":
+            return RecordLayout.plain("|u1", tuple(self.shape))
+        return self.make_codec().layout(tuple(self.shape))
+
+
+def pixel_column(size: int, *, jpeg_quality: int) -> ColumnFacts:
+    """The column of stored pixels: raw ones, or JPEG files where `jpeg_quality` is not 0.
+
+    Args:
+        size: S, side of the views in pixels.
+        jpeg_quality: 0, or 1 to 100.
+    """
+    codec = JPEG if jpeg_quality else RAW
+    shape = (size, size, 3)
+    return ColumnFacts(
+        name=codec,
+        tap="pixels",
+        kind="pixels",
+        codec=codec,
+        params={"quality": jpeg_quality} if jpeg_quality else {},
+        shape=list(shape),
+        grid=[],
+        stride_bytes=0 if jpeg_quality else RecordLayout.plain("|u1", shape).stride_bytes,
+    )
+
+
+class FileFacts(Facts, frozen=True):
+    """Identity of one file: sha256, XXH3 (64 bits) for checks while training, size."""
+
+    sha256: str
+    xxh3: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, file: NewFile) -> "FileFacts":
+        """Of what was written to a file."""
+        return cls(sha256=file.sha256, xxh3=file.xxh3, size_bytes=file.size_bytes)
+
+    @classmethod
+    def read(cls, path: Path) -> "FileFacts":
+        """Of a file on disk."""
+        sha256, xxh3, size_bytes = hashlib.sha256(), xxhash.xxh3_64(), 0
+        for piece in file_pieces(path):
+            sha256.update(piece)
+            xxh3.update(piece)
+            size_bytes += len(piece)
+        return cls(sha256=sha256.hexdigest(), xxh3=xxh3.hexdigest(), size_bytes=size_bytes)
+
+
+class ColumnSummary(Facts, frozen=True):
+    """Fidelity of the codec on this data (empty if unknown) and the range of the decoded values."""
+
+    fidelity: dict[str, float]
+    minimum: float
+    maximum: float
+    rms: float
+    num_tokens: int
+    num_zero_tokens: int

@@ -1,0 +1,147 @@
+"""The index of a shard of a group: checksums, sums and statistics of its columns, and where JPEG records lie.
+
+Rebuildable from the column tars, but for the fidelity of the codecs.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.cache.facts import FileFacts
+from kdcache.cache.hdf5 import files_arrays, files_from, hdf5_bytes, read_hdf5, unreadable
+from kdcache.cache.record import Array
+from kdcache.cache.statistics import Fidelity, TokenStatistics
+
+_STATISTICS = ("mean", "m2", "minimum", "maximum", "raw_moment", "unit_moment")
+_COLUMNS = "columns"
+
+
+@dataclass
+class ColumnIndex:
+    """What the index knows of one column of tokens or logits in one shard.
+
+    Record r is view ``r % K`` of sample ``r // K``.
+
+    Attributes:
+        stride: Record r starts (with its tar header) at byte ``r * stride``.
+        crc32: (R,) uint32 over each payload.
+        column_sums: (R, C) float32 sums over the tokens of each record's decoded values.
+        sum_of_squares: (R,) float64.
+        statistics: Over all tokens of the shard.
+        spectrum_records: (M,) int64, which records have their singular values kept.
+        singular_energies: (M, min(N, C)) float32.
+        fidelity: What the codec lost here; None where the index was rebuilt.
+    """
+
+    stride: int
+    crc32: Array
+    column_sums: Array
+    sum_of_squares: Array
+    statistics: TokenStatistics
+    spectrum_records: Array
+    singular_energies: Array
+    fidelity: Fidelity | None = None
+
+    def arrays(self) -> dict[str, Array]:
+        """Its datasets."""
+        statistics = self.statistics
+        found = {
+            "counts": np.array([self.stride, statistics.count, statistics.num_zero_tokens], np.int64),
+            "crc32": self.crc32,
+            "column_sums": self.column_sums,
+            "sum_of_squares": self.sum_of_squares,
+            "spectrum_records": self.spectrum_records,
+            "singular_energies": self.singular_energies,
+            **{name: getattr(statistics, name) for name in _STATISTICS},
+        }
+        if self.fidelity is not None:
+            found["fidelity"] = self.fidelity.as_array()
+        return found
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array]) -> "ColumnIndex":
+        """What `arrays` gave. Raises: KeyError, ValueError."""
+        stride, count, num_zero_tokens = (int(value) for value in arrays["counts"])
+        with_moments = arrays["raw_moment"].size > 0
+        statistics = TokenStatistics(len(arrays["mean"]), with_moments, count, num_zero_tokens)
+        for name in _STATISTICS:
+            setattr(statistics, name, arrays[name])
+        fidelity = arrays.get("fidelity")
+        return cls(
+            stride=stride,
+            statistics=statistics,
+            crc32=arrays["crc32"],
+            column_sums=arrays["column_sums"],
+            sum_of_squares=arrays["sum_of_squares"],
+            spectrum_records=arrays["spectrum_records"],
+            singular_energies=arrays["singular_energies"],
+            fidelity=None if fidelity is None else Fidelity.from_array(fidelity),
+        )
+
+
+@dataclass
+class PixelIndex:
+    """What the index knows of a column of stored pixels in one shard.
+
+    Attributes:
+        crc32: (R,) uint32 over each payload: the raw pixels, or the JPEG file.
+        offsets, sizes: (R,) int64, where the payload of each record lies in the tar.
+    """
+
+    crc32: Array
+    offsets: Array
+    sizes: Array
+
+    def arrays(self) -> dict[str, Array]:
+        """Its datasets."""
+        return {"crc32": self.crc32, "offsets": self.offsets, "sizes": self.sizes}
+
+
+@dataclass
+class GroupIndex:
+    """Everything known of one shard of a group.
+
+    Attributes:
+        columns: Tokens and logits, by column name.
+        pixels: Stored pixels, by column name.
+        files: Identity of the column tars, by column; naming them is what makes the shard done.
+    """
+
+    columns: dict[str, ColumnIndex] = field(default_factory=dict[str, ColumnIndex])
+    pixels: dict[str, PixelIndex] = field(default_factory=dict[str, PixelIndex])
+    files: dict[str, FileFacts] = field(default_factory=dict[str, FileFacts])
+
+
+def group_index_bytes(index: GroupIndex) -> bytes:
+    """The HDF5 file of an index; the same index gives the same bytes."""
+    arrays: dict[str, Array] = {}
+    for name, column in {**index.columns, **index.pixels}.items():
+        arrays |= {f"{_COLUMNS}/{name}/{array}": values for array, values in column.arrays().items()}
+    return hdf5_bytes({**arrays, **files_arrays(index.files)})
+
+
+def read_group_index(path: Path, *, data: bytes | None = None, files_only: bool = False) -> GroupIndex:
+    """Read an index.
+
+    Args:
+        path: The file, also named in errors.
+        data: Its bytes where the caller has already read and hashed them.
+        files_only: Leave out what it knows of the columns, which spares large statistics.
+
+    Raises: CorruptCacheError for a file that is not an index, or that asks HDF5 for anything unusual.
+    """
+    data = path.read_bytes() if data is None else data
+    arrays = read_hdf5(path, data, skip=_COLUMNS if files_only else "")
+    try:
+        index = GroupIndex(files=files_from(arrays))
+        for name in sorted({where.split("/")[1] for where in arrays if where.startswith(f"{_COLUMNS}/")}):
+            prefix = f"{_COLUMNS}/{name}/"
+            own = {where.removeprefix(prefix): each for where, each in arrays.items() if where.startswith(prefix)}
+            if "offsets" in own:
+                index.pixels[name] = PixelIndex(**own)
+            else:
+                index.columns[name] = ColumnIndex.from_arrays(own)
+    except (KeyError, ValueError, TypeError) as error:
+        raise unreadable(path, error) from None
+    return index

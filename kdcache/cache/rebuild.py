@@ -1,0 +1,230 @@
+"""Making indexes and manifests again from the tars, for the base and for every group."""
+
+import contextlib
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from kdcache.cache.assembly import assemble_base, assemble_group
+from kdcache.cache.base import BaseFingerprint, BaseManifest, planned_shards, read_base
+from kdcache.cache.column_builder import ColumnBuilder
+from kdcache.cache.facts import JPEG, ColumnFacts, Facts, FileFacts
+from kdcache.cache.group import GroupFingerprint, GroupManifest, check_column_names
+from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
+from kdcache.cache.group_writer import PixelBuilder
+from kdcache.cache.hdf5 import files_from, read_hdf5
+from kdcache.cache.index import ShardIndex, index_bytes, read_index
+from kdcache.cache.job import Job, read_ledger
+from kdcache.cache.manifest import (
+    fingerprint_bytes,
+    fingerprint_digest,
+    read_fingerprint,
+    read_manifest,
+    write_manifest,
+)
+from kdcache.cache.paths import INDEX, LEDGER, SAMPLES, CachePaths
+from kdcache.cache.sample import Sample
+from kdcache.cache.shard import META_MEMBER, StridedShard, member_name, read_meta
+from kdcache.cache.statistics import Fidelity
+from kdcache.cache.tar import Member, read_members
+from kdcache.cache.writer import ledger_bytes
+from kdcache.durable import make_folder, remove_stale_temporaries, sha256_file, write_file
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
+
+Record = TypeVar("Record", bound=Facts)
+_REPAIR = "run `kdcache verify --repair`, then the same `kdcache extract` again"
+
+
+def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
+    """Make every index and the manifest of the base again from the samples tars (and the ledgers that are left).
+
+    Raises: IncompleteCacheError when shards are missing, CorruptCacheError when tars are damaged or of several plans.
+    """
+    paths = job.paths
+    remove_stale_temporaries(paths.root)
+    fingerprint = _common_fingerprint(paths, SAMPLES, BaseFingerprint)
+    names = [shard.name for shard in planned_shards(fingerprint)]
+    _require(paths, [SAMPLES], names)
+    _refuse_damaged_tars(paths, [SAMPLES], names)
+    for name in names:
+        index = _base_index(paths, fingerprint, name)
+        _replace(paths.shard(INDEX, name), index_bytes(index))
+    manifest = assemble_base(paths, fingerprint, names)
+    write_manifest(paths, manifest)
+    return manifest
+
+
+def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupManifest:
+    """Make every index and the manifest of a group again from its column tars.
+
+    Args:
+        job: The right to write to the group.
+        base_paths: Its base, which must be whole.
+
+    Raises: as rebuild_base; CacheMismatchError when the group belongs to another base.
+    """
+    paths = job.paths
+    base, base_digest = read_base(base_paths)
+    remove_stale_temporaries(paths.root)
+    columns = sorted(path.name for path in paths.root.iterdir() if path.is_dir() and any(path.glob("*.tar")))
+    if not columns:
+        raise IncompleteCacheError(f"{paths.root}: no shards to rebuild from; delete the folder, or extract again")
+    fingerprint = _common_fingerprint(paths, columns[0], GroupFingerprint)
+    check_column_names(paths, fingerprint.columns)
+    if fingerprint.base != fingerprint_digest(base.fingerprint):
+        raise CacheMismatchError(f"{paths.root}: its tars were made for another base than {base_paths.root}")
+    names = [shard.name for shard in base.shards]
+    parts = [column.name for column in fingerprint.columns]
+    _require(paths, parts, names)
+    _refuse_damaged_tars(paths, parts, names)
+    for name in names:
+        keys = read_index(base_paths.shard(INDEX, name))
+        _replace(paths.shard(INDEX, name), group_index_bytes(_group_index(paths, fingerprint, base, name, keys)))
+    manifest = assemble_group(paths, fingerprint, base_digest, names)
+    write_manifest(paths, manifest)
+    return manifest
+
+
+def _replace(path: Path, data: bytes) -> None:
+    make_folder(path.parent)
+    path.unlink(missing_ok=True)
+    write_file(path, data, replace=False)
+
+
+def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> None:
+    missing = [name for name in names if not all(paths.shard(part, name).is_file() for part in parts)]
+    if missing:
+        raise IncompleteCacheError(
+            f"{paths.root}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:5])}, …); "
+            "run the same `kdcache extract` command again, it makes only those"
+        )
+
+
+def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> None:
+    """A rebuild must not accept damaged bytes: whatever hash is still known must hold."""
+    known: dict[str, dict[str, FileFacts]] = {}
+    for name in names:
+        with contextlib.suppress(CorruptCacheError, FileNotFoundError, KeyError, ValueError):
+            path = paths.shard(INDEX, name)
+            known[name] = files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
+    kind = BaseManifest if SAMPLES in parts else GroupManifest
+    with contextlib.suppress(CorruptCacheError, IncompleteCacheError):
+        known |= {shard.name: shard.files for shard in read_manifest(paths, kind)[0].shards}
+    for name in names:
+        for part in parts:
+            path = paths.shard(part, name)
+            facts = known.get(name, {}).get(part)
+            if facts is not None and sha256_file(path) != facts.sha256:
+                raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256); {_REPAIR}")
+
+
+def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Record:
+    folder = paths.root / part
+    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    if not tars:
+        raise IncompleteCacheError(f"{folder}: no shards to rebuild from; extract again with `kdcache extract`")
+    found: dict[bytes, str] = {}
+    for path in tars:
+        found.setdefault(read_meta(path), path.name)
+    if len(found) > 1:
+        raise CorruptCacheError(f"{folder}: shards of different plans lie here ({', '.join(found.values())}, …)")
+    data, name = found.popitem()
+    return read_fingerprint(data, kind, where=f"{folder / name}, {META_MEMBER}")
+
+
+def _base_index(paths: CachePaths, fingerprint: BaseFingerprint, name: str) -> ShardIndex:
+    samples, images = _read_samples(paths, fingerprint, name)
+    views = fingerprint.views
+    index = ShardIndex.from_samples(samples, images, num_views=views.num_views, num_view_fields=len(views.fields))
+    if not paths.shard(LEDGER, name).is_file():
+        make_folder(paths.root / LEDGER)
+        write_file(paths.shard(LEDGER, name), ledger_bytes([]), replace=False)
+    read_ledger(paths.shard(LEDGER, name))
+    for part in (SAMPLES, LEDGER):
+        index.files[part] = FileFacts.read(paths.shard(part, name))
+    return index
+
+
+def _read_samples(
+    paths: CachePaths, fingerprint: BaseFingerprint, name: str
+) -> tuple[list[Sample], list[Member | None]]:
+    path = paths.shard(SAMPLES, name)
+    samples: list[Sample] = []
+    images: list[Member | None] = []
+    with path.open("rb") as file:
+        for member in read_members(path):
+            if member.name == META_MEMBER:
+                continue
+            if not member.name.endswith(".json"):
+                if not images:
+                    raise CorruptCacheError(f"{path}: image {member.name!r} has no record before it; {_REPAIR}")
+                images[-1] = member
+                continue
+            file.seek(member.offset)
+            key = member.name.removesuffix(".json")
+            data = file.read(member.size_bytes)
+            where = f"{path}, {member.name}"
+            samples.append(Sample.from_json(key, data, tuple(fingerprint.views.fields), where=where))
+            images.append(None)
+    return samples, images
+
+
+def _group_index(
+    paths: CachePaths, fingerprint: GroupFingerprint, base: BaseManifest, name: str, keys: ShardIndex
+) -> GroupIndex:
+    index = GroupIndex()
+    views = range(base.fingerprint.views.num_views)
+    meta = fingerprint_bytes(fingerprint)
+    fidelity = _known_fidelity(paths.shard(INDEX, name))
+    for facts in fingerprint.columns:
+        path = paths.shard(facts.name, name)
+        extension = "jpg" if facts.codec == JPEG else "npy"
+        names = [member_name(keys.key(row), view, extension) for row in range(len(keys)) for view in views]
+        if facts.kind == "pixels":
+            index.pixels[facts.name] = _pixel_builder(path, facts, names).finish()
+        else:
+            strided = StridedShard(path, facts.layout(), len(names), meta)
+            strided.check_headers(names)
+            builder = _column_builder(strided, facts, fingerprint, base.fingerprint)
+            index.columns[facts.name] = builder.finish(fidelity.get(facts.name))
+        index.files[facts.name] = FileFacts.read(path)
+    return index
+
+
+def _column_builder(
+    strided: StridedShard, facts: ColumnFacts, fingerprint: GroupFingerprint, base: BaseFingerprint
+) -> ColumnBuilder:
+    builder = ColumnBuilder(facts, fingerprint.statistics, base)
+    payloads = strided.payloads()
+    # The same batches as in the extraction, so that floating-point sums come out the same to the bit.
+    for start in range(0, len(payloads), fingerprint.batch_size):
+        rows = np.ascontiguousarray(payloads[start : start + fingerprint.batch_size])
+        checksums = np.array([zlib.crc32(row.tobytes()) for row in rows], np.uint32)
+        builder.add(builder.codec.decode(builder.layout.unpack(rows), builder.shape), checksums)
+    return builder
+
+
+def _pixel_builder(path: Path, facts: ColumnFacts, names: Sequence[str]) -> PixelBuilder:
+    builder = PixelBuilder(facts)
+    members = [member for member in read_members(path) if member.name != META_MEMBER]
+    if [member.name for member in members] != list(names):
+        raise CorruptCacheError(f"{path}: its members are not those of the samples, in order; {_REPAIR}")
+    header = 0 if facts.codec == JPEG else len(facts.layout().header)
+    with path.open("rb") as file:
+        for member in members:
+            file.seek(member.offset + header)
+            data = file.read(member.size_bytes - header)
+            builder.add(zlib.crc32(data), member.offset + header, len(data))
+    return builder
+
+
+def _known_fidelity(path: Path) -> dict[str, Fidelity]:
+    """What an index that is still readable says of the codecs: it cannot be made again from the tars."""
+    try:
+        columns: dict[str, ColumnIndex] = read_group_index(path).columns
+    except (CorruptCacheError, OSError):
+        return {}
+    return {name: column.fidelity for name, column in columns.items() if column.fidelity is not None}
