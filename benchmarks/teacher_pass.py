@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     bare, whole, shares = [], [], []
     device = choose_device(arguments.device, worker_env())
     teacher = Teacher(arguments.teacher, {}, "random", image_size=None, seed=0, device=device, precision="auto")
-    teacher.listen([parse_tap("blocks.-1/patch"), parse_tap("head/logits")])
+    teacher.set_taps([parse_tap("blocks.-1/patch"), parse_tap("head/logits")])
     num_views = arguments.limit * arguments.views
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch_size, *(teacher.image_size,) * 2, 3), np.uint8)
     try:

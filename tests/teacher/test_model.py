@@ -21,7 +21,7 @@ TAPS = [parse_tap("blocks.-1/patch"), parse_tap("blocks.0/prefix"), parse_tap("h
 
 
 def test_taps_report_their_shapes_and_grids() -> None:
-    facts = teacher().listen(TAPS)
+    facts = teacher().set_taps(TAPS)
     assert [(str(each.tap), each.shape, each.grid) for each in facts] == [
         ("blocks.1/patch", (16, 24), (4, 4)),
         ("blocks.0/prefix", (1, 24), ()),
@@ -31,7 +31,7 @@ def test_taps_report_their_shapes_and_grids() -> None:
 
 def test_it_says_what_the_model_says() -> None:
     made = teacher()
-    made.listen(TAPS)
+    made.set_taps(TAPS)
     said = made.run(PIXELS, **NORM)
     images = (torch.from_numpy(PIXELS).float() / 255 - 0.5).permute(0, 3, 1, 2) / 0.5
     with torch.inference_mode():
@@ -55,10 +55,10 @@ def test_random_weights_are_the_same_everywhere_and_no_students() -> None:
 def test_the_same_batch_gives_the_same_bits_whatever_the_threads_around(around: int) -> None:
     """torchrun sets one OpenMP thread a process; a worker must say what a process on its own says."""
     made, again = teacher(cpu_threads=2), teacher(cpu_threads=2)
-    made.listen(TAPS)
+    made.set_taps(TAPS)
     expected = made.run(PIXELS, **NORM)
     torch.set_num_threads(around)
-    again.listen(TAPS)
+    again.set_taps(TAPS)
     torch.set_num_threads(around)
     for tap, values in again.run(PIXELS, **NORM).items():
         np.testing.assert_array_equal(values, expected[tap])
@@ -74,9 +74,9 @@ def test_facts_for_the_fingerprint() -> None:
 
 def test_autocast_is_applied() -> None:
     made = teacher(precision="bf16")
-    made.listen(TAPS)
+    made.set_taps(TAPS)
     single = teacher()
-    single.listen(TAPS)
+    single.set_taps(TAPS)
     difference = np.abs(made.run(PIXELS, **NORM)["blocks.1/patch"] - single.run(PIXELS, **NORM)["blocks.1/patch"]).max()
     assert 0 < difference < 0.1
 
@@ -90,6 +90,6 @@ def test_sizes_that_contradict() -> None:
 def test_models_that_cannot_be_teachers() -> None:
     settings: dict[str, Any] = {"image_size": 32, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
     with pytest.raises(TapError, match="no prefix tokens"):
-        Teacher("resnet18", {}, "random", **settings).listen([parse_tap("blocks.-1/prefix")])
+        Teacher("resnet18", {}, "random", **settings).set_taps([parse_tap("blocks.-1/prefix")])
     with pytest.raises(ModelError, match="does not take RGB images of 32 x 32 pixels"):
-        Teacher("resnet18", {"in_chans": 1}, "random", **settings).listen(TAPS[2:])
+        Teacher("resnet18", {"in_chans": 1}, "random", **settings).set_taps(TAPS[2:])
