@@ -14,7 +14,7 @@ EXTRAS = {
     "test": [
         "accelerate>=1.0",
         "hypothesis>=6.100",
-        "pyright==1.1.414",
+        "pyright[nodejs]==1.1.414",
         "pytest>=8.0",
         "ruff==0.17.6",
         "tensorboard>=2.16",
