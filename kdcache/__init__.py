@@ -1,4 +1,4 @@
-"""kdcache: run a frozen vision teacher once, keep its outputs, train any number of students from the record."""
+"""kdcache: run a frozen vision teacher once, keep its outputs, train any number of students."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -56,7 +56,7 @@ else:
         if name not in _PUBLIC:
             raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
         found = getattr(importlib.import_module(_PUBLIC[name]), name)
-        # Importing the package kdcache.train has set that name already; the package may be called like its function.
+        # The import has set `train` to the package of that name, which can be called: keep it.
         return globals().setdefault(name, found)
 
     def __dir__():

@@ -11,7 +11,8 @@ def principal_colours(features: Array) -> Array:
     Args:
         features: (rows, columns, C).
 
-    Returns: (rows, columns, 3) in [0, 1], each channel stretched over its own range; empty for no tokens.
+    Returns: (rows, columns, 3) in [0, 1], each channel stretched over its own range; empty for no
+        tokens.
     """
     rows, columns, channels = features.shape
     if not features.size:

@@ -130,7 +130,8 @@ def singular_energies(features: Array) -> Array:
     Args:
         features: (B, N, C) float32, uncentred.
 
-    Returns: (B, min(N, C)) float32, the eigenvalues of the smaller Gram matrix; empty for no images or no tokens.
+    Returns: (B, min(N, C)) float32, the eigenvalues of the smaller Gram matrix; empty for no images
+        or no tokens.
     """
     if not features.size:
         return np.zeros((len(features), min(features.shape[1:])), np.float32)

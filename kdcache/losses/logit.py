@@ -51,7 +51,7 @@ def top_k_logit_kd(student_logits: Tensor, index: Tensor, values: Tensor, other:
         student_logits: (B, K), any float dtype; computed in fp32.
         index: (B, k) stored classes.
         values: (B, k) their logits.
-        other: (B,) log of the mean exponential of the K - k other teacher logits; not used when there are none.
+        other: (B,) log of the mean exponential of the K - k other teacher logits; unused for k = K.
 
     Returns: scalar fp32, in nats.
     """

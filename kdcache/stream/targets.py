@@ -1,4 +1,4 @@
-"""Targets on their way to the loss: packed as the cache stores them, decoded on the device that uses them."""
+"""Targets on their way to the loss: packed as stored, decoded on the device that uses them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class PackedTargets:
 
     Args:
         column: What they are.
-        fields: The codec's fields, each (B, *shape), contiguous, of the dtype that `field_dtype` gives.
+        fields: The codec's fields, each (B, *shape), contiguous, of the dtype of `field_dtype`.
     """
 
     column: ColumnFacts
@@ -44,7 +44,7 @@ class PackedTargets:
         return self.column.make_codec().packed
 
     def decode(self) -> Tensor:
-        """The teacher's outputs: (B, N, C) features or (B, K) logits, float32, on the fields' device."""
+        """The teacher's (B, N, C) features or (B, K) logits, float32, on the fields' device."""
         return decode(self.fields, self.packed, num_classes=self.column.shape[0])
 
     def payload(self) -> Payload:
@@ -55,8 +55,8 @@ class PackedTargets:
         packed = self.packed
         if isinstance(packed, SparseLogits):
             raise ValueError(
-                f"column {self.column.name}: codec {self.column.codec} keeps the logits of some classes, and a fused "
-                "loss takes one value for each of the teacher's; decode them first"
+                f"column {self.column.name}: codec {self.column.codec} keeps the logits of some "
+                "classes, and a fused loss takes one value for each of the teacher's; decode them first"
             )
         scale, shift = (None if name is None else self.fields[name] for name in (packed.scale, packed.shift))
         return Payload(self.fields[packed.values], scale, shift)
@@ -82,14 +82,14 @@ class PackedTargets:
 
 
 def field_dtype(field: RecordField, packed: PackedForm) -> torch.dtype:
-    """torch's dtype for a field: the one that the codec declares for its values, else that of numpy's name."""
+    """torch's dtype for a field: what the codec declares for its values, else the name numpy has."""
     if isinstance(packed, Packed) and packed.torch_dtype is not None and field.name == packed.values:
         return getattr(torch, packed.torch_dtype)
     return torch.from_numpy(np.empty(0, field.dtype)).dtype
 
 
 def decode(fields: Mapping[str, Tensor], packed: PackedForm, *, num_classes: int) -> Tensor:
-    """Fields of any codec to float32, from its declaration alone; equal to the bit to `Codec.decode`.
+    """Decode the fields of any codec from its declaration; equal to the bit to `Codec.decode`.
 
     Args:
         fields: Each (B, *shape).
@@ -102,7 +102,7 @@ def decode(fields: Mapping[str, Tensor], packed: PackedForm, *, num_classes: int
         logits = fields[packed.other].float().unsqueeze(1).repeat(1, num_classes)
         return logits.scatter(1, fields[packed.index].long(), fields[packed.values].float())
     values = fields[packed.values].float()
-    # Two steps, each rounded, as numpy rounds them: a fused multiply-add would differ in the last bit.
+    # Two steps, each rounded, as numpy does: a fused multiply-add differs in the last bit.
     if packed.scale is not None:
         values = values * fields[packed.scale].float().unsqueeze(-1)
     if packed.shift is not None:

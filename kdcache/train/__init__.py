@@ -12,7 +12,10 @@ __all__ = ["RunConfig", "evaluate", "train"]
 
 
 class _CallablePackage(ModuleType):
-    """`kdcache.train` is this package as soon as anything of it is imported, and the public function of that name."""
+    """Calls `train` when called: `kdcache.train` is this package and the public function in one.
+
+    Importing anything of a package sets its name on the parent, which would hide the function.
+    """
 
     __call__ = staticmethod(train)
 

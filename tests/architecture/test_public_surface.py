@@ -51,7 +51,7 @@ def test_train_is_a_package_that_can_be_called() -> None:
     assert inspect.signature(kdcache.train) == inspect.signature(function)
     with pytest.raises(TypeError, match=r"train\(\) missing 3 required positional arguments"):
         kdcache.train()
-    # In a fresh interpreter, where the attribute is asked for before anything has imported the package.
+    # A fresh interpreter, in which the attribute is asked for before the package is imported.
     code = """
 import kdcache
 before = kdcache.train

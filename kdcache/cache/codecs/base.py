@@ -1,4 +1,4 @@
-"""What a codec is: a pure map between float32 arrays and the fields of a record, whose meaning it declares as data."""
+"""What a codec is: a pure map between float32 arrays and fields whose meaning it declares as data."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -13,14 +13,15 @@ CODECS: dict[str, type["Codec"]] = {}
 
 
 class Codec(ABC):
-    """Record to bytes and back. Encoding and decoding depend on nothing but the values of one record.
+    """Maps a record to bytes and back, depending on nothing but the values of that record.
 
     A subclass with a `name` is registered under it.
 
     Attributes:
         name: The word users type and the manifest keeps: lower-case letters and digits.
-        packed: What the fields mean. The stream, the losses and `decode` read it; none of them knows a codec's name.
-        for_logits: Whether it stores class logits (K,) rather than tokens (N, C); None if it stores both.
+        packed: What the fields mean. The stream, the losses and `decode` read it; none of them
+            knows a codec's name.
+        for_logits: Whether it stores class logits (K,) rather than tokens (N, C); None for both.
     """
 
     name: ClassVar[str]
@@ -73,10 +74,11 @@ class Codec(ABC):
         return stored.astype(np.float32)
 
     def decode(self, fields: Fields, shape: tuple[int, ...]) -> Array:
-        """The float32 values (B, *shape) that a batch of fields stands for, read from the declaration.
+        """The float32 values (B, *shape) that a batch of fields stands for, by the declaration.
 
-        Equal to the bit to what the stream decodes on a device: only conversions, products and sums, each rounded
-        once. A logarithm or an exponential would differ between libraries in its last bit, so `encode` computes those.
+        Equal to the bit to what the stream decodes on a device: conversions, products and sums
+        alone, each rounded once. A logarithm differs between libraries in its last bit, so one is
+        computed by `encode` and stored.
         """
         packed = self.packed
         if isinstance(packed, SparseLogits):

@@ -1,4 +1,4 @@
-"""bfloat16: the range of float32 with 8 significant bits. numpy has no such type, so its bits are stored as uint16."""
+"""bfloat16: the range of float32, 8 significant bits, stored as uint16 because numpy lacks the type."""
 
 import numpy as np
 

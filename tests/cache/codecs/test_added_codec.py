@@ -1,4 +1,4 @@
-"""A codec is one class in one file: four that kdcache does not know, extracted, streamed and learnt from."""
+"""A codec is one class in one file: four new ones, extracted, streamed and learnt from."""
 
 from pathlib import Path
 
