@@ -1,24 +1,63 @@
-"""kdcache: run a frozen vision teacher once, keep what it said, train any number of students from the record."""
+"""kdcache: run a frozen vision teacher once, keep its outputs, train any number of students."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# Imported on first use, so that `import kdcache` and `kdcache --help` stay light.
-_PUBLIC = {
-    "Cache": "kdcache.cache",
-    "CacheDataset": "kdcache.stream.dataset",
-    "CacheIterable": "kdcache.stream.dataset",
-    "CacheLoader": "kdcache.stream.cached",
-    "StreamConfig": "kdcache.stream.loader",
-    "build_student": "kdcache.models",
-    "StudentSpec": "kdcache.models",
-    "open_cache": "kdcache.cache",
-}
+__all__ = [
+    "AnalyzeConfig",
+    "Cache",
+    "CacheDataset",
+    "CacheIterable",
+    "CacheLoader",
+    "ExtractConfig",
+    "RunConfig",
+    "StreamConfig",
+    "StudentSpec",
+    "analyze",
+    "build_student",
+    "extract",
+    "open_cache",
+    "train",
+]
 
+if TYPE_CHECKING:
+    from kdcache.analysis.run import AnalyzeConfig, analyze
+    from kdcache.cache import Cache, open_cache
+    from kdcache.models import StudentSpec, build_student
+    from kdcache.stream.cached import CacheLoader
+    from kdcache.stream.dataset import CacheDataset, CacheIterable
+    from kdcache.stream.loader import StreamConfig
+    from kdcache.teacher.config import ExtractConfig
+    from kdcache.teacher.extract import extract
+    from kdcache.train.config import RunConfig
+    from kdcache.train.loop import train
+else:
+    # Imported on first use, so that `import kdcache` and `kdcache --help` stay light.
+    _PUBLIC = {
+        "AnalyzeConfig": "kdcache.analysis.run",
+        "Cache": "kdcache.cache",
+        "CacheDataset": "kdcache.stream.dataset",
+        "CacheIterable": "kdcache.stream.dataset",
+        "CacheLoader": "kdcache.stream.cached",
+        "ExtractConfig": "kdcache.teacher.config",
+        "RunConfig": "kdcache.train.config",
+        "StreamConfig": "kdcache.stream.loader",
+        "StudentSpec": "kdcache.models",
+        "analyze": "kdcache.analysis.run",
+        "build_student": "kdcache.models",
+        "extract": "kdcache.teacher.extract",
+        "open_cache": "kdcache.cache",
+        "train": "kdcache.train",
+    }
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    def __getattr__(name):
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
+        found = getattr(importlib.import_module(_PUBLIC[name]), name)
+        # The import has set `train` to the package of that name, which can be called: keep it.
+        return globals().setdefault(name, found)
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -11,9 +11,12 @@ def principal_colours(features: Array) -> Array:
     Args:
         features: (rows, columns, C).
 
-    Returns: (rows, columns, 3) in [0, 1], each channel stretched over its own range.
+    Returns: (rows, columns, 3) in [0, 1], each channel stretched over its own range; empty for no
+        tokens.
     """
     rows, columns, channels = features.shape
+    if not features.size:
+        return np.zeros((rows, columns, 3))
     tokens = features.reshape(-1, channels).astype(np.float64)
     tokens -= tokens.mean(axis=0)
     left, strengths, directions = np.linalg.svd(tokens, full_matrices=False)

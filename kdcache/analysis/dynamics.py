@@ -21,12 +21,14 @@ def channel_spectrum(tokens: Tensor) -> Tensor:
     """Mean amplitude of the tokens' FFT over channels, divided by C.
 
     Args:
-        tokens: (..., C).
+        tokens: (..., C), perhaps none.
 
-    Returns: (C // 2 + 1,) float64; the other half of the C bins mirrors it.
+    Returns: (C // 2 + 1,) float64; the other half of the C bins mirrors it. Zeros for no tokens.
     """
     width = tokens.shape[-1]
     flat = tokens.reshape(-1, width).float()
+    if not len(flat):
+        return flat.new_zeros(width // 2 + 1, dtype=torch.float64)
     return torch.fft.rfft(flat).abs().mean(0, dtype=torch.float64) / width
 
 
@@ -69,8 +71,8 @@ def channel_entropy(tokens: Tensor, low: float, high: float, *, num_bins: int = 
 
 
 def magnitude(tokens: Tensor) -> Tensor:
-    """Mean of |x|, a scalar, float64."""
-    return tokens.abs().mean(dtype=torch.float64)
+    """Mean of |x|, a scalar, float64; 0 for no tokens."""
+    return tokens.abs().sum(dtype=torch.float64) / max(1, tokens.numel())
 
 
 class DynamicsMeter:
@@ -88,15 +90,17 @@ class DynamicsMeter:
         self._images = 0
 
     def update(self, features: Tensor) -> None:
-        """Add (B, N, C) tokens."""
+        """Add (B, N, C) tokens, perhaps of no images."""
+        if not features.numel():
+            return
         self._spectrum += channel_spectrum(features).cpu() * len(features)
         self._entropy += float(channel_entropy(features, self._low, self._high).mean()) * len(features)
         self._magnitude += float(magnitude(features)) * len(features)
         self._images += len(features)
 
     def spectrum(self) -> Tensor:
-        """The mean channel spectrum; there must have been images."""
-        return self._spectrum / self._images
+        """The mean channel spectrum; zeros without images."""
+        return self._spectrum / max(1, self._images)
 
     def result(self) -> Dynamics | None:
         """The numbers; None without images."""
@@ -115,7 +119,11 @@ def over_depth(values: Sequence[float], blocks: Sequence[int]) -> Depth:
     Args:
         values: One a layer, in order of depth, at least three.
         blocks: Their blocks.
+
+    Raises: ValueError for no layers.
     """
+    if not values:
+        raise ValueError("a trend over depth needs layers, got none")
     lowest = int(np.argmin(values))
     inside = 0 < lowest < len(values) - 1
     has_u_shape = inside and _trend(values[: lowest + 1]) < -_CLEAR_TREND and _trend(values[lowest:]) > _CLEAR_TREND

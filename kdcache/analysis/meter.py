@@ -189,8 +189,11 @@ class LayerMeter:
 
 
 def value_range(statistics: list[TokenStatistics]) -> tuple[float, float]:
-    """Smallest and largest value of all layers."""
+    """Smallest and largest value of all layers; 0 and 0 where there were no tokens."""
+    counted = [each for each in statistics if each.count]
+    if not counted:
+        return 0.0, 0.0
     return (
-        float(np.min([each.minimum.min() for each in statistics])),
-        float(np.max([each.maximum.max() for each in statistics])),
+        float(np.min([each.minimum.min() for each in counted])),
+        float(np.max([each.maximum.max() for each in counted])),
     )

@@ -122,6 +122,8 @@ def measure_checkpoint(source: TokenSource, weights: str) -> Checkpoint:
     low, high = float("inf"), float("-inf")
     for features in source.batches():
         for layer, each in zip(source.layers, features, strict=True):
+            if not each.numel():
+                continue
             least, most = float(each.min()), float(each.max())
             check_finite(layer.name, weights, least, most)
             low, high = min(low, least), max(high, most)

@@ -36,9 +36,12 @@ def token_energies(tokens: Tensor) -> Tensor:
     """Energies of the D bins of each token in FFT order, scaled to sum to 1; zeros for tokens of zeros.
 
     Args:
-        tokens: (T, D).
+        tokens: (T, D), perhaps none.
     """
     width = tokens.shape[-1]
+    if not len(tokens):
+        # MKL refuses a transform of nothing, other libraries return an empty one.
+        return tokens.float()
     spectrum = torch.fft.rfft(tokens.float())
     half = spectrum.real.square() + spectrum.imag.square()
     full = torch.cat([half, half[:, 1 : (width + 1) // 2].flip(1)], dim=1)
@@ -108,9 +111,11 @@ class SepMeter:
         """Add tokens.
 
         Args:
-            tokens: (..., D).
+            tokens: (..., D), perhaps none.
         """
         flat = tokens.reshape(-1, self._width).float()
+        if not len(flat):
+            return
         shares = [level / 100 for level in SEP_LEVELS]
         for fold, counts in self._per_token.items():
             _, bins = token_spectrum(flat, levels=shares, fold=fold)

@@ -29,7 +29,11 @@ def propose_layer_pairs(
         intensities: One a layer, in order of depth.
         blocks: Their blocks in the teacher.
         student_depth: Blocks of the student, None for none.
+
+    Raises: ValueError for no layers.
     """
+    if not intensities:
+        raise ValueError("layer pairs need the intensity of at least one layer, got none")
     low, high = min(intensities), max(intensities)
     middle, weakest = (low + high) / 2, int(np.argmin(intensities))
     chosen = [at for at, value in enumerate(intensities) if value > middle or low == high]
@@ -67,8 +71,10 @@ class RadialSpectrum:
         """Add images.
 
         Args:
-            features: (B, rows * columns, C).
+            features: (B, rows * columns, C), perhaps no images.
         """
+        if not features.numel():
+            return
         maps = features.float().mT.reshape(-1, self._rows, self._columns)
         amplitudes = torch.fft.fft2(maps).abs()
         floor = _FLOOR * amplitudes.amax((1, 2), keepdim=True)

@@ -21,9 +21,11 @@ def image_energies(features: Tensor, *, centred: bool = False) -> Tensor:
         features: (B, N, C).
         centred: Without the mean token of the image.
 
-    Returns: (B, min(N, C)) float64 on the same device.
+    Returns: (B, min(N, C)) float64 on the same device; empty for no images or no tokens.
     """
     values = features.double()
+    if not values.numel():
+        return values.new_zeros(len(values), min(values.shape[1:]))
     if centred:
         values = values - values.mean(dim=1, keepdim=True)
     gram = values @ values.mT if values.shape[1] <= values.shape[2] else values.mT @ values
@@ -39,6 +41,8 @@ def dims_at(energies: Tensor, levels: Sequence[float] = RANK_LEVELS) -> Tensor:
 
     Returns: (..., len(levels)) int64; -1 where there is no energy at all.
     """
+    if not energies.shape[-1]:
+        return torch.full((*energies.shape[:-1], len(levels)), -1, device=energies.device)
     cumulative = energies.double().cumsum(-1)
     total = cumulative[..., -1:]
     shares = torch.tensor([level / 100 for level in levels], dtype=torch.float64, device=energies.device)

@@ -55,7 +55,7 @@ class TokenStatistics:
         """Add records.
 
         Args:
-            features: (B, N, C) float32; logits as (B, 1, K).
+            features: (B, N, C) float32, perhaps no records; logits as (B, 1, K).
 
         Returns: per record the column sums (B, C) and the sum of squares (B,), float64.
         """
@@ -73,7 +73,7 @@ class TokenStatistics:
             self.maximum = np.maximum(self.maximum, tokens.max(axis=0))
         if self.with_moments:
             self._add_second_moments(tokens, energy)
-        return column_sums, energy.reshape(len(features), -1).sum(axis=1)
+        return column_sums, energy.reshape(features.shape[:2]).sum(axis=1)
 
     def _add_second_moments(self, tokens: Array, energy: Array) -> None:
         nonzero = energy > 0
@@ -130,8 +130,11 @@ def singular_energies(features: Array) -> Array:
     Args:
         features: (B, N, C) float32, uncentred.
 
-    Returns: (B, min(N, C)) float32, the eigenvalues of the smaller Gram matrix.
+    Returns: (B, min(N, C)) float32, the eigenvalues of the smaller Gram matrix; empty for no images
+        or no tokens.
     """
+    if not features.size:
+        return np.zeros((len(features), min(features.shape[1:])), np.float32)
     wide = features.astype(np.float64)
     turned = wide.transpose(0, 2, 1)
     gram = wide @ turned if wide.shape[1] <= wide.shape[2] else turned @ wide

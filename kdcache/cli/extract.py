@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import counted, print_json, size_text
+from kdcache.cli.text import codec_names, counted, print_json, size_text
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default,
         help="blocks.N/patch, blocks.N/prefix (N from 0, or negative from the end), head/logits; repeat for more",
     )
-    kept.add_argument("--codec", default=default, help="fp32, fp16, bf16 or int8, for token taps without one (fp16)")
+    names = ", ".join(codec_names())
+    kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16), one of {names}")
     kept.add_argument("--max-error", type=float, metavar="E", default=default, help="refuse a codec that is worse")
     kept.add_argument("--images", choices=("embed", "reference"), default=default, help="copy the images? (embed)")
     kept.add_argument("--statistics", choices=("full", "light"), default=default, help="second moments too? (full)")

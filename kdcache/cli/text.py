@@ -1,13 +1,25 @@
 """Words and numbers as people read them."""
 
 import json
+import pkgutil
+from pathlib import Path
 from typing import Any
 
+import kdcache
 from kdcache.reports.words import counted, size_text
 
-__all__ = ["counted", "print_json", "size_text"]
+__all__ = ["codec_names", "counted", "print_json", "size_text"]
+
+# What every codec is written with.
+_NO_CODECS = ("base", "packed")
 
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
     print(json.dumps(value, indent=2))
+
+
+def codec_names() -> list[str]:
+    """The codecs by the names of their files: to import them for a help text would load numpy."""
+    folder = Path(kdcache.__file__).parent / "cache" / "codecs"
+    return [each.name for each in pkgutil.iter_modules([str(folder)]) if each.name not in _NO_CODECS]

@@ -1,5 +1,7 @@
 """Losses on class logits: cross-entropy with label smoothing, and distillation from dense or top-k teacher logits."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,7 +42,7 @@ def logit_kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: flo
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def top_k_logit_kd(student_logits: Tensor, index: Tensor, values: Tensor, rest: Tensor) -> Tensor:
+def top_k_logit_kd(student_logits: Tensor, index: Tensor, values: Tensor, other: Tensor) -> Tensor:
     """KL(teacher || student) over the k stored classes and one event "any other class", mean over the batch.
 
     A lower bound of the KL over all classes, exact for k = K. The remaining mass is only known at temperature 1.
@@ -49,16 +51,18 @@ def top_k_logit_kd(student_logits: Tensor, index: Tensor, values: Tensor, rest: 
         student_logits: (B, K), any float dtype; computed in fp32.
         index: (B, k) stored classes.
         values: (B, k) their logits.
-        rest: (B,) log of the summed exponentials of all other teacher logits; -inf when there are none.
+        other: (B,) log of the mean exponential of the K - k other teacher logits; unused for k = K.
 
     Returns: scalar fp32, in nats.
     """
     log_student = F.log_softmax(student_logits.float(), dim=-1)
     kept_student = log_student.gather(1, index.long())
-    stored = torch.cat([values.float(), rest.float().unsqueeze(1)], dim=1)
-    log_teacher = F.log_softmax(stored, dim=1)
+    num_others = student_logits.shape[1] - index.shape[1]
+    # As an event, the others have the log of their summed exponentials.
+    event = other.float() + math.log(num_others) if num_others else torch.full_like(other, -math.inf)
+    log_teacher = F.log_softmax(torch.cat([values.float(), event.unsqueeze(1)], dim=1), dim=1)
     loss = (log_teacher[:, :-1].exp() * (log_teacher[:, :-1] - kept_student)).sum(dim=1)
-    if index.shape[1] < student_logits.shape[1]:
+    if num_others:
         # log(1 - sum of kept probabilities), from the others themselves so that nothing cancels.
         others = log_student.scatter(1, index.long(), float("-inf")).logsumexp(dim=1)
         loss = loss + log_teacher[:, -1].exp() * (log_teacher[:, -1] - others)

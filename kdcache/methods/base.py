@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from kdcache.cache.codecs import SparseLogits
 from kdcache.cache.column import Column
 from kdcache.losses import cross_entropy, feature_loss, logit_kd, top_k_logit_kd
 from kdcache.losses.feature import FEATURE_LOSSES, FeatureLossName
@@ -156,11 +157,12 @@ class Method(ABC):
 
         Raises: ValueError for a temperature that needs more than the column keeps.
         """
-        if isinstance(self.config, LogitTerm) and column.codec == "topk" and self.config.temperature != 1:
+        if not isinstance(self.config, LogitTerm) or self.config.temperature == 1:
+            return
+        if isinstance(column.make_codec().packed, SparseLogits):
             raise ValueError(
-                f"temperature {self.config.temperature} needs all logits, the cache keeps the top "
-                f"{column.params['k']} and the others' mass at temperature 1; set method.temperature=1, or extract "
-                "dense logits"
+                f"temperature {self.config.temperature} needs all logits, and column {column.name} keeps the largest "
+                "and the others' mass at temperature 1; set method.temperature=1, or extract dense logits"
             )
 
     @abstractmethod
@@ -218,10 +220,10 @@ class Method(ABC):
 
     def _logit_term(self, logits: Tensor, targets: PackedTargets) -> Tensor:
         assert isinstance(self.config, LogitTerm), "a method without a logit term got logits"
-        if targets.column.codec != "topk":
-            return logit_kd(logits, targets.decode(), temperature=self.config.temperature)
-        fields = targets.fields
-        return top_k_logit_kd(logits, fields["index"], fields["values"], fields["rest"])
+        packed, fields = targets.packed, targets.fields
+        if isinstance(packed, SparseLogits):
+            return top_k_logit_kd(logits, fields[packed.index], fields[packed.values], fields[packed.other])
+        return logit_kd(logits, targets.decode(), temperature=self.config.temperature)
 
 
 def without_features(student: StudentSpec) -> StudentSpec:

@@ -54,8 +54,8 @@ class Feature(Method):
 
     def feature_term(self, tokens: Tensor, targets: PackedTargets, adapter: nn.Module | None) -> Tensor:
         if isinstance(adapter, ops.FeatureLoss):
-            values, scale = targets.payload_and_scale()
-            return adapter(tokens, values, scale=scale)
+            payload = targets.payload()
+            return adapter(tokens, payload.values, scale=payload.scale, shift=payload.shift)
         if adapter is not None:
             return feature_loss(adapter(tokens), targets.decode(), kind=self.config.feature_loss)
         teacher = targets.decode()

@@ -12,7 +12,7 @@ from kdcache.cache.facts import ViewFacts
 from kdcache.errors import UsageError
 from kdcache.pixels import normalize_pixels
 from kdcache.stream.encoded import EncodedBuffer, EncodedImages
-from kdcache.stream.targets import TORCH_DTYPES, PackedTargets
+from kdcache.stream.targets import PackedTargets, field_dtype
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,13 @@ class BatchBuffers:
         self.fields: dict[str, list[np.ndarray]] = {}
         for column in columns:
             tensors: dict[str, Tensor] = {}
+            packed = column.make_codec().packed
             self.fields[column.name] = []
             for field in column.layout().fields:
-                tensors[field.name] = self._new((batch_size, *field.shape), TORCH_DTYPES[field.dtype.str], pinned)
-                flat = tensors[field.name].view(batch_size, -1).numpy()
-                self.fields[column.name].append(flat.view(np.uint8))
+                tensor = self._new((batch_size, *field.shape), field_dtype(field, packed), pinned)
+                tensors[field.name] = tensor
+                # Bytes first: numpy has no bfloat16.
+                self.fields[column.name].append(tensor.view(torch.uint8).view(batch_size, field.size_bytes).numpy())
             targets[column.name] = PackedTargets(column, tensors)
         pixels = None
         if with_pixels and facts is not None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from kdcache.cache.cache import Cache
 from kdcache.cache.base import BaseFingerprint
+from kdcache.cache.cache import Cache
 from kdcache.errors import BadImageError, CacheMismatchError, SourceError
 from kdcache.images import Source, decode_image
 from kdcache.stream.reader import OpenShard, ShardReader

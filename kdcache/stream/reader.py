@@ -12,8 +12,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.index import ShardIndex
 from kdcache.cache.column import Column
+from kdcache.cache.index import ShardIndex
 from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import RecordLayout
 from kdcache.stream.files import Access, Interrupted, KeepOn, OpenFile, Way, choose_access

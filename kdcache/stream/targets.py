@@ -1,21 +1,29 @@
-"""Targets on their way to the loss: packed as the cache stores them, decoded on the device that uses them."""
+"""Targets on their way to the loss: packed as stored, decoded on the device that uses them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from kdcache.cache.codecs import Packed, PackedForm, SparseLogits
 from kdcache.cache.column import Column
+from kdcache.cache.record import RecordField
 
-# bfloat16 bits travel as int16: numpy has no bfloat16, and torch can do little with uint16.
-TORCH_DTYPES: dict[str, torch.dtype] = {
-    "<f4": torch.float32,
-    "<f2": torch.float16,
-    "<u2": torch.int16,
-    "|i1": torch.int8,
-    "<i4": torch.int32,
-}
+
+class Payload(NamedTuple):
+    """Dense targets as the fused losses take them, ``values * scale + shift``.
+
+    Attributes:
+        values: (B, N, C) as stored.
+        scale, shift: (B, N) float32, or None for 1 and 0.
+    """
+
+    values: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -24,15 +32,34 @@ class PackedTargets:
 
     Args:
         column: What they are.
-        fields: The codec's fields, each (B, *shape), contiguous.
+        fields: The codec's fields, each (B, *shape), contiguous, of the dtype of `field_dtype`.
     """
 
     column: Column
     fields: Mapping[str, Tensor]
 
+    @property
+    def packed(self) -> PackedForm:
+        """What the fields mean, as the codec declares it."""
+        return self.column.make_codec().packed
+
     def decode(self) -> Tensor:
-        """What the teacher said: (B, N, C) features or (B, K) logits, float32, on the fields' device."""
-        return _DECODERS[self.column.codec](self.fields, self.column)
+        """The teacher's (B, N, C) features or (B, K) logits, float32, on the fields' device."""
+        return decode(self.fields, self.packed, num_classes=self.column.shape[0])
+
+    def payload(self) -> Payload:
+        """The fields as the fused losses take them, not decoded.
+
+        Raises: ValueError for sparse logits, which are no dense values.
+        """
+        packed = self.packed
+        if isinstance(packed, SparseLogits):
+            raise ValueError(
+                f"column {self.column.name}: codec {self.column.codec} keeps the logits of some "
+                "classes, and a fused loss takes one value for each of the teacher's; decode them first"
+            )
+        scale, shift = (None if name is None else self.fields[name] for name in (packed.scale, packed.shift))
+        return Payload(self.fields[packed.values], scale, shift)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "PackedTargets":
         """The same on another device; still packed."""
@@ -53,35 +80,31 @@ class PackedTargets:
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedTargets":
         return PackedTargets(self.column, {name: change(values) for name, values in self.fields.items()})
 
-    def payload_and_scale(self) -> tuple[Tensor, Tensor | None]:
-        """Token codecs as the fused losses take them: values as stored, and the per-token scale if there is one."""
-        values = self.fields["values"]
-        return (values.view(torch.bfloat16) if self.column.codec == "bf16" else values), self.fields.get("scale")
+
+def field_dtype(field: RecordField, packed: PackedForm) -> torch.dtype:
+    """torch's dtype for a field: what the codec declares for its values, else the name numpy has."""
+    if isinstance(packed, Packed) and packed.torch_dtype is not None and field.name == packed.values:
+        return getattr(torch, packed.torch_dtype)
+    return torch.from_numpy(np.empty(0, field.dtype)).dtype
 
 
-def _decode_plain(fields: Mapping[str, Tensor], column: Column) -> Tensor:
-    return fields["values"].float()
+def decode(fields: Mapping[str, Tensor], packed: PackedForm, *, num_classes: int) -> Tensor:
+    """Decode the fields of any codec from its declaration; equal to the bit to `Codec.decode`.
 
+    Args:
+        fields: Each (B, *shape).
+        packed: What they mean.
+        num_classes: K; read for sparse logits only.
 
-def _decode_bf16(fields: Mapping[str, Tensor], column: Column) -> Tensor:
-    return fields["values"].view(torch.bfloat16).float()
-
-
-def _decode_int8(fields: Mapping[str, Tensor], column: Column) -> Tensor:
-    return fields["values"].float() * fields["scale"].unsqueeze(-1)
-
-
-def _decode_topk(fields: Mapping[str, Tensor], column: Column) -> Tensor:
-    num_classes, kept = column.shape[0], fields["index"].shape[1]
-    share = fields["rest"].float() - torch.tensor(float(max(num_classes - kept, 1))).log()
-    logits = share.unsqueeze(1).repeat(1, num_classes)
-    return logits.scatter(1, fields["index"].long(), fields["values"].float())
-
-
-_DECODERS: dict[str, Callable[[Mapping[str, Tensor], Column], Tensor]] = {
-    "fp32": _decode_plain,
-    "fp16": _decode_plain,
-    "bf16": _decode_bf16,
-    "int8": _decode_int8,
-    "topk": _decode_topk,
-}
+    Returns: (B, N, C) or (B, K), on the fields' device.
+    """
+    if isinstance(packed, SparseLogits):
+        logits = fields[packed.other].float().unsqueeze(1).repeat(1, num_classes)
+        return logits.scatter(1, fields[packed.index].long(), fields[packed.values].float())
+    values = fields[packed.values].float()
+    # Two steps, each rounded, as numpy does: a fused multiply-add differs in the last bit.
+    if packed.scale is not None:
+        values = values * fields[packed.scale].float().unsqueeze(-1)
+    if packed.shift is not None:
+        values = values + fields[packed.shift].float().unsqueeze(-1)
+    return values

@@ -15,7 +15,6 @@ from typing import IO
 
 import numpy as np
 
-from kdcache.cache.column import Column
 from kdcache.cache.facts import ColumnFacts
 from kdcache.cache.record import RecordField
 from kdcache.errors import SourceError

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from kdcache.analysis.colours import principal_colours
 
@@ -21,3 +22,8 @@ def test_the_same_record_always_looks_the_same(random: np.random.Generator) -> N
 def test_constant_and_thin_records(random: np.random.Generator) -> None:
     assert np.isfinite(principal_colours(np.ones((2, 2, 4)))).all()
     assert np.isfinite(principal_colours(random.standard_normal((2, 2, 1)))).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4)], ids=str)
+def test_no_tokens_have_no_colours(shape: tuple[int, int, int]) -> None:
+    assert principal_colours(np.zeros(shape)).shape == (*shape[:2], 3)

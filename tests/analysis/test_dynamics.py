@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.analysis.dynamics import channel_entropy, channel_spectrum, intensity, magnitude, over_depth
+from kdcache.analysis.dynamics import (
+    DynamicsMeter,
+    channel_entropy,
+    channel_spectrum,
+    intensity,
+    magnitude,
+    over_depth,
+)
 
 
 def test_acceptance_9_constant_channels_and_even_ones() -> None:
@@ -57,3 +64,29 @@ def test_spectrum_and_intensity_are_of_all_bins(random: np.random.Generator, wid
 def test_u_shapes(values: list[float], has_u_shape: bool, minimum_at: int) -> None:
     depth = over_depth(values, range(len(values)))
     assert (depth.has_u_shape, depth.minimum_at) == (has_u_shape, minimum_at)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 8), (3, 0, 7), (0, 8)], ids=str)
+def test_no_tokens_say_nothing(shape: tuple[int, ...]) -> None:
+    tokens = torch.zeros(shape)
+    assert channel_spectrum(tokens).tolist() == [0] * (shape[-1] // 2 + 1)
+    assert channel_entropy(tokens, 0.0, 1.0).shape == shape[:-1]
+    assert float(magnitude(tokens)) == 0
+
+
+def test_batches_without_images_change_nothing(random: np.random.Generator) -> None:
+    tokens = torch.from_numpy(random.standard_normal((3, 5, 8)).astype(np.float32))
+    meter = DynamicsMeter(8, -3.0, 3.0)
+    meter.update(tokens[:0])
+    assert meter.result() is None
+    assert not meter.spectrum().any()
+    for each in (tokens, tokens[:0]):
+        meter.update(each)
+    alone = DynamicsMeter(8, -3.0, 3.0)
+    alone.update(tokens)
+    assert meter.result() == alone.result()
+
+
+def test_no_layers_have_no_trend() -> None:
+    with pytest.raises(ValueError, match="needs layers"):
+        over_depth([], [])

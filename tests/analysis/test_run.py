@@ -192,6 +192,24 @@ def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float) -> No
             measure_checkpoint(source, "some weights")
 
 
+def test_a_batch_without_images_changes_nothing(tmp_path: Path) -> None:
+    class Gaps(CacheTokens):
+        def batches(self) -> Iterator[list[torch.Tensor]]:
+            for features in super().batches():
+                yield [each[:0] for each in features]
+                yield features
+
+    cache = feature_cache(tmp_path / "cache", known_rank_image, 20, statistics="light")
+    columns, _ = choose_columns(cache, None)
+    config = AnalyzeConfig(permutations=2, pictures=False)
+    found = []
+    for kind in (CacheTokens, Gaps):
+        source = kind(cache, columns, num_images=20, batch_size=8, device=CPU)
+        analysis, _ = analyze(source, config, device=CPU, left_out=[])
+        found.append((analysis.layers, measure_checkpoint(source, "some weights")))
+    assert found[0] == found[1]
+
+
 def test_a_layer_of_zeros_has_nothing_to_say(tmp_path: Path) -> None:
     cache = feature_cache(tmp_path / "cache", lambda _: np.zeros((12, CHANNELS), np.float32), 20)
     config = AnalyzeConfig(permutations=2, student=StudentShape("tiny", 8, 2))

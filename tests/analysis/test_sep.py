@@ -148,3 +148,27 @@ def test_single_tokens_and_those_of_zeros(random: np.random.Generator) -> None:
     assert sep.full.permuted is not None
     assert sep.full.permuted["90"]["min"] <= sep.full.permuted["90"]["mean"] <= sep.full.permuted["90"]["max"]
     assert 0 < (sep.full.permuted_l1 or 0) < 0.2
+
+
+@pytest.mark.parametrize("shape", [(0, 20), (0, 7), (0, 1)], ids=str)
+def test_no_tokens_have_no_energies_and_change_no_meter(shape: tuple[int, int]) -> None:
+    assert token_energies(torch.zeros(shape)).shape == shape
+    meter = SepMeter(shape[1])
+    meter.update(torch.zeros(shape))
+    meter.update(torch.zeros(3, *shape))
+    for fold in (False, True):
+        assert not meter.curve_std(fold).any()
+    assert not any(energies.any() for energies in meter.sorted_energies())
+
+
+def test_batches_without_tokens_change_nothing(random: np.random.Generator) -> None:
+    tokens = torch.from_numpy(random.standard_normal((9, 12)).astype(np.float32))
+    found = []
+    for batches in ([tokens], [tokens[:0], tokens, torch.zeros(4, 12), tokens[:0]]):
+        meter = SepMeter(12)
+        for each in batches:
+            meter.update(each)
+        found.append(measure_sep(unit_moment(tokens), meter, num_zero_tokens=0, permutations=0, seed=0))
+    assert found[0][0] == found[1][0]
+    for name, curve in found[0][1].items():
+        np.testing.assert_array_equal(found[1][1][name], curve)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from kdcache.analysis.spectrum import RadialSpectrum, propose_layer_pairs
@@ -65,3 +66,19 @@ def test_pairs_for_shallow_students_and_for_none() -> None:
     assert (shallow.teacher, shallow.student) == ([3, 4], [0, 1])
     level = propose_layer_pairs([1.0, 1.0], [4, 9], student_depth=6)
     assert (level.teacher, level.student) == ([4, 9], [4, 5])
+
+
+def test_no_images_have_no_spatial_spectrum(random: np.random.Generator) -> None:
+    radial = RadialSpectrum((4, 4))
+    radial.update(torch.zeros(0, 16, 5))
+    assert not radial.curves()["log_amplitude"].any()
+    features = torch.from_numpy(random.standard_normal((3, 16, 5)))
+    radial.update(features)
+    alone = RadialSpectrum((4, 4))
+    alone.update(features)
+    np.testing.assert_array_equal(radial.curves()["log_amplitude"], alone.curves()["log_amplitude"])
+
+
+def test_no_layers_have_no_pairs() -> None:
+    with pytest.raises(ValueError, match="at least one layer"):
+        propose_layer_pairs([], [], student_depth=12)

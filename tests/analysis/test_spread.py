@@ -23,3 +23,12 @@ def test_percentiles_are_numpys(random: np.random.Generator, count: int) -> None
 
 def test_nothing_has_no_spread() -> None:
     assert Counts(3).spread() is None
+
+
+def test_no_values_change_nothing() -> None:
+    counts = Counts(3)
+    counts.update(torch.zeros(0, dtype=torch.int64))
+    assert counts.spread() is None
+    counts.update(torch.tensor([2]))
+    counts.update(torch.zeros(4, 0, dtype=torch.int64))
+    assert counts.total == 1

@@ -30,3 +30,11 @@ def test_images_of_low_rank_need_a_wide_basis_together() -> None:
     basis = SharedBasis(tokens.T @ tokens / len(tokens), None, CPU)
     assert basis.all_tokens_dims([100 - 1e-6]) == [GLOBAL_RANK]
     assert (captured_dims(torch.from_numpy(features), basis, [99])[:, 0] > OWN_RANK).all()
+
+
+def test_no_images_have_no_energy(random: np.random.Generator) -> None:
+    tokens = random.standard_normal((20, 8))
+    for basis in (SharedBasis(tokens.T @ tokens, None, CPU), SharedBasis(np.zeros((8, 8)), np.zeros(8), CPU)):
+        assert basis.image_energies(torch.zeros(0, 5, 8)).shape == (0, 8)
+        assert captured_dims(torch.zeros(0, 5, 8), basis).shape == (0, 4)
+        assert captured_dims(torch.zeros(2, 0, 8), basis).tolist() == [[-1] * 4] * 2

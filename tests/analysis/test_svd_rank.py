@@ -62,3 +62,18 @@ def test_images_of_zeros_have_no_dimensions() -> None:
     assert (per_image_dims(zeros) == -1).all()
     assert numerical_rank(image_energies(zeros), 4, 6).tolist() == [0, 0]
     assert (cumulative_share(image_energies(zeros)) == 0).all()
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("shape", [(0, 4, 6), (0, 6, 4), (3, 0, 6)], ids=str)
+def test_no_images_and_no_tokens(shape: tuple[int, int, int], centred: bool) -> None:
+    features = torch.zeros(shape)
+    energies = image_energies(features, centred=centred)
+    assert energies.shape == (shape[0], min(shape[1:]))
+    assert energies.dtype == torch.float64
+    dims = per_image_dims(features, centred=centred)
+    assert dims.shape == (shape[0], len(RANK_LEVELS))
+    assert dims.dtype == torch.int64
+    assert (dims == -1).all()
+    assert numerical_rank(energies, *shape[1:]).tolist() == [0] * shape[0]
+    assert cumulative_share(energies).shape == energies.shape

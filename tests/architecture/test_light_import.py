@@ -32,6 +32,10 @@ def test_import_is_light() -> None:
     assert not loaded_by("import kdcache") & set(HEAVY)
 
 
+def test_listing_the_public_names_is_light() -> None:
+    assert not loaded_by("import kdcache\ndir(kdcache)") & set(HEAVY)
+
+
 def test_help_is_light_for_every_verb() -> None:
     code = """
 import contextlib

@@ -9,7 +9,7 @@ LAYOUTS = {
     "plain": RecordLayout.plain("<f2", (5, 3)),
     "vector": RecordLayout.plain("<f4", (7,)),
     "int8": RecordLayout.structured({"values": ("|i1", (5, 3)), "scale": ("<f4", (5,))}),
-    "topk": RecordLayout.structured({"index": ("<i4", (4,)), "values": ("<f2", (4,)), "rest": ("<f4", ())}),
+    "topk": RecordLayout.structured({"index": ("<i4", (4,)), "values": ("<f2", (4,)), "other": ("<f4", ())}),
     "long": RecordLayout.structured({"a_rather_long_field_name_" + "x" * 60: ("|i1", (5,)), "b": ("<f4", ())}),
 }
 

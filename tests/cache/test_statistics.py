@@ -89,3 +89,25 @@ def test_fidelity_by_hand() -> None:
 
 def test_fidelity_of_nothing_is_perfect() -> None:
     assert Fidelity().summary() == {"relative_error": 0.0, "cosine": 1.0, "energy_kept": 1.0}
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 4), (0, 4, 6), (2, 0, 4)], ids=str)
+def test_no_images_and_no_tokens(random: np.random.Generator, shape: tuple[int, int, int]) -> None:
+    empty = np.zeros(shape, np.float32)
+    energies = singular_energies(empty)
+    assert energies.shape == (shape[0], min(shape[1:]))
+    assert energies.dtype == np.float32
+    statistics = TokenStatistics(shape[-1], with_moments=True)
+    sums, squares = statistics.update(empty)
+    assert sums.shape == (shape[0], shape[-1])
+    assert squares.shape == shape[:1]
+    assert (statistics.count, statistics.num_zero_tokens) == (0, 0)
+    values = random.standard_normal((3, 5, shape[-1])).astype(np.float32)
+    statistics.update(values)
+    alone = TokenStatistics(shape[-1], with_moments=True)
+    alone.update(values)
+    np.testing.assert_array_equal(statistics.mean, alone.mean)
+    np.testing.assert_array_equal(statistics.unit_moment, alone.unit_moment)
+    fidelity = Fidelity()
+    fidelity.update(empty, empty)
+    assert fidelity == Fidelity()

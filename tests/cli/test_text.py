@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from kdcache.cli.text import counted, print_json, size_text
+from kdcache.cache.codecs import CODECS
+from kdcache.cli.text import codec_names, counted, print_json, size_text
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,8 @@ def test_counts() -> None:
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": [1]})
     assert json.loads(capsys.readouterr().out) == {"a": [1]}
+
+
+def test_help_names_every_codec_of_the_package_by_its_file() -> None:
+    own = {name for name, codec in CODECS.items() if codec.__module__.startswith("kdcache.")}
+    assert set(codec_names()) == own

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import webdataset
 
 from kdcache.cache import Cache
@@ -88,9 +89,10 @@ def test_a_batch_of_the_stream_equals_records_read_that_way(tiny_root: Path, tin
         for row, (sample, view) in enumerate(zip(batch.samples.tolist(), batch.views.tolist(), strict=True)):
             for column in columns:
                 loaded = records[column.name, f"{keys[sample]}.v{view:02d}.npy"]
-                fields = {name: values[row].numpy() for name, values in batch.targets[column.name].fields.items()}
+                fields = {name: values[row] for name, values in batch.targets[column.name].fields.items()}
                 if column.codec == "bf16":
-                    fields = {name: values.view(np.uint16) for name, values in fields.items()}
+                    fields = {name: values.view(torch.uint16) for name, values in fields.items()}
+                fields = {name: values.numpy() for name, values in fields.items()}
                 assert_same(loaded, fields)
 
 

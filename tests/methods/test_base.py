@@ -59,7 +59,9 @@ def test_missing_targets_are_a_mistake_and_never_ignored(tiny_cache: Cache) -> N
 def test_top_k_needs_temperature_one(tiny_cache: Cache) -> None:
     column = tiny_cache.find_column(kind="logits", codec="topk")
     Logit(LogitConfig()).check_logits(column)
-    with pytest.raises(ValueError, match=r"top 3 and the others' mass at temperature 1; set method.temperature=1"):
+    with pytest.raises(
+        ValueError, match=r"head-logits-topk3 keeps the largest and the others' mass .* set method.temperature=1"
+    ):
         Logit(LogitConfig(temperature=2.0)).check_logits(column)
 
 

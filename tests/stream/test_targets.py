@@ -43,6 +43,12 @@ def test_rows_and_moves_keep_the_bits(tiny_cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("codec", ["fp16", "bf16", "int8"])
-def test_payload_and_scale_are_what_the_fused_losses_take(tiny_cache: Cache, codec: str) -> None:
+def test_the_payload_is_what_the_fused_losses_take(tiny_cache: Cache, codec: str) -> None:
     targets, expected = packed(tiny_cache, "patch", codec)
-    np.testing.assert_array_equal(dequantize(*targets.payload_and_scale()).numpy(), expected)
+    np.testing.assert_array_equal(dequantize(*targets.payload()).numpy(), expected)
+
+
+def test_sparse_logits_are_no_payload(tiny_cache: Cache) -> None:
+    targets, _ = packed(tiny_cache, "logits", "topk")
+    with pytest.raises(ValueError, match=r"head-logits-topk3: codec topk keeps .* decode them first"):
+        targets.payload()

@@ -1,21 +1,54 @@
-"""What a codec is: a pure map between float32 arrays and the fields of a record."""
+"""What a codec is: a pure map between float32 arrays and fields whose meaning it declares as data."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
+
+from kdcache.cache.codecs.packed import PackedForm, SparseLogits
 from kdcache.cache.record import Array, Fields, RecordLayout
+
+# Every codec that was defined, by name; a class statement is all it takes.
+CODECS: dict[str, type["Codec"]] = {}
 
 
 class Codec(ABC):
-    """Record to bytes and back. Encoding and decoding depend on nothing but the values of one record.
+    """Maps a record to bytes and back, depending on nothing but the values of that record.
+
+    A subclass with a `name` is registered under it.
 
     Attributes:
-        name: The word users type and the manifest keeps.
-        for_logits: Whether it stores class logits (K,) rather than tokens (N, C); None if it stores both.
+        name: The word users type and the manifest keeps: lower-case letters and digits.
+        packed: What the fields mean. The stream, the losses and `decode` read it; none of them
+            knows a codec's name.
+        for_logits: Whether it stores class logits (K,) rather than tokens (N, C); None for both.
     """
 
     name: ClassVar[str]
+    packed: ClassVar[PackedForm]
     for_logits: ClassVar[bool | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            return
+        held = CODECS.get(cls.name)
+        if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"codec {cls.name!r} is defined twice, in {held.__module__} and in {cls.__module__}")
+        CODECS[cls.name] = cls
+
+    @classmethod
+    def parse_argument(cls, argument: str | None) -> dict[str, Any]:
+        """Parameters of the constructor from what a user typed.
+
+        Args:
+            argument: The text after ``=`` in ``name=argument``; None without one.
+
+        Raises: ValueError for text that this codec does not take.
+        """
+        if argument is not None:
+            raise ValueError(f"{cls.name} takes no parameter")
+        return {}
 
     @property
     def params(self) -> dict[str, Any]:
@@ -36,6 +69,25 @@ class Codec(ABC):
         The result may hold Inf where the values exceed the codec's range; the caller refuses those.
         """
 
-    @abstractmethod
+    def widen(self, stored: Array) -> Array:
+        """Stored numbers as float32, exactly; overridden where numpy has no name for them."""
+        return stored.astype(np.float32)
+
     def decode(self, fields: Fields, shape: tuple[int, ...]) -> Array:
-        """The float32 values (B, *shape) that a batch of fields stands for."""
+        """The float32 values (B, *shape) that a batch of fields stands for, by the declaration.
+
+        Equal to the bit to what the stream decodes on a device: conversions, products and sums
+        alone, each rounded once. A logarithm differs between libraries in its last bit, so one is
+        computed by `encode` and stored.
+        """
+        packed = self.packed
+        if isinstance(packed, SparseLogits):
+            logits = np.repeat(fields[packed.other].astype(np.float32)[:, None], shape[0], axis=1)
+            np.put_along_axis(logits, fields[packed.index].astype(np.int64), self.widen(fields[packed.values]), axis=-1)
+            return logits
+        decoded = self.widen(fields[packed.values])
+        if packed.scale is not None:
+            decoded = decoded * fields[packed.scale].astype(np.float32)[..., None]
+        if packed.shift is not None:
+            decoded = decoded + fields[packed.shift].astype(np.float32)[..., None]
+        return decoded

@@ -1,15 +1,17 @@
-"""bfloat16: the range of float32 with 8 significant bits. numpy has no such type, so its bits are stored as uint16."""
+"""bfloat16: the range of float32, 8 significant bits, stored as uint16 because numpy lacks the type."""
 
 import numpy as np
 
 from kdcache.cache.codecs.base import Codec
-from kdcache.cache.record import Array, Fields, RecordLayout
+from kdcache.cache.codecs.packed import Packed
+from kdcache.cache.record import Array, RecordLayout
 
 
 class Bf16(Codec):
     """2 bytes a value, relative error at most 2**-8, no overflow that float32 would not have."""
 
     name = "bf16"
+    packed = Packed(torch_dtype="bfloat16")
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
         return RecordLayout.plain("<u2", shape)
@@ -21,5 +23,5 @@ class Bf16(Codec):
         rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
         return {"values": (rounded >> np.uint32(16)).astype("<u2")}
 
-    def decode(self, fields: Fields, shape: tuple[int, ...]) -> Array:
-        return (fields["values"].astype(np.uint32) << np.uint32(16)).view(np.float32)
+    def widen(self, stored: Array) -> Array:
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)

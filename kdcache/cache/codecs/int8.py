@@ -3,7 +3,8 @@
 import numpy as np
 
 from kdcache.cache.codecs.base import Codec
-from kdcache.cache.record import Array, Fields, RecordLayout
+from kdcache.cache.codecs.packed import Packed
+from kdcache.cache.record import Array, RecordLayout
 
 _LARGEST = 127
 
@@ -12,6 +13,7 @@ class Int8(Codec):
     """1 byte a value and 4 a token; the error of a value is at most 1/254 of the largest value of its token."""
 
     name = "int8"
+    packed = Packed(scale="scale")
     for_logits = False
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
@@ -24,6 +26,3 @@ class Int8(Codec):
         divisor = np.where(scale > 0, scale, np.float32(1))[..., None]
         rounded = np.rint(values / divisor)
         return {"values": np.clip(rounded, -_LARGEST, _LARGEST).astype(np.int8), "scale": scale.astype("<f4")}
-
-    def decode(self, fields: Fields, shape: tuple[int, ...]) -> Array:
-        return fields["values"].astype(np.float32) * fields["scale"].astype(np.float32)[..., None]

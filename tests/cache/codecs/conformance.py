@@ -1,11 +1,16 @@
-"""What every codec must do; a new codec is added to CASES and passes all of test_codecs.py."""
+"""What every codec must do: `Conformance`, for the codecs of a test module's fixture ``case``."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
+import torch
 
-from kdcache.cache.codecs import Codec, make_codec
+from kdcache.cache.codecs import Codec, Packed
+from kdcache.cache.manifest import ColumnFacts
+from kdcache.stream.targets import PackedTargets, field_dtype
 
 
 @dataclass(frozen=True)
@@ -21,21 +26,6 @@ class Case:
     codec: Codec
     shape: tuple[int, ...]
     bound: Callable[[np.ndarray], np.ndarray]
-
-
-def _half(values: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(values) * 2.0**-11, 2.0**-25)
-
-
-CASES = {
-    "fp32": Case(make_codec("fp32"), (7, 5), np.zeros_like),
-    "fp16": Case(make_codec("fp16"), (7, 5), _half),
-    "bf16": Case(make_codec("bf16"), (7, 5), lambda values: np.abs(values) * 2.0**-8),
-    "int8": Case(make_codec("int8"), (7, 5), lambda values: np.abs(values).max(-1, keepdims=True) / 253.9),
-    "fp32 logits": Case(make_codec("fp32"), (9,), np.zeros_like),
-    "fp16 logits": Case(make_codec("fp16"), (9,), _half),
-    "topk of all": Case(make_codec("topk", {"k": 9}), (9,), _half),
-}
 
 
 def samples(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -57,3 +47,61 @@ def samples(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
             "no records": normal[:0],
         }.items()
     }
+
+
+def packed_targets(case: Case, fields: dict[str, np.ndarray]) -> PackedTargets:
+    """Encoded fields as the stream delivers them."""
+    column = ColumnFacts(
+        name="c", tap="t", kind="patch", codec=case.codec.name, params=case.codec.params,
+        shape=list(case.shape), grid=[], stride_bytes=0,
+    )  # fmt: skip
+    tensors: dict[str, torch.Tensor] = {}
+    for field in case.codec.layout(case.shape).fields:
+        values = torch.from_numpy(fields[field.name].copy())
+        tensors[field.name] = values.view(field_dtype(field, case.codec.packed))
+    return PackedTargets(column, tensors)
+
+
+@pytest.mark.parametrize("batch", list(samples((1,))))
+class Conformance:
+    """Every codec on every batch."""
+
+    def test_the_error_is_bounded(self, case: Case, batch: str) -> None:
+        values = samples(case.shape)[batch]
+        decoded = case.codec.decode(case.codec.encode(values), case.shape)
+        assert decoded.dtype == np.float32
+        assert decoded.shape == values.shape
+        error = np.abs(decoded.astype(np.float64) - values)
+        assert (error <= case.bound(values.astype(np.float64)) + 1e-38).all()
+
+    def test_fields_fit_the_layout_and_survive_npy(self, case: Case, batch: str) -> None:
+        fields = case.codec.encode(samples(case.shape)[batch])
+        layout = case.codec.layout(case.shape)
+        for number, payload in enumerate(layout.pack(fields)):
+            loaded = np.load(io.BytesIO(layout.header + payload.tobytes()), allow_pickle=False)
+            for field in layout.fields:
+                found = loaded if len(layout.fields) == 1 else loaded[field.name]
+                np.testing.assert_array_equal(found, fields[field.name][number])
+
+    def test_records_do_not_depend_on_their_neighbours(self, case: Case, batch: str) -> None:
+        values = samples(case.shape)[batch]
+        layout = case.codec.layout(case.shape)
+        together = layout.pack(case.codec.encode(values))
+        for number in range(len(values)):
+            alone = layout.pack(case.codec.encode(values[number : number + 1]))
+            np.testing.assert_array_equal(together[number : number + 1], alone)
+
+    def test_torch_decodes_the_same_bits(self, case: Case, batch: str) -> None:
+        fields = case.codec.encode(samples(case.shape)[batch])
+        expected = case.codec.decode(fields, case.shape)
+        np.testing.assert_array_equal(packed_targets(case, fields).decode().numpy(), expected)
+
+    def test_the_declaration_names_the_fields(self, case: Case, batch: str) -> None:
+        layout, packed = case.codec.layout(case.shape), case.codec.packed
+        assert {name for name in vars(packed).values() if name} - {getattr(packed, "torch_dtype", None)} == {
+            field.name for field in layout.fields
+        }
+        for field in layout.fields:
+            assert field_dtype(field, packed).itemsize == field.dtype.itemsize
+            if isinstance(packed, Packed):
+                assert field.shape == (case.shape if field.name == packed.values else case.shape[:-1])

@@ -1,0 +1,193 @@
+"""A codec is one class in one file: four new ones, extracted, streamed and learnt from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdcache.cache import Cache, open_cache
+from kdcache.cache.codecs import Codec, Packed, SparseLogits
+from kdcache.cache.record import Array, RecordLayout
+from kdcache.cache.verify import verify_shard
+from kdcache.losses import feature_loss, top_k_logit_kd
+from kdcache.methods import FeatureConfig, LogitConfig
+from kdcache.methods.feature import Feature
+from kdcache.methods.logit import Logit
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
+from kdcache.teacher.extract import extract
+from tests.cache.codecs.conformance import Case, Conformance
+from tests.conftest import tiny_extract
+from tests.methods.support import one_batch, student_says, targets_of
+
+
+class Scaled16(Codec):
+    """Signed 16-bit integers with one scale a token."""
+
+    name = "scaled16"
+    packed = Packed(values="steps", scale="step")
+    for_logits = False
+
+    def layout(self, shape: tuple[int, ...]) -> RecordLayout:
+        return RecordLayout.structured({"steps": ("<i2", shape), "step": ("<f4", shape[:-1])})
+
+    def encode(self, values: Array) -> dict[str, Array]:
+        step = (np.abs(values).max(axis=-1) / np.float32(32767)).astype("<f4")
+        steps = np.rint(values / np.where(step > 0, step, 1)[..., None])
+        return {"steps": np.clip(steps, -32767, 32767).astype("<i2"), "step": step}
+
+
+class Offset8(Codec):
+    """Unsigned bytes between the smallest and the largest value of each token."""
+
+    name = "offset8"
+    packed = Packed(scale="scale", shift="low")
+    for_logits = False
+
+    def layout(self, shape: tuple[int, ...]) -> RecordLayout:
+        parts = {"values": ("|u1", shape), "scale": ("<f4", shape[:-1]), "low": ("<f4", shape[:-1])}
+        return RecordLayout.structured(parts)
+
+    def encode(self, values: Array) -> dict[str, Array]:
+        low = values.min(axis=-1)
+        scale = ((values.max(axis=-1) - low) / np.float32(255)).astype("<f4")
+        steps = np.rint((values - low[..., None]) / np.where(scale > 0, scale, 1)[..., None])
+        return {"values": np.clip(steps, 0, 255).astype("u1"), "scale": scale, "low": low.astype("<f4")}
+
+
+_CODES = np.arange(127)
+_MAGNITUDES = np.where(_CODES < 8, _CODES * 2.0**-9, (8 + _CODES % 8) * 2.0 ** (_CODES // 8 - 10))
+_FLOAT8 = np.concatenate([_MAGNITUDES, [np.nan], -_MAGNITUDES, [np.nan]]).astype(np.float32)
+
+
+class Float8(Codec):
+    """Eight-bit floats (e4m3fn), which torch knows and numpy does not, with one scale a token."""
+
+    name = "float8"
+    packed = Packed(torch_dtype="float8_e4m3fn", scale="scale")
+    for_logits = False
+
+    def layout(self, shape: tuple[int, ...]) -> RecordLayout:
+        return RecordLayout.structured({"values": ("|u1", shape), "scale": ("<f4", shape[:-1])})
+
+    def encode(self, values: Array) -> dict[str, Array]:
+        scale = (np.abs(values).max(axis=-1) / np.float32(448)).astype("<f4")
+        scaled = values / np.where(scale > 0, scale, 1)[..., None]
+        codes = np.searchsorted((_MAGNITUDES[1:] + _MAGNITUDES[:-1]) / 2, np.abs(scaled))
+        return {"values": (codes + 128 * np.signbit(scaled)).astype("u1"), "scale": scale}
+
+    def widen(self, stored: Array) -> Array:
+        return _FLOAT8[stored]
+
+
+class Top1(Codec):
+    """The largest logit, and the mean of all others."""
+
+    name = "top1"
+    packed = SparseLogits(index="best", values="logit", other="mean")
+    for_logits = True
+
+    def layout(self, shape: tuple[int, ...]) -> RecordLayout:
+        return RecordLayout.structured({"best": ("<i2", (1,)), "logit": ("<f4", (1,)), "mean": ("<f2", ())})
+
+    def encode(self, values: Array) -> dict[str, Array]:
+        best = values.argmax(axis=-1, keepdims=True)
+        logit = np.take_along_axis(values, best, axis=-1)
+        mean = (values.sum(axis=-1) - logit[:, 0]) / max(1, values.shape[-1] - 1)
+        return {"best": best.astype("<i2"), "logit": logit.astype("<f4"), "mean": mean.astype("<f2")}
+
+
+def largest(values: np.ndarray) -> np.ndarray:
+    return np.abs(values).max(axis=-1, keepdims=True)
+
+
+CASES = {
+    "scaled16": Case(Scaled16(), (7, 5), lambda values: largest(values) / 32767 * 0.51),
+    "offset8": Case(
+        Offset8(), (7, 5), lambda values: np.ptp(values, -1, keepdims=True) / 255 * 0.51 + largest(values) * 2.0**-22
+    ),
+    "float8": Case(Float8(), (7, 5), lambda values: np.abs(values) * 2.0**-3.99 + largest(values) / 448 * 2.0**-9.9),
+    "top1": Case(Top1(), (9,), lambda values: np.ptp(values, -1, keepdims=True) + np.abs(values) * 2.0**-10),
+}
+TOKEN_CODECS = [name for name, case in CASES.items() if not case.codec.for_logits]
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+class TestConformance(Conformance):
+    """The kit that kdcache's own codecs pass."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    root = tmp_path_factory.mktemp("added") / "cache"
+    patch = tuple(f"blocks.-1/patch:{name}" for name in (*TOKEN_CODECS, "fp32"))
+    extract(tiny_extract(root, taps=(*patch, "head/logits:top1", "head/logits:fp32")))
+    return open_cache(root)
+
+
+def test_its_shards_pass_the_check(cache: Cache) -> None:
+    assert [fault for shard in cache.manifest.shards for fault in verify_shard(cache, shard)] == []
+
+
+def test_the_stream_delivers_it_and_torch_decodes_it(cache: Cache) -> None:
+    """Every batch, against the fp32 column of the same pass encoded and decoded by numpy."""
+    columns = cache.manifest.fingerprint.columns
+    count = 0
+    for batch in CacheLoader(cache, columns, StreamConfig(batch_size=8, num_threads=2)):
+        for column in columns:
+            exact = batch.targets["blocks-1-patch-fp32" if column.kind == "patch" else "head-logits-fp32"]
+            codec, shape = column.make_codec(), tuple(column.shape)
+            expected = codec.decode(codec.encode(exact.fields["values"].numpy()), shape)
+            np.testing.assert_array_equal(batch.targets[column.name].decode().numpy(), expected)
+        count += len(batch)
+    assert count == 16
+
+
+def test_torch_holds_what_the_declaration_names(cache: Cache) -> None:
+    targets = one_batch(cache).targets
+    assert targets["blocks-1-patch-float8"].fields["values"].dtype == torch.float8_e4m3fn
+    assert targets["blocks-1-patch-scaled16"].fields["steps"].dtype == torch.int16
+
+
+@pytest.mark.parametrize("kind", ["mse", "smooth_l1", "cosine", "normalized_mse"])
+@pytest.mark.parametrize("codec", TOKEN_CODECS)
+def test_the_fused_loss_takes_it_packed(cache: Cache, codec: str, kind: str) -> None:
+    method = Feature(FeatureConfig(feature_loss=kind, logit_weight=0.0))  # type: ignore[arg-type]
+    adapter = method.adapter(12, 24)
+    assert adapter is not None
+    project = adapter if isinstance(adapter, nn.Linear) else adapter.projection
+    batch = one_batch(cache)
+    logits, tokens = student_says(12)
+    targets = targets_of(batch, features=f"blocks-1-patch-{codec}")
+    assert targets.features is not None
+    term = method.loss(logits, tokens, batch.labels, targets, adapter)["feature"]
+    gradients = torch.autograd.grad(term, list(project.parameters()))
+    expected = feature_loss(project(tokens), targets.features.decode(), kind=kind)  # type: ignore[arg-type]
+    torch.testing.assert_close(term, expected)
+    for found, wanted in zip(gradients, torch.autograd.grad(expected, list(project.parameters())), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_the_logit_loss_takes_it_sparse(cache: Cache) -> None:
+    column = cache.find_column(kind="logits", codec="top1")
+    with pytest.raises(ValueError, match="head-logits-top1 keeps the largest"):
+        Logit(LogitConfig(temperature=2.0)).check_logits(column)
+    batch = one_batch(cache)
+    logits, _ = student_says(12)
+    targets = targets_of(batch, logits=column.name)
+    assert targets.logits is not None
+    fields = targets.logits.fields
+    expected = top_k_logit_kd(logits, fields["best"], fields["logit"], fields["mean"])
+    found = Logit(LogitConfig()).loss(logits, None, batch.labels, targets, None)["kl"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_it_is_named_among_the_codecs(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"unknown codec 'fp7'.*float8.*scaled16"):
+        extract(tiny_extract(tmp_path / "cache", taps=("blocks.-1/patch:fp7",)))
