@@ -103,12 +103,7 @@ class CacheRecords(Records):
         if self._config.images == "encoded":
             self._fill_encoded(buffers, own, self._replayer)
             return
-        for first in range(0, len(own), num_views):
-            shard, row = self.reader.locate(int(own[first, 0]))
-            views = own[first : first + num_views, 1].tolist()
-            replayed = self._replayer.pixels(shard, row, int(own[first, 0]), views)
-            for at, pixels in enumerate(replayed, start=part.start + first):
-                buffers.pixels[at] = pixels
+        self._replayer.fill(own, num_views, buffers.pixels[part])
 
     def _refuse_unlabelled(self, sample: int) -> None:
         shard, row = self.reader.locate(sample)
