@@ -51,10 +51,10 @@ class Workload:
 
 WORKLOADS: dict[str, Workload] = {
     "CIFAR-10, 32 px": Workload(
-        files="cifar10/train-000.tar.gz", view_size=32, made_up=(32, 32), num_images=8192, batch_size=512
+        files="cifar10/train-000.tar.gz", view_size=32, made_up=(32, 32), num_images=4096, batch_size=512
     ),
     "ImageNet, 224 px": Workload(
-        files="imagenet-sample/*.tar", view_size=224, made_up=(500, 375), num_images=500, batch_size=50
+        files="imagenet-sample/*.tar", view_size=224, made_up=(500, 375), num_images=200, batch_size=50
     ),
 }
 

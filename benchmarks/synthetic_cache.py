@@ -103,8 +103,8 @@ def _fingerprint(synthetic: SyntheticCache) -> Fingerprint:
             class_names=[],
         ),
         views=ViewFacts(
-            recipe="rrc-flip", seed=0, num_views=1, size=synthetic.view_size, interpolation="bicubic", fields=list(VIEW_FIELDS),
-            params={}, mean=[0.5] * 3, std=[0.5] * 3,
+            recipe="rrc-flip", seed=0, num_views=1, size=synthetic.view_size, interpolation="bicubic",
+            fields=list(VIEW_FIELDS), params={}, mean=[0.5] * 3, std=[0.5] * 3,
         ),
         teacher=TeacherFacts(
             name="noise", kwargs={}, pretrained_cfg={}, weights="random", weights_sha256="", precision="fp32",

@@ -1,8 +1,9 @@
 """JPEG files: decoded by simplejpeg where it gives Pillow's pixels, and encoded by Pillow.
 
-simplejpeg decodes a small file in a tenth of Pillow's time and without the interpreter lock. Both use libjpeg-turbo with
-its exact DCT and its smooth chroma upsampling, so that they agree bit for bit on every sequential or progressive file
-with Huffman codes in grey, YCbCr or RGB; CMYK is converted otherwise. What simplejpeg merely warns of, it refuses here.
+simplejpeg decodes a small file in a fifth of Pillow's time and without the interpreter lock. Both use
+libjpeg-turbo with its exact DCT and its smooth chroma upsampling, so that they agree bit for bit on every sequential or
+progressive file with Huffman codes in grey, YCbCr or RGB; CMYK is converted otherwise. It refuses files with as much as
+a warning, and Pillow decides about those.
 """
 
 import io

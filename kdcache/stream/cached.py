@@ -16,8 +16,8 @@ from kdcache.stream.images import ViewReplayer
 from kdcache.stream.loader import Loader, Records, StreamConfig
 from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
 
-# What is worth handing to a thread: bytes to copy; pixels of views, so few that no thread waits long for another at the
-# end, and so many that small images come in dozens (32 px: 64 in a piece; 4 in a piece made two threads slower than one).
+# What is worth handing to a thread: bytes to copy; pixels of views, so few that no thread waits long for another at
+# the end. Small images come in dozens: with 4 of 32 px in a piece two threads were slower than one.
 _PIECE_BYTES = 4 << 20
 _PIECE_PIXELS = 4 * 224**2
 _MOST_PIECE_IMAGES = 64

@@ -140,9 +140,7 @@ class ViewReplayer:
                 f"{self._advice()}"
             ) from None
 
-    def _replay(
-        self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None
-    ) -> np.ndarray:
+    def _replay(self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
         facts = self._fingerprint.views
         return replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
 

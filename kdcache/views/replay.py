@@ -12,9 +12,7 @@ from kdcache.views.resample import cut_views
 PIXEL_HASH_BYTES = 16
 
 
-def replay_view(
-    image: np.ndarray | Image.Image, view: ViewParams, *, size: int, interpolation: str
-) -> np.ndarray:
+def replay_view(image: np.ndarray | Image.Image, view: ViewParams, *, size: int, interpolation: str) -> np.ndarray:
     """Pixels of a view.
 
     Args:
@@ -61,4 +59,4 @@ def replay_views(
 
 def pixel_hash(pixels: np.ndarray) -> str:
     """The first 32 hex digits of the sha256 over the pixels in row order."""
-    return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()[: 2 * PIXEL_HASH_BYTES]
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()[: 2 * PIXEL_HASH_BYTES]

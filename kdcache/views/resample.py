@@ -83,9 +83,7 @@ def pass_order(interpolation: str) -> PassOrder | None:
     return None
 
 
-def _cut(
-    images: Sequence[np.ndarray], views: np.ndarray, interpolation: str, order: PassOrder, out: np.ndarray
-) -> int:
+def _cut(images: Sequence[np.ndarray], views: np.ndarray, interpolation: str, order: PassOrder, out: np.ndarray) -> int:
     assert _resample is not None
     contiguous = [np.ascontiguousarray(image) for image in images]
     integers = np.ascontiguousarray(views, np.int32)

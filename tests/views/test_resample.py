@@ -86,7 +86,8 @@ def test_large_images_have_pillows_pixels_bit_for_bit(
 @pytest.mark.parametrize(
     "view",
     [
-        [-1, 0, 5, 5, 4, 4, 0, 0, 0], [0, 0, 11, 5, 4, 4, 0, 0, 0], [0, 6, 5, 5, 4, 4, 0, 0, 0], [0, 0, 0, 5, 4, 4, 0, 0, 0],
+        [-1, 0, 5, 5, 4, 4, 0, 0, 0], [0, 0, 11, 5, 4, 4, 0, 0, 0],
+        [0, 6, 5, 5, 4, 4, 0, 0, 0], [0, 0, 0, 5, 4, 4, 0, 0, 0],
         [0, 0, 5, 5, 4, 4, 1, 0, 0], [0, 0, 5, 5, 4, 4, 0, -1, 0], [0, 0, 5, 5, 3, 4, 0, 0, 0],
         [2**31 - 1, 0, 2**31 - 1, 5, 4, 4, 0, 0, 0], [0, 0, 5, 5, 2**31 - 1, 4, 2**31 - 1, 0, 0],
     ],
@@ -134,7 +135,7 @@ class TestTheExtensionBelieves:
     )
     def test_nothing(self, images: list[np.ndarray], views: np.ndarray, size: int, out: np.ndarray) -> None:
         assert resample._resample is not None
-        with pytest.raises(ValueError, match="must be|need views"):
+        with pytest.raises(ValueError, match=r"must be|need views"):
             resample._resample.cut(images, views, 1, True, size, out)
 
     def test_nor_a_filter_that_is_not_there(self) -> None:
