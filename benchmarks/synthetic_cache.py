@@ -33,6 +33,7 @@ class SyntheticCache:
         label: Image number to class.
         image, view, replay: Image number to the bytes of a file and to the integers of its view, and both to pixels;
             None for a cache that refers to its images.
+        view_size: S of the views, pixels.
     """
 
     num_records: int
@@ -46,6 +47,7 @@ class SyntheticCache:
     image: Callable[[int], bytes] | None = None
     view: Callable[[int], Array] | None = None
     replay: Callable[[bytes, Array], Array] | None = None
+    view_size: int = 224
 
 
 def write_cache(synthetic: SyntheticCache, folder: Path) -> None:
@@ -101,8 +103,8 @@ def _fingerprint(synthetic: SyntheticCache) -> Fingerprint:
             class_names=[],
         ),
         views=ViewFacts(
-            recipe="rrc-flip", seed=0, num_views=1, size=224, interpolation="bicubic", fields=list(VIEW_FIELDS),
-            params={}, mean=[0.5] * 3, std=[0.5] * 3,
+            recipe="rrc-flip", seed=0, num_views=1, size=synthetic.view_size, interpolation="bicubic",
+            fields=list(VIEW_FIELDS), params={}, mean=[0.5] * 3, std=[0.5] * 3,
         ),
         teacher=TeacherFacts(
             name="noise", kwargs={}, pretrained_cfg={}, weights="random", weights_sha256="", precision="fp32",

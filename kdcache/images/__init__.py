@@ -1,7 +1,18 @@
 """Image sources and decoding."""
 
-from kdcache.images.decode import DecodedImage, decode_image
+from kdcache.images.decode import DecodedImage, decode_image, decode_pixels, decoder_versions
+from kdcache.images.jpeg import decode_jpeg, encode_jpeg
 from kdcache.images.open import open_source
 from kdcache.images.source import Source, SourceImage
 
-__all__ = ["DecodedImage", "Source", "SourceImage", "decode_image", "open_source"]
+__all__ = [
+    "DecodedImage",
+    "Source",
+    "SourceImage",
+    "decode_image",
+    "decode_jpeg",
+    "decode_pixels",
+    "decoder_versions",
+    "encode_jpeg",
+    "open_source",
+]

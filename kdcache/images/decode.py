@@ -2,16 +2,19 @@
 
 import io
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
+from PIL import __version__ as pillow_version
 
 from kdcache.errors import BadImageError
+from kdcache.images import jpeg
+from kdcache.images.jpeg import MAX_PIXELS, decode_jpeg
 
 # An allow-list, because Pillow sniffs over forty formats and starts Ghostscript for one of them.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
-MAX_PIXELS = 64_000_000
 # One spelling of each, the one that other readers of WebDataset tars look for.
 _SPELLINGS = {"jpeg": "jpg", "tiff": "tif"}
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -22,14 +25,41 @@ class DecodedImage:
     """One image in memory.
 
     Args:
-        rgb: Mode RGB, as stored (EXIF rotation is not applied: timm does not either, so teachers expect it so).
+        pixels: (H, W, 3) uint8 RGB, as stored (EXIF rotation is not applied: timm does not either, so teachers expect
+            it so).
         mode: Pillow's mode before conversion.
         orientation: EXIF orientation 1 to 8, 1 when absent.
     """
 
-    rgb: Image.Image
+    pixels: np.ndarray
     mode: str
     orientation: int
+
+    @property
+    def rgb(self) -> Image.Image:
+        """The pixels as a Pillow image, a copy."""
+        return Image.fromarray(self.pixels)
+
+
+def decoder_versions() -> dict[str, str]:
+    """Name and version of each library that decodes images here; the fast one only if it is used."""
+    versions = {"pillow": pillow_version}
+    if jpeg.fast_decoder() is not None:
+        versions["simplejpeg"] = version("simplejpeg")
+    return versions
+
+
+def decode_pixels(data: bytes) -> np.ndarray:
+    """The pixels of an image of which everything else is known: `decode_image` without a look at its header.
+
+    Args:
+        data: The file's bytes.
+
+    Returns: (H, W, 3) uint8, the same as `decode_image` gives.
+    Raises: BadImageError as `decode_image` does.
+    """
+    pixels = decode_jpeg(data)
+    return decode_image(data).pixels if pixels is None else pixels
 
 
 def image_extension(name: str) -> str | None:
@@ -41,6 +71,7 @@ def image_extension(name: str) -> str | None:
 def decode_image(data: bytes) -> DecodedImage:
     """Decode one image.
 
+    JPEGs are decoded by the fast decoder where it gives Pillow's pixels, everything else and every doubt by Pillow.
     Conversions: grey, palette and CMYK to RGB; alpha dropped; first frame of an animation; 16-bit grey scaled by 1/257.
 
     Args:
@@ -71,22 +102,24 @@ def decode_image(data: bytes) -> DecodedImage:
     except Exception:  # damaged EXIF says nothing about the pixels
         orientation = 1
     try:
-        return DecodedImage(_to_rgb(image), image.mode, orientation if 1 <= orientation <= 8 else 1)
+        return DecodedImage(_to_pixels(image, data), image.mode, orientation if 1 <= orientation <= 8 else 1)
     except BadImageError:
         raise
     except Exception as error:
         raise BadImageError(f"cannot be decoded ({_first_line(error)})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_pixels(image: Image.Image, data: bytes) -> np.ndarray:
+    if image.mode in ("RGB", "L") and (pixels := decode_jpeg(data)) is not None:
+        return pixels
     image.load()
     if image.mode in _SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PNG"):
         # Pillow would clip 16 bits at 255; 65,535 / 257 is 255 exactly. Before 11.3 it reads 16-bit PNG as mode I.
-        grey = np.asarray(image).astype(np.uint32) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        grey = (np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise BadImageError(f"pixels of mode {image.mode} have no known range")
-    return image.convert("RGB")
+    return np.asarray(image.convert("RGB"))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,9 @@
 """JPEG files: decoded by simplejpeg where it gives Pillow's pixels, and encoded by Pillow.
 
-simplejpeg decodes a small file in a tenth of Pillow's time and without the interpreter lock. Both use libjpeg-turbo with
-its exact DCT and its smooth chroma upsampling, so that they agree bit for bit on every sequential or progressive file
-with Huffman codes in grey, YCbCr or RGB; CMYK is converted otherwise. What simplejpeg merely warns of, it refuses here.
+simplejpeg decodes a small file in a fifth of Pillow's time and without the interpreter lock. Both use
+libjpeg-turbo with its exact DCT and its smooth chroma upsampling, so that they agree bit for bit on every sequential or
+progressive file with Huffman codes in grey, YCbCr or RGB; CMYK is converted otherwise. It refuses files with as much as
+a warning, and Pillow decides about those.
 """
 
 import io
@@ -21,9 +22,10 @@ except ImportError:  # optional: Pillow decodes the same pixels
 MAX_PIXELS = 64_000_000
 _START = b"\xff\xd8"
 # Start-of-frame markers of baseline, extended sequential and progressive files, all with Huffman codes.
-_FRAMES = (0xC0, 0xC1, 0xC2)
-# Other frames (lossless, hierarchical, arithmetic codes), and markers that cannot come before a frame.
-_NO_SEGMENTS = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), *range(0xD0, 0xDB))
+_FRAMES = frozenset([0xC0, 0xC1, 0xC2])
+# Segments that may come before a frame: tables, restart interval, application data, comment.
+_SEGMENTS = frozenset([0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)])
+_FRAME_HEADER = struct.Struct(">BHHB")
 
 Decoder = Callable[[bytes], np.ndarray]
 
@@ -39,16 +41,16 @@ def agreed_size(data: bytes) -> tuple[int, int] | None:
     at, end = 2, len(data) - 10
     while at < end and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker in _FRAMES:
-            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+        if marker in _SEGMENTS:
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+        elif marker in _FRAMES:
+            bits, height, width, components = _FRAME_HEADER.unpack_from(data, at + 4)
             is_agreed = bits == 8 and components in (1, 3) and 0 < width * height <= MAX_PIXELS
             return (width, height) if is_agreed else None
-        if marker == 0xFF:  # padding
+        elif marker == 0xFF:  # padding
             at += 1
-        elif marker < 0xC0 or marker in _NO_SEGMENTS:
-            return None
         else:
-            at += 2 + (data[at + 2] << 8 | data[at + 3])
+            return None
     return None
 
 

@@ -1,6 +1,9 @@
 """Images of a cache: fetched from it or from their source, decoded, and replayed as the teacher saw them."""
 
+import contextlib
 import hashlib
+import os
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,10 +11,13 @@ from PIL import __version__ as pillow_version
 
 from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.cache import Cache
+from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, SourceError
-from kdcache.images import Source, decode_image
+from kdcache.images import Source, decode_pixels
 from kdcache.stream.reader import OpenShard, ShardReader
-from kdcache.views import VIEW_FIELDS, ViewParams, pixel_hash, replay_view
+from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
+
+_SMALL_IMAGE_BYTES = 4096
 
 
 class ViewReplayer:
@@ -41,6 +47,8 @@ class ViewReplayer:
         self._reader = reader
         self._check_below = check_share * 2**32
         self._source = source
+        self._small_images = threading.Lock()
+        self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._positions = _positions(fingerprint, source)
 
     def pixels(self, shard: OpenShard, row: int, sample: int, views: Sequence[int]) -> Iterator[np.ndarray]:
@@ -48,21 +56,38 @@ class ViewReplayer:
 
         Raises: CacheMismatchError when they are not the pixels the teacher saw.
         """
-        facts = self._fingerprint.views
-        try:
-            decoded = decode_image(self.read(shard, row))
-        except BadImageError as error:
-            key = shard.index.key(row)
-            raise CacheMismatchError(
-                f"{shard.name}, key {key!r}: the image was decoded at extraction and is not now ({error}); "
-                f"{self._advice()}"
-            ) from None
-        for view in views:
-            params = ViewParams(*(int(each) for each in shard.index.views[row, view]))
-            pixels = replay_view(decoded.rgb, params, size=facts.size, interpolation=facts.interpolation)
-            if (sample * 0x9E3779B1 + view * 0x85EBCA77) % 2**32 < self._check_below:
+        image = self._decode(shard, row)
+        replayed = self._replay([image] * len(views), shard.index.views[row, list(views)])
+        for view, pixels in zip(views, replayed, strict=True):
+            if self._is_checked(sample, view):
                 self._compare(pixels, shard, row, view)
             yield pixels
+
+    def fill(self, rows: np.ndarray, views_per_sample: int, into: np.ndarray) -> None:
+        """Fill rows of a batch with the pixels of their views.
+
+        Images are decoded one by one, then all views are cut in one call without the interpreter lock.
+
+        Args:
+            rows: (n, 2) int64, sample and view numbers; the views of a sample lie side by side.
+            views_per_sample: How many these are.
+            into: (n, S, S, 3) uint8, C-contiguous.
+
+        Raises: CacheMismatchError when they are not the pixels the teacher saw.
+        """
+        numbers = np.searchsorted(self._starts, rows[:, 0], side="right") - 1
+        shards = {number: self._reader.shard(number) for number in sorted(set(numbers.tolist()))}
+        in_shard = (rows[:, 0] - self._starts[numbers]).tolist()
+        places = [(shards[number], row) for number, row in zip(numbers.tolist(), in_shard, strict=True)]
+        views = np.array([shard.index.views[row, view] for (shard, row), view in zip(places, rows[:, 1], strict=True)])
+        with self._turn(places):
+            images = [self._decode(*place) for place in places[::views_per_sample]]
+        if views_per_sample > 1:
+            images = [image for image in images for _ in range(views_per_sample)]
+        self._replay(images, views, into)
+        for at, (sample, view) in enumerate(rows.tolist()):
+            if self._is_checked(sample, view):
+                self._compare(into[at], *places[at], view)
 
     def read(self, shard: OpenShard, row: int) -> bytes:
         """The image file of a sample, as the teacher read it.
@@ -70,7 +95,7 @@ class ViewReplayer:
         Raises: SourceError, CacheMismatchError when the source's file has changed.
         """
         if self._source is None:
-            return self._reader.read_image(shard, row)
+            return self._read_embedded(shard, row)
         sample = shard.index.sample(row)
         position = self._positions.get(sample.source_key)
         if position is None:
@@ -85,6 +110,42 @@ class ViewReplayer:
                 "extraction (sha256); restore it, or extract again"
             )
         return data
+
+    def _turn(self, places: Sequence[tuple[OpenShard, int]]) -> contextlib.AbstractContextManager[object]:
+        """Small embedded images are decoded by one thread at a time, while the others cut their views.
+
+        Decoding 32 px takes 12 us and releases the interpreter lock in between: two threads that pass it to and fro for
+        every image decode no more than one (82,000 and 76,000 a second, benchmarks/LOG.md 2026-11-26).
+        """
+        if self._source is not None:  # reading may wait for a disk
+            return contextlib.nullcontext()
+        size = sum(int(shard.index.image_sizes[row]) for shard, row in places)
+        return self._small_images if size <= _SMALL_IMAGE_BYTES * len(places) else contextlib.nullcontext()
+
+    def _read_embedded(self, shard: OpenShard, row: int) -> bytes:
+        size, offset = int(shard.index.image_sizes[row]), int(shard.index.image_offsets[row])
+        with contextlib.suppress(OSError):
+            data = os.pread(shard.files[SAMPLES].descriptor, size, offset)
+            if len(data) == size:
+                return data
+        return self._reader.read_image(shard, row)  # says what is wrong, or goes on reading
+
+    def _decode(self, shard: OpenShard, row: int) -> np.ndarray:
+        try:
+            return decode_pixels(self.read(shard, row))
+        except BadImageError as error:
+            key = shard.index.key(row)
+            raise CacheMismatchError(
+                f"{shard.name}, key {key!r}: the image was decoded at extraction and is not now ({error}); "
+                f"{self._advice()}"
+            ) from None
+
+    def _replay(self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+        facts = self._fingerprint.views
+        return replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
+
+    def _is_checked(self, sample: int, view: int) -> bool:
+        return (sample * 0x9E3779B1 + view * 0x85EBCA77) % 2**32 < self._check_below
 
     def _compare(self, pixels: np.ndarray, shard: OpenShard, row: int, view: int) -> None:
         stored = shard.index.pixel_hashes[row, view].tobytes().hex()

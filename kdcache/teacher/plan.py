@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import PIL
 import timm
 import torch
 
@@ -18,7 +17,7 @@ from kdcache.cache.keys import keys_digest, safe_keys
 from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest
 from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name
 from kdcache.errors import ModelError, UsageError
-from kdcache.images import Source
+from kdcache.images import Source, decoder_versions
 from kdcache.models import Tap, parse_tap
 from kdcache.seeds import derived_key
 from kdcache.teacher.config import ExtractConfig
@@ -139,7 +138,7 @@ def base_fingerprint(
         shard_samples=config.shard_samples,
         source=source.facts(),
         views=views,
-        versions={"kdcache": kdcache.__version__, "pillow": PIL.__version__},
+        versions={"kdcache": kdcache.__version__, **decoder_versions()},
     )
 
 

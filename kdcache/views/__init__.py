@@ -2,7 +2,8 @@
 
 from kdcache.views.draw import RECIPES, ViewRecipe, draw_view
 from kdcache.views.params import VIEW_FIELDS, ViewParams
-from kdcache.views.replay import INTERPOLATIONS, pixel_hash, replay_view
+from kdcache.views.replay import pixel_hash, replay_view, replay_views
+from kdcache.views.resample import INTERPOLATIONS
 
 __all__ = [
     "INTERPOLATIONS",
@@ -13,4 +14,5 @@ __all__ = [
     "draw_view",
     "pixel_hash",
     "replay_view",
+    "replay_views",
 ]

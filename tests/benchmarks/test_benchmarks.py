@@ -5,11 +5,15 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.record import spread
+from benchmarks.replay import WAYS, WORKLOADS
+from kdcache.images import decode_jpeg, decode_pixels, encode_jpeg, jpeg
+from kdcache.views import ViewParams, replay_view
 from tests.kernels.conftest import triton_form as triton_form  # the fixture
 
 
@@ -95,3 +99,31 @@ def test_the_analyses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert result["peak_bytes"] > 1 << 20
     assert {"reading", "ranks of each image", "spectral energy of tokens"} <= set(result["seconds"])
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_the_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "r.json"
+    words = ["--toy", "--repeats", "2", "--seconds", "0.01", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "replay", *words])
+    assert main() == 0
+    result = json.loads(out.read_text())
+    assert {row["way"] for row in result["rows"]} == set(WAYS)
+    assert len(result["rows"]) == len(WAYS) * len(WORKLOADS) * 2
+    assert all(row["views_per_s"]["median"] > 0 and row["views_per_s"]["repeats"] == 2 for row in result["rows"])
+    assert all(row["over_one_thread"]["median"] == 1 for row in result["rows"] if row["threads"] == 1)
+    assert "pillow" in result["decoders"]
+    assert "x one thread" in capsys.readouterr().out
+
+
+def test_the_replay_compares_what_it_says(tmp_path: Path) -> None:
+    """Each way really takes its decoder, and all give the same pixels."""
+    data = encode_jpeg(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8), 90)
+    decoders, pixels = {}, []
+    for name, way in WAYS.items():
+        with way():
+            decoders[name] = decode_jpeg(data) is not None
+            view = ViewParams(3, 2, 40, 30, 16, 16, 0, 0, 1)
+            pixels.append(replay_view(decode_pixels(data), view, size=16, interpolation="bicubic"))
+    assert [fast for name, fast in decoders.items() if name.startswith("Pillow")] == [False, False]
+    assert decoders["simplejpeg, views by the extension"] == (jpeg.simplejpeg is not None)
+    assert all(np.array_equal(each, pixels[0]) for each in pixels)

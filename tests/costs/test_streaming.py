@@ -1,11 +1,12 @@
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from kdcache.cache import Cache
 from kdcache.costs.streaming import bench_stream
-from kdcache.images.decode import DecodedImage, decode_image
+from kdcache.images import decode_pixels
 from kdcache.stream.loader import StreamConfig
 
 CONFIG = StreamConfig(batch_size=4, num_threads=2, window=2)
@@ -14,11 +15,11 @@ CONFIG = StreamConfig(batch_size=4, num_threads=2, window=2)
 def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that is slow for certain limits, whatever else this machine is busy with."""
 
-    def slowly(data: bytes) -> DecodedImage:
+    def slowly(data: bytes) -> np.ndarray:
         time.sleep(0.02)
-        return decode_image(data)
+        return decode_pixels(data)
 
-    monkeypatch.setattr("kdcache.stream.images.decode_image", slowly)
+    monkeypatch.setattr("kdcache.stream.images.decode_pixels", slowly)
     columns = tiny_cache.columns
     result = bench_stream(tiny_cache, columns, CONFIG, seconds=0.1, step_ms=2)
     assert set(result["stages_samples_per_s"]) == {"targets", "images"}

@@ -31,6 +31,6 @@ def test_a_stream_of_files_gives_the_teacher_s_pixels_to_who_replays_them(tiny_c
         assert files.pixels is None
         for row in range(4):
             view = ViewParams(*files.encoded.views[row].tolist())
-            rgb = decode_image(files.encoded[row].numpy().tobytes()).rgb
+            rgb = decode_image(files.encoded[row].numpy().tobytes()).pixels
             replayed = replay_view(rgb, view, size=facts.size, interpolation=facts.interpolation)
             np.testing.assert_array_equal(replayed, shown.pixels[row].numpy())

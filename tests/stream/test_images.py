@@ -24,15 +24,38 @@ def test_every_view_is_what_the_teacher_saw(tiny_cache: Cache) -> None:
 
 
 def test_another_resize_is_noticed(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_library(image: object, view: object, *, size: int, interpolation: str) -> np.ndarray:
-        return np.zeros((size, size, 3), np.uint8)
+    def other_library(
+        images: object, views: np.ndarray, *, size: int, interpolation: str, out: np.ndarray | None
+    ) -> np.ndarray:
+        return np.zeros((len(views), size, size, 3), np.uint8)
 
-    monkeypatch.setattr(images_module, "replay_view", other_library)
+    monkeypatch.setattr(images_module, "replay_views", other_library)
     reader = ShardReader(tiny_cache, [])
     shard, row = reader.locate(0)
     replayer = ViewReplayer(tiny_cache, reader, None, check_share=1.0)
     with pytest.raises(CacheMismatchError, match=r"key 'digit-.*view 0: replayed pixels.*made with Pillow"):
         next(replayer.pixels(shard, row, 0, [0]))
+
+
+@pytest.mark.parametrize("views_per_sample", [1, 2])
+def test_rows_of_a_batch_are_the_same_pixels(tiny_cache: Cache, views_per_sample: int) -> None:
+    """Whichever samples and views lie side by side, from several shards."""
+    reader = ShardReader(tiny_cache, [])
+    replayer = ViewReplayer(tiny_cache, reader, None, check_share=1.0)
+    samples = [17, 3, 9, 0, 3]
+    rows = np.array([[sample, view] for sample in samples for view in (1, 0)[:views_per_sample]])
+    into = np.full((len(rows), 16, 16, 3), 77, np.uint8)
+    replayer.fill(rows, views_per_sample, into)
+    for (sample, view), pixels in zip(rows.tolist(), into, strict=True):
+        shard, row = reader.locate(sample)
+        assert pixel_hash(pixels) == shard.index.sample(row).pixel_hashes[view]
+
+
+def test_another_resize_is_noticed_in_a_batch(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "replay_views", lambda *_, out, **__: out.fill(0))
+    replayer = ViewReplayer(tiny_cache, ShardReader(tiny_cache, []), None, check_share=1.0)
+    with pytest.raises(CacheMismatchError, match=r"key 'digit-.*view 1: replayed pixels.*made with Pillow"):
+        replayer.fill(np.array([[5, 1]]), 1, np.empty((1, 16, 16, 3), np.uint8))
 
 
 def test_the_checked_share_is_about_what_was_asked() -> None:

@@ -1,0 +1,190 @@
+"""How fast views are replayed from a cache's own images: every decoder, one thread and two, features included."""
+
+import argparse
+import io
+import itertools
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.record import environment, spread, write
+from benchmarks.synthetic_cache import SyntheticCache, write_cache
+from kdcache.cache import Cache, open_cache
+from kdcache.images import decode_pixels, decoder_versions, jpeg
+from kdcache.reports.tables import text_table
+from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import StreamConfig
+from kdcache.views import ViewParams, ViewRecipe, draw_view, replay_view, resample
+
+_MADE_UP = 64
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Images, and the views that are cut from them.
+
+    Args:
+        files: Glob pattern of tars below the shared data; images are made up where there are none.
+        view_size: S, pixels.
+        made_up: Width and height of a made-up image.
+        num_images: At most so many.
+        batch_size: Views in a batch.
+    """
+
+    files: str
+    view_size: int
+    made_up: tuple[int, int]
+    num_images: int
+    batch_size: int
+
+
+WORKLOADS: dict[str, Workload] = {
+    "CIFAR-10, 32 px": Workload(
+        files="cifar10/train-000.tar.gz", view_size=32, made_up=(32, 32), num_images=4096, batch_size=512
+    ),
+    "ImageNet, 224 px": Workload(
+        files="imagenet-sample/*.tar", view_size=224, made_up=(500, 375), num_images=200, batch_size=50
+    ),
+}
+
+
+@contextmanager
+def _through_pillow(*, views: bool) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(jpeg, "fast_decoder", lambda: None))
+        if views:
+            stack.enter_context(mock.patch.object(resample, "pass_order", lambda interpolation: None))
+        yield
+
+
+# What is compared: each name with what must be switched while it runs.
+WAYS: Mapping[str, Any] = {
+    "Pillow": lambda: _through_pillow(views=True),
+    "Pillow, views by the extension": lambda: _through_pillow(views=False),
+    "simplejpeg, views by the extension": nullcontext,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder of real images (../shared/data)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=0.5, help="at least so long for each repeat (0.5)")
+    parser.add_argument("--toy", action="store_true", help="few small made-up images: does it run?")
+    parser.add_argument("--out", type=Path, help="JSON file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure."""
+    rows: list[dict[str, Any]] = []
+    for name, workload in WORKLOADS.items():
+        if arguments.toy:
+            workload = replace(workload, files="", num_images=16, batch_size=8)
+        with tempfile.TemporaryDirectory() as folder:
+            images = _images(workload, arguments.data)
+            _write(workload, images, Path(folder))
+            rows += _measure(name, workload, open_cache(Path(folder)), arguments)
+    result = {
+        "benchmark": "replay",
+        **environment(torch.device("cpu")),
+        "decoders": decoder_versions(),
+        "settings": {name: str(value) for name, value in vars(arguments).items()},
+        "rows": rows,
+    }
+    parts = ("median", "p20", "p80")
+    table = [
+        [row["workload"], row["way"], str(row["threads"]), *(f"{row['views_per_s'][part]:,.0f}" for part in parts),
+         f"{row['over_one_thread']['median']:.2f}"]
+        for row in rows
+    ]  # fmt: skip
+    print(text_table(["images", "way", "threads", "views/s", "p20", "p80", "x one thread"], table))
+    if arguments.out is not None:
+        write(arguments.out, result)
+    return 0
+
+
+def _measure(name: str, workload: Workload, cache: Cache, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """All ways and thread counts in turns, so that what else the machine does falls on all alike."""
+    cases = list(itertools.product(WAYS, arguments.threads))
+    loaders = {case: _loader(cache, workload, case[1]) for case in cases}
+    rates: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    for repeat in range(arguments.repeats + 1):
+        for case in cases:
+            switched: AbstractContextManager[None] = WAYS[case[0]]()
+            with switched:
+                rate = _views_per_s(loaders[case], arguments.seconds)
+            if repeat:  # the first warms up
+                rates[case].append(rate)
+    rows: list[dict[str, Any]] = []
+    for (way, threads), measured in rates.items():
+        alone = rates[way, arguments.threads[0]]
+        ratios = [rate / one for rate, one in zip(measured, alone, strict=True)]
+        facts = {"workload": name, "way": way, "threads": threads, "num_images": cache.manifest.num_samples}
+        rows.append({**facts, "views_per_s": spread(measured), "over_one_thread": spread(ratios)})
+    return rows
+
+
+def _loader(cache: Cache, workload: Workload, threads: int) -> CacheLoader:
+    config = StreamConfig(batch_size=workload.batch_size, num_threads=threads, images="pixels")
+    return CacheLoader(cache, cache.manifest.fingerprint.columns, config)
+
+
+def _views_per_s(loader: CacheLoader, seconds: float) -> float:
+    """Whole epochs until the time is over."""
+    views, spent, started = 0, 0.0, time.perf_counter()
+    while spent < seconds:
+        views += sum(len(batch) for batch in loader)
+        spent = time.perf_counter() - started
+    return views / spent
+
+
+def _images(workload: Workload, data: Path) -> list[bytes]:
+    files: list[bytes] = []
+    for path in sorted(data.glob(workload.files)) if workload.files else ():
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
+                    files.append(file.read())
+                if len(files) == workload.num_images:
+                    return files
+    random = np.random.default_rng(0)
+    width, height = workload.made_up
+    while len(files) < min(workload.num_images, _MADE_UP):
+        small = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
+        buffer = io.BytesIO()
+        small.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    return files
+
+
+def _write(workload: Workload, images: list[bytes], folder: Path) -> None:
+    recipe = ViewRecipe(name="rrc-flip", size=workload.view_size)
+
+    def view(number: int) -> np.ndarray:
+        height, width = decode_pixels(images[number]).shape[:2]
+        drawn = draw_view(recipe, seed=0, key=f"{number}", view=0, width=width, height=height)
+        return np.array(drawn.as_integers(), np.int32)
+
+    def replay(data: bytes, integers: np.ndarray) -> np.ndarray:
+        params = ViewParams(*integers.tolist())
+        return replay_view(decode_pixels(data), params, size=workload.view_size, interpolation="bicubic")
+
+    features = np.random.default_rng(0).standard_normal((64, 192), np.float32)
+    synthetic = SyntheticCache(
+        num_records=len(images), shape=(64, 192), codec="fp16", features=lambda number: features,
+        shard_samples=1000, label=lambda number: number % 10, image=images.__getitem__, view=view, replay=replay,
+        view_size=workload.view_size,
+    )  # fmt: skip
+    write_cache(synthetic, folder)

@@ -1,0 +1,3 @@
+from typing import Any
+
+def cut(images: list[Any], views: Any, filter: int, is_new_order: bool, size: int, out: Any, /) -> int: ...

@@ -1,0 +1,208 @@
+import io
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdcache.images import decode_image, decode_pixels, decoder_versions, jpeg
+from kdcache.images.jpeg import agreed_size, decode_jpeg, encode_jpeg, fast_decoder
+
+needs_simplejpeg = pytest.mark.skipif(jpeg.simplejpeg is None, reason="simplejpeg is not installed")
+SIZES = [(1, 1), (2, 3), (7, 9), (16, 16), (31, 30), (32, 32), (100, 301), (333, 77)]
+
+
+def encoded(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def picture(width: int, height: int, *, is_smooth: bool = True) -> Image.Image:
+    random = np.random.default_rng(width * height)
+    small = (max(1, height // 3), max(1, width // 3)) if is_smooth else (height, width)
+    return Image.fromarray(random.integers(0, 256, (*small, 3), dtype=np.uint8)).resize((width, height))
+
+
+def files_of(width: int, height: int) -> Iterator[bytes]:
+    """Every kind of file on which the decoders agree."""
+    for is_smooth in (True, False):
+        image = picture(width, height, is_smooth=is_smooth)
+        for quality in (1, 50, 75, 95, 100):
+            for subsampling in (0, 1, 2):
+                yield encoded(image, quality=quality, subsampling=subsampling)
+            yield encoded(image.convert("L"), quality=quality)
+        yield encoded(image, quality=90, subsampling=0, keep_rgb=True)
+        yield encoded(image, quality=90, restart_marker_blocks=3)
+        yield encoded(image, quality=90, optimize=True)
+        yield encoded(image, quality=90, exif=b"Exif\0\0" + bytes(5000), icc_profile=bytes(70_000), comment=b"x")
+        for mode in ("RGB", "L"):
+            yield encoded(image.convert(mode), quality=85, progressive=True)
+            yield encoded(image.convert(mode), quality=40, progressive=True)
+        for subsampling in ("440", "411"):
+            assert jpeg.simplejpeg is not None
+            yield jpeg.simplejpeg.encode_jpeg(np.array(image), quality=85, colorsubsampling=subsampling)
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_pixels_are_pillows_bit_for_bit(size: tuple[int, int]) -> None:
+    for data in files_of(*size):
+        pixels = decode_jpeg(data)
+        assert pixels is not None, "such files are for the fast decoder"
+        np.testing.assert_array_equal(pixels, by_pillow(data))
+        assert agreed_size(data) == size
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("name", ["imagenet-sample", "cifar10"])
+def test_pixels_of_real_images_are_pillows_bit_for_bit(shared_data: Callable[[str], Path], name: str) -> None:
+    """All 500 photographs; of CIFAR-10 the first 300, as they are and encoded again in other ways."""
+    checked = 0
+    for path in sorted(shared_data(name).glob("*.tar*")):
+        with tarfile.open(path) as tar:
+            for member in tar if name == "imagenet-sample" or checked < 300 else ():
+                if not member.name.endswith(".jpg") or (name == "cifar10" and checked == 300):
+                    continue
+                file = tar.extractfile(member)
+                assert file is not None
+                data = file.read()
+                versions = [data]
+                if name == "cifar10":
+                    image = Image.open(io.BytesIO(data))
+                    versions += [
+                        encoded(image, quality=quality, subsampling=subsampling, progressive=subsampling == 1)
+                        for quality in (60, 95)
+                        for subsampling in (0, 1, 2)
+                    ]
+                for each in versions:
+                    np.testing.assert_array_equal(decode_jpeg(each), by_pillow(each), err_msg=member.name)
+                checked += 1
+    assert checked == {"imagenet-sample": 500, "cifar10": 300}[name]
+
+
+@needs_simplejpeg
+def test_every_cut_and_every_damage_that_the_fast_decoder_accepts_has_pillows_pixels() -> None:
+    """And nothing is accepted that Pillow refuses: an extraction drops the same images with and without it."""
+    random = np.random.default_rng(3)
+    for options in ({}, {"progressive": True}, {"subsampling": 0}):
+        whole = encoded(picture(45, 37), **options)
+        damaged = [whole[:length] for length in range(0, len(whole), 7)]
+        for _ in range(400):
+            bytes_of = bytearray(whole)
+            bytes_of[int(random.integers(2, len(whole)))] = int(random.integers(256))
+            damaged.append(bytes(bytes_of))
+        accepted = 0
+        for data in damaged:
+            if (pixels := decode_jpeg(data)) is not None:
+                np.testing.assert_array_equal(pixels, by_pillow(data))
+                accepted += 1
+        assert accepted > 20
+
+
+def test_other_files_are_left_to_pillow() -> None:
+    image = picture(40, 30)
+    cmyk = encoded(image.convert("CMYK"))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    for data in (b"", b"\xff\xd8", cmyk, buffer.getvalue()):
+        assert decode_jpeg(data) is None
+        assert agreed_size(data) is None
+    np.testing.assert_array_equal(decode_image(cmyk).pixels, by_pillow(cmyk))
+    np.testing.assert_array_equal(decode_pixels(cmyk), by_pillow(cmyk))
+
+
+@pytest.mark.parametrize("marker", [0xC3, 0xC5, 0xC9, 0xCA, 0xCB, 0xCF, 0xD9, 0xDA, 0x01])
+def test_unproven_kinds_of_frame_are_not_agreed(marker: int) -> None:
+    data = bytearray(encoded(picture(40, 30)))
+    at = data.index(b"\xff\xc0")
+    data[at + 1] = marker
+    assert agreed_size(bytes(data)) is None
+
+
+def test_twelve_bits_two_components_and_bombs_are_not_agreed() -> None:
+    data = encoded(picture(40, 30))
+    at = data.index(b"\xff\xc0")
+    assert agreed_size(data) == (40, 30)
+    for offset, value in ((4, b"\x0c"), (9, b"\x02"), (5, b"\xff\xff\xff\xff"), (5, b"\0\0")):
+        changed = bytearray(data)
+        changed[at + offset : at + offset + len(value)] = value
+        assert agreed_size(bytes(changed)) is None
+    assert agreed_size(data[:2] + b"\xff\xff\xff" + data[3:]) == (40, 30), "padding before a marker is allowed"
+
+
+def test_without_the_fast_decoder_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(picture(40, 30))
+    with_it = decode_pixels(data)
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    fast_decoder.cache_clear()
+    try:
+        assert decode_jpeg(data) is None
+        assert decoder_versions().keys() == {"pillow"}
+        np.testing.assert_array_equal(decode_pixels(data), with_it)
+        np.testing.assert_array_equal(decode_image(data).pixels, with_it)
+    finally:
+        fast_decoder.cache_clear()
+
+
+def test_the_package_works_where_it_cannot_be_imported() -> None:
+    code = "import sys\nsys.modules['simplejpeg'] = None\nfrom kdcache.images import decoder_versions, jpeg\n"
+    code += "assert jpeg.simplejpeg is None and list(decoder_versions()) == ['pillow']"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@needs_simplejpeg
+def test_the_versions_name_both_decoders() -> None:
+    versions = decoder_versions()
+    assert list(versions) == ["pillow", "simplejpeg"]
+    assert all(number[0].isdecimal() for number in versions.values())
+
+
+@needs_simplejpeg
+def test_a_pillow_with_other_pixels_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg.features, "check_feature", lambda name: False)
+    fast_decoder.cache_clear()
+    try:
+        assert fast_decoder() is None
+        monkeypatch.undo()
+        fast_decoder.cache_clear()
+        rough = lambda data: jpeg_decode(data, fastdct=True, fastupsample=True)  # noqa: E731
+        assert jpeg.simplejpeg is not None
+        jpeg_decode = jpeg.simplejpeg.decode_jpeg
+        monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", rough)
+        assert fast_decoder() is None
+    finally:
+        fast_decoder.cache_clear()
+
+
+@pytest.mark.parametrize("quality", [1, 75, 95, 100])
+def test_encoded_pixels_are_whole_and_the_same_every_time(quality: int) -> None:
+    pixels = np.asarray(picture(48, 48))
+    data = encode_jpeg(pixels, quality)
+    assert data == encode_jpeg(np.asfortranarray(pixels), quality)
+    at = data.index(b"\xff\xc0")
+    assert [data[at + 11 + 3 * component] for component in range(3)] == [0x11] * 3, "no chroma subsampling"
+    decoded = decode_pixels(data)
+    np.testing.assert_array_equal(decoded, by_pillow(data))
+    assert decoded.shape == pixels.shape
+    if quality == 100:
+        assert np.abs(decoded.astype(int) - pixels).max() <= 4
+
+
+def test_impossible_pixels_and_qualities() -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for wrong in (pixels[..., 0], pixels[..., :2], pixels.astype(np.float32), pixels[:0]):
+        with pytest.raises(ValueError, match="must be uint8"):
+            encode_jpeg(wrong, 90)
+    for quality in (0, 101):
+        with pytest.raises(ValueError, match="quality must be"):
+            encode_jpeg(pixels, quality)
