@@ -39,7 +39,8 @@ setup(
     },
     # Optional: where no compiler is, the same bytes are read a little more slowly; `kdcache bench` says which way runs.
     ext_modules=[
-        Extension("kdcache.stream._gather", ["kdcache/stream/_gather.c"], extra_compile_args=["-O3"], optional=True)
+        Extension("kdcache.stream._gather", ["kdcache/stream/_gather.c"], extra_compile_args=["-O3"], optional=True),
+        Extension("kdcache.views._resample", ["kdcache/views/_resample.c"], extra_compile_args=["-O3"], optional=True),
     ],
     install_requires=[
         "braceexpand>=0.1.7",
@@ -53,6 +54,7 @@ setup(
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "scipy>=1.11",
+        "simplejpeg>=1.7",
         "threadpoolctl>=3.2",
         "timm>=1.0.12",
         "torch>=2.7",
