@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,24 @@ def test_rows_of_a_batch_are_the_same_pixels(tiny_cache: Cache, views_per_sample
     for (sample, view), pixels in zip(rows.tolist(), into, strict=True):
         shard, row = reader.locate(sample)
         assert pixel_hash(pixels) == shard.index.sample(row).pixel_hashes[view]
+
+
+def test_small_embedded_images_are_decoded_by_one_thread_at_a_time(
+    tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And large ones by all: a thread that holds the turn stops the fill of another, or does not."""
+    reader = ShardReader(tiny_cache, [])
+    replayer = ViewReplayer(tiny_cache, reader, None, check_share=0)
+    into = np.empty((1, 16, 16, 3), np.uint8)
+    for most_bytes, waits in ((4096, True), (1, False)):
+        monkeypatch.setattr(images_module, "_SMALL_IMAGE_BYTES", most_bytes)
+        filling = threading.Thread(target=replayer.fill, args=(np.array([[0, 0]]), 1, into))
+        with replayer._small_images:
+            filling.start()
+            filling.join(0.2 if waits else 30)
+            assert filling.is_alive() == waits
+        filling.join(30)
+        assert not filling.is_alive()
 
 
 def test_another_resize_is_noticed_in_a_batch(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
