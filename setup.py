@@ -54,7 +54,7 @@ setup(
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "scipy>=1.11",
-        "simplejpeg>=1.7",
+        "simplejpeg>=1.7.6; platform_system == 'Linux'",
         "threadpoolctl>=3.2",
         "timm>=1.0.12",
         "torch>=2.7",
