@@ -10,7 +10,7 @@ _PUBLIC = {
     "Cache": "kdcache.cache",
     "CacheDataset": "kdcache.stream.dataset",
     "CacheIterable": "kdcache.stream.dataset",
-    "CacheLoader": "kdcache.stream.cached",
+    "CacheLoader": "kdcache.stream.loader",
     "StreamConfig": "kdcache.stream.loader",
     "build_student": "kdcache.models",
     "StudentSpec": "kdcache.models",

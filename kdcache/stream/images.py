@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import final
 
 import numpy as np
 from PIL import __version__ as pillow_version
@@ -14,6 +15,7 @@ from kdcache.stream.reader import OpenShard, ShardReader
 from kdcache.views import VIEW_FIELDS, ViewParams, pixel_hash, replay_view
 
 
+@final
 class ViewReplayer:
     """Gives the pixels of any stored view.
 
@@ -21,7 +23,7 @@ class ViewReplayer:
         cache: The cache.
         reader: Reads embedded images.
         source: Where the images come from when the cache only refers to them, else None.
-        check_share: Share of the views whose pixels are compared with the stored hash, 0 to 1. Which ones is a pure
+        check_share: Fraction of the views whose pixels are compared with the stored hash, 0 to 1. Which ones is a pure
             function of sample and view.
 
     Raises: SourceError when the cache needs a source and none is given, or that source lacks images.

@@ -1,10 +1,10 @@
 """The reading stage: image bytes to samples with their views cut, in the order of the plan, several at a time."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from kdcache.cache.sample import Sample
 from kdcache.cache.writer import BadSample
 from kdcache.errors import BadImageError, KdcacheError
 from kdcache.images import decode_image
+from kdcache.ordered_map import ordered_map
 from kdcache.teacher.plan import SourcePlan
 from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_view
 
@@ -110,30 +111,25 @@ def read_shard(
 
     Raises: HungImageError, SourceError.
     """
-    in_flight: deque[tuple[int, Future[ReadImage] | None]] = deque()
-    numbers = iter(range(shard.first, shard.first + shard.num_samples))
-    exhausted = False
-    while in_flight or not exhausted:
-        while len(in_flight) < ahead and not exhausted:
-            number = next(numbers, None)
-            if number is None:
-                exhausted = True
-            else:
-                in_flight.append((number, None if number in quarantined else pool.submit(reader.read, number)))
-        if not in_flight:
-            return
-        number, future = in_flight.popleft()
-        if future is None:
-            yield reader.bad(shard, number, f"quarantined: {quarantined[number]}")
-            continue
+
+    def read(number: int) -> ReadImage | BadSample:
+        if number in quarantined:
+            return reader.bad(shard, number, f"quarantined: {quarantined[number]}")
         try:
-            yield future.result(timeout=timeout_s)
+            return reader.read(number)
         except BadImageError as error:
-            yield reader.bad(shard, number, str(error))
-        except FutureTimeoutError:
-            key = reader.plan.keys[number]
-            raise HungImageError(
-                f"shard {shard.name}: image {key!r} took longer than {timeout_s:g} s; this counts as one attempt. Run "
-                "the same command again: at the third attempt the image is tried alone and quarantined if it still "
-                "hangs"
-            ) from None
+            return reader.bad(shard, number, str(error))
+
+    numbers = range(shard.first, shard.first + shard.num_samples)
+    with closing(ordered_map(read, numbers, pool, ahead=ahead, timeout_s=timeout_s)) as images:
+        for number in numbers:
+            try:
+                image = next(images)
+            except FutureTimeoutError:
+                key = reader.plan.keys[number]
+                raise HungImageError(
+                    f"shard {shard.name}: image {key!r} took longer than {timeout_s:g} s; this counts as one attempt. "
+                    "Run the same command again: at the third attempt the image is tried alone and quarantined if it "
+                    "still hangs"
+                ) from None
+            yield image
