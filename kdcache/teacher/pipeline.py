@@ -81,7 +81,9 @@ class Background(Generic[Item]):
             yield item
 
     def stop(self) -> None:
-        """Let the thread end soon and close a generator there, without waiting for it."""
+        """Let the thread end soon and close a generator there, without waiting for it; may be called again."""
+        if self._cancel.cancelled:
+            return
         self._cancel.cancel()
         self._ahead.close()
         if isinstance(self._items, Generator):
