@@ -22,7 +22,7 @@ from benchmarks.synthetic_cache import SyntheticCache, write_cache
 from kdcache.cache import Cache, open_cache
 from kdcache.images import decode_pixels, decoder_versions, jpeg
 from kdcache.reports.tables import text_table
-from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import CacheLoader
 from kdcache.stream.loader import StreamConfig
 from kdcache.views import ViewParams, ViewRecipe, draw_view, replay_view, resample
 

@@ -30,8 +30,7 @@ from benchmarks.streaming_photos import PhotoWorkload, photographs, replay
 from benchmarks.streaming_table import markdown
 from kdcache.costs.memcpy import Memcpy
 from kdcache.reports.tables import text_table
-from kdcache.stream.loader import StreamConfig
-from kdcache.stream.syscalls import can_copy
+from kdcache.stream.config import StreamConfig
 
 SHARED = Path(__file__).parents[2] / "shared/data/imagenet-sample"
 ORDERS = ("sequential", "shuffled")
@@ -131,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     scratch = (arguments.scratch or Path(tempfile.mkdtemp())) / ("toy" if arguments.toy else "full")
     peers, missing = installed()
-    loaders = [Kdcache("map"), Kdcache("kernel" if can_copy() else "read"), *peers]
+    loaders = [Kdcache("map"), Kdcache("read"), *peers]
     if arguments.loaders:
         loaders = [loader for loader in loaders if loader.name in arguments.loaders.split(";")]
     errors: list[dict[str, str]] = [{"loader": name, "error": reason} for name, reason in missing.items()]

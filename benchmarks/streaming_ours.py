@@ -1,4 +1,4 @@
-"""kdcache itself as one of the loaders of the streaming comparison, with either way of reading."""
+"""kdcache itself as one of the loaders of the streaming comparison, in either read mode."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,9 +10,9 @@ from benchmarks.synthetic_cache import SyntheticCache, write_cache
 from kdcache.cache import open_cache
 from kdcache.cache.codecs import make_codec
 from kdcache.cache.record import Array
-from kdcache.stream.cached import CacheLoader
-from kdcache.stream.files import Way, describe
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.files import ReadMode, describe
+from kdcache.stream.loader import CacheLoader
 
 
 class Kdcache(Loader):
@@ -25,9 +25,9 @@ class Kdcache(Loader):
     files = "kdcache"
     workloads = ("A", "B", "C")
 
-    def __init__(self, access: Way) -> None:
+    def __init__(self, access: ReadMode) -> None:
         self.name = "kdcache" if access == "map" else "kdcache without extension"
-        self._access: Way = access
+        self._access: ReadMode = access
         self._loader: CacheLoader | None = None
 
     def versions(self) -> dict[str, str]:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from kdcache.analysis.run import AnalyzeConfig, analyze
     from kdcache.cache import Cache, open_cache
     from kdcache.models import StudentSpec, build_student
-    from kdcache.stream.cached import CacheLoader
+    from kdcache.stream.config import StreamConfig
     from kdcache.stream.dataset import CacheDataset, CacheIterable
-    from kdcache.stream.loader import StreamConfig
+    from kdcache.stream.loader import CacheLoader
     from kdcache.teacher.config import ExtractConfig
     from kdcache.teacher.extract import extract
     from kdcache.train.config import RunConfig
@@ -40,10 +40,10 @@ else:
         "Cache": "kdcache.cache",
         "CacheDataset": "kdcache.stream.dataset",
         "CacheIterable": "kdcache.stream.dataset",
-        "CacheLoader": "kdcache.stream.cached",
+        "CacheLoader": "kdcache.stream.loader",
         "ExtractConfig": "kdcache.teacher.config",
         "RunConfig": "kdcache.train.config",
-        "StreamConfig": "kdcache.stream.loader",
+        "StreamConfig": "kdcache.stream.config",
         "StudentSpec": "kdcache.models",
         "analyze": "kdcache.analysis.run",
         "build_student": "kdcache.models",

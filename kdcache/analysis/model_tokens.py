@@ -1,6 +1,6 @@
 """Tokens from a model that is asked anew at every pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import msgspec
@@ -15,9 +15,10 @@ from kdcache.errors import SourceError, TapError
 from kdcache.images import Source
 from kdcache.models.taps import Tap, TapReader, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
-from kdcache.stream.eval_images import EvalView, eval_batches
+from kdcache.views import EvalView
 
-_THREADS = 2
+# From positions in the source and a batch size: pixels (B, S, S, 3) uint8, labels, and how many could not be decoded.
+ReadImages = Callable[[Sequence[int], int], Iterator[tuple[Array, list[int], int]]]
 
 
 class ModelTokens(TokenSource):
@@ -28,6 +29,7 @@ class ModelTokens(TokenSource):
         taps: Patch taps, each of another block.
         view: How it sees images.
         source: The images.
+        read_images: Reads some of them in that view; `kdcache.train.eval_images.eval_batches` does.
         num_images: How many of them.
         batch_size: Images in one forward.
         facts: Name, weights and images, for the record; the numbers of images are filled in.
@@ -42,6 +44,7 @@ class ModelTokens(TokenSource):
         *,
         view: EvalView,
         source: Source,
+        read_images: ReadImages,
         num_images: int,
         batch_size: int,
         facts: SourceFacts,
@@ -49,7 +52,7 @@ class ModelTokens(TokenSource):
         resolved = sorted({tap.resolve(num_blocks(model)) for tap in taps}, key=lambda tap: tap.block or 0)
         if not resolved or any(tap.kind != "patch" for tap in resolved):
             raise TapError(f"an analysis is of patch tokens, got {', '.join(map(str, taps)) or 'no tap'}")
-        self._model, self._view, self._source = model, view, source
+        self._model, self._view, self._source, self._read_images = model, view, source, read_images
         self.settings = {"view": asdict(view)}
         self._reader = TapReader(model, resolved)
         self._device = next(model.parameters()).device
@@ -73,7 +76,7 @@ class ModelTokens(TokenSource):
 
         Raises: SourceError when an image cannot be decoded, for every layer must see the same ones.
         """
-        for pixels, _, num_bad in eval_batches(self._source, self._view, self._positions, self._batch_size, _THREADS):
+        for pixels, _, num_bad in self._read_images(self._positions, self._batch_size):
             if num_bad:
                 raise SourceError(
                     f"{num_bad} of {len(pixels) + num_bad} images of a batch cannot be decoded; take them out of the "
@@ -84,7 +87,7 @@ class ModelTokens(TokenSource):
     def pictures(self, count: int) -> Pictures:
         """See the base class."""
         positions = [self._positions[at] for at in evenly_spaced(len(self._positions), count).tolist()]
-        pixels, _, _ = next(eval_batches(self._source, self._view, positions, count, _THREADS))
+        pixels, _, _ = next(self._read_images(positions, count))
         last = self.layers[-1]
         features = self._run(pixels)[-1].cpu().numpy()
         return Pictures(

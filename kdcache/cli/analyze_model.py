@@ -22,9 +22,10 @@ from kdcache.models import Lift, Tap, create_timm_model, load_weights, parse_tap
 from kdcache.models.build import size_arguments
 from kdcache.models.taps import num_blocks
 from kdcache.seeds import derived_seed
-from kdcache.stream.eval_images import EvalView
 from kdcache.train.checkpoint import checkpoint_paths
+from kdcache.train.eval_images import eval_batches
 from kdcache.train.folder import load_checkpoint, load_student
+from kdcache.views import EvalView
 
 # A set of weights: its name, and how to put it into the model.
 _Weights = tuple[str, Callable[[], object]]
@@ -76,6 +77,7 @@ def model_source(
         taps,
         view=network.view,
         source=source,
+        read_images=partial(eval_batches, source, network.view),
         num_images=num_images,
         batch_size=arguments.batch_size,
         facts=facts,

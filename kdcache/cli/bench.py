@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--window", type=int, default=16, metavar="W", help="shards that are mixed with each other (16)")
     how.add_argument(
         "--access",
-        choices=("auto", "map", "kernel", "read"),
+        choices=("auto", "map", "read"),
         default="auto",
-        help="map and copy, let the kernel copy, or read (auto)",
+        help="copy out of memory maps, or read (auto: map if it can)",
     )
     how.add_argument("--memory-budget", type=float, metavar="GB", help="for batches and maps (a quarter of the memory)")
     how.add_argument("--step-ms", type=float, default=50.0, metavar="T", help="a training step, for the stalls (50)")
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kdcache.cache.cache import open_cache
     from kdcache.costs.streaming import bench_stream
     from kdcache.images import open_source
-    from kdcache.stream.loader import StreamConfig
+    from kdcache.stream.config import StreamConfig
 
     if arguments.step_ms <= 0 or arguments.seconds <= 0:
         raise UsageError("--step-ms and --seconds must be positive")

@@ -112,7 +112,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     size = f"{views['size']} x {views['size']}"
     jpeg = f", as JPEG of quality {views['jpeg_quality']}" if views["jpeg_quality"] else ""
     print(
-        f"views     {views['num_views']} x {views['recipe']}, {size}, {views['interpolation']}, seed {views['seed']}{jpeg}"
+        f"views     {views['num_views']} x {views['recipe']}, {size}, {views['interpolation']}, seed {views['seed']}"
+        + jpeg
     )
     for name, group in facts["groups"].items():
         _print_group(name, group)

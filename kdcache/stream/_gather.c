@@ -43,12 +43,12 @@ typedef struct {
 static pthread_mutex_t handler_lock = PTHREAD_MUTEX_INITIALIZER;
 static int handler_users = 0;
 static struct sigaction handler_before;
-static __thread sigjmp_buf *volatile way_back __attribute__((tls_model("initial-exec"))) = NULL;
+static __thread sigjmp_buf *volatile return_point __attribute__((tls_model("initial-exec"))) = NULL;
 
 static void on_bus_error(int number, siginfo_t *info, void *context) {
     int is_sent = info->si_code <= 0; /* by kill, not by a page */
-    if (way_back != NULL && !is_sent)
-        siglongjmp(*way_back, 1);
+    if (return_point != NULL && !is_sent)
+        siglongjmp(*return_point, 1);
     if (handler_before.sa_flags & SA_SIGINFO)
         handler_before.sa_sigaction(number, info, context);
     else if (handler_before.sa_handler == SIG_IGN && is_sent)
@@ -158,7 +158,6 @@ typedef struct {
     const int64_t *starts;  /* (files + 1) first sample of each file */
     const int64_t *bases;   /* (files) where each is mapped, 0 if it is not */
     Py_ssize_t num_files;
-    const int64_t *offsets; /* (samples) in their files, or NULL for a constant stride */
     int64_t num_views, stride, first;
 } Places;
 
@@ -184,8 +183,6 @@ static int64_t address_of(const Places *places, Py_ssize_t row) {
     int64_t file = file_of(places, sample);
     if (places->bases[file] == 0)
         return NOT_MAPPED;
-    if (places->offsets != NULL)
-        return places->bases[file] + places->offsets[sample];
     int64_t record = (sample - places->starts[file]) * places->num_views + view;
     return places->bases[file] + record * places->stride + places->first;
 }
@@ -198,7 +195,7 @@ static Py_ssize_t copy_all(const Places *places, const Field *fields, int num_fi
     volatile Py_ssize_t outcome = ALL_COPIED;
     take_handler();
     if (sigsetjmp(here, 1) == 0) {
-        way_back = &here;
+        return_point = &here;
         for (row = 0; row < places->count && outcome == ALL_COPIED; row += AT_ONCE) {
             int rows = places->count - row < AT_ONCE ? (int)(places->count - row) : AT_ONCE;
             for (int one = 0; one < rows; one++) {
@@ -216,7 +213,7 @@ static Py_ssize_t copy_all(const Places *places, const Field *fields, int num_fi
     } else {
         outcome = row;
     }
-    way_back = NULL;
+    return_point = NULL;
 #if STREAMING
     _mm_sfence();
 #endif
@@ -245,36 +242,36 @@ static int take_fields(PyObject *list, Py_ssize_t count, Field *fields, int *num
 }
 
 PyDoc_STRVAR(gather_doc,
-"gather(rows, starts, bases, offsets, num_views, stride, first, fields) -> int\n\n"
+"gather(rows, starts, bases, num_views, stride, first, fields) -> int\n\n"
 "Copy records from mapped files into batch buffers; the interpreter runs on meanwhile.\n\n"
 "Args:\n"
 "    rows: (n, 2) int64, sample and view numbers.\n"
 "    starts: (files + 1,) int64, the first sample of each file, and the number of samples.\n"
 "    bases: (files,) int64, where each file is mapped, 0 if it is not; they stay mapped during the call.\n"
-"    offsets: (samples,) int64 in their files, or None: record sample * num_views + view lies at\n"
-"        record * stride + first, counted from the beginning of the file.\n"
+"    num_views, stride, first: Record sample * num_views + view lies at byte record * stride + first of its file,\n"
+"        samples counted from the beginning of the file.\n"
 "    fields: Tuples (offset in the record, size in bytes, writable buffer of n * size bytes), at most 16.\n\n"
 "Returns: -1 when all were copied, -2 when a file is not mapped, -3 for a row out of range, else the first of up to\n"
 "    eight rows among which one could not be read.\n"
 "Raises: ValueError for buffers of other sizes.");
 
 static PyObject *gather(PyObject *module, PyObject *arguments) {
-    Py_buffer rows, starts, bases, offsets;
+    Py_buffer rows, starts, bases;
     long long num_views, stride, first;
     PyObject *list, *result = NULL;
     Field fields[MOST_FIELDS];
     int num_fields = 0;
-    if (!PyArg_ParseTuple(arguments, "y*y*y*z*LLLO!", &rows, &starts, &bases, &offsets, &num_views, &stride, &first,
-                          &PyTuple_Type, &list))
+    if (!PyArg_ParseTuple(arguments, "y*y*y*LLLO!", &rows, &starts, &bases, &num_views, &stride, &first, &PyTuple_Type,
+                          &list))
         return NULL;
     const Py_ssize_t word = sizeof(int64_t);
     Places places = {
         .rows = rows.buf, .count = rows.len / (2 * word), .starts = starts.buf, .bases = bases.buf,
-        .num_files = bases.len / word, .offsets = offsets.buf, .num_views = num_views, .stride = stride, .first = first,
+        .num_files = bases.len / word, .num_views = num_views, .stride = stride, .first = first,
     };
     if (rows.len % (2 * word) || bases.len % word || starts.len != (places.num_files + 1) * word ||
-        places.num_files < 1 || (offsets.buf != NULL && offsets.len != places.starts[places.num_files] * word)) {
-        PyErr_SetString(PyExc_ValueError, "rows, starts, bases and offsets do not fit each other");
+        places.num_files < 1) {
+        PyErr_SetString(PyExc_ValueError, "rows, starts and bases do not fit each other");
     } else if (take_fields(list, places.count, fields, &num_fields) == 0) {
         Py_ssize_t outcome;
         Py_BEGIN_ALLOW_THREADS
@@ -287,8 +284,6 @@ static PyObject *gather(PyObject *module, PyObject *arguments) {
     PyBuffer_Release(&rows);
     PyBuffer_Release(&starts);
     PyBuffer_Release(&bases);
-    if (offsets.obj != NULL)
-        PyBuffer_Release(&offsets);
     return result;
 }
 

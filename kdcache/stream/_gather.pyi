@@ -6,7 +6,6 @@ def gather(
     rows: Any,
     starts: Any,
     bases: Any,
-    offsets: Any | None,
     num_views: int,
     stride: int,
     first: int,

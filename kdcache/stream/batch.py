@@ -1,7 +1,8 @@
 """A batch, and the reused buffers it lives in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 import torch
@@ -11,10 +12,76 @@ from kdcache.cache.column import Column
 from kdcache.cache.facts import ViewFacts
 from kdcache.errors import UsageError
 from kdcache.pixels import normalize_pixels
-from kdcache.stream.encoded import EncodedBuffer, EncodedImages
 from kdcache.stream.targets import PackedTargets, field_dtype
 
 
+@final
+@dataclass(frozen=True)
+class EncodedImages:
+    """The image files of a batch, packed into one buffer, and the views to be cut from them.
+
+    They stay in host memory whatever becomes of the batch: that is where decoders, nvJPEG too, take files from.
+    Another decoder need not give the pixels that the teacher saw, so nothing here is compared with their hashes.
+
+    Args:
+        data: (bytes,) uint8, all files one after the other.
+        starts, sizes: (B,) int64; rows that are views of one image share its bytes.
+        views: (B, 9) int32, the integers of each view (see FORMAT.md).
+    """
+
+    data: Tensor
+    starts: Tensor
+    sizes: Tensor
+    views: Tensor
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, row: int) -> Tensor:
+        """The file of one row, (size,) uint8, without a copy."""
+        start = int(self.starts[row])
+        return self.data[start : start + int(self.sizes[row])]
+
+    def clone(self) -> "EncodedImages":
+        """A copy in memory of its own."""
+        return EncodedImages(self.data.clone(), self.starts.clone(), self.sizes.clone(), self.views.clone())
+
+
+@final
+class EncodedBuffer:
+    """Memory for the image files of one batch; grows to the largest batch seen and is reused.
+
+    Args:
+        pinned: Whether the memory is page-locked.
+    """
+
+    def __init__(self, *, pinned: bool) -> None:
+        self._pinned = pinned
+        self._memory = torch.empty(0, dtype=torch.uint8, pin_memory=pinned)
+
+    def pack(self, files: Sequence[bytes], repeats: int, views: np.ndarray) -> EncodedImages:
+        """Lay files one after the other.
+
+        Args:
+            files: One per sample.
+            repeats: Rows that share each file.
+            views: (B, 9) int32, with B = len(files) * repeats.
+        """
+        sizes = np.array([len(file) for file in files], np.int64)
+        ends = np.cumsum(sizes)
+        total = int(ends[-1]) if len(ends) else 0
+        if total > len(self._memory):
+            self._memory = torch.empty(total + total // 8, dtype=torch.uint8, pin_memory=self._pinned)
+        packed = self._memory.numpy()
+        for file, end in zip(files, ends.tolist(), strict=True):
+            packed[end - len(file) : end] = np.frombuffer(file, np.uint8)
+        starts, lengths = np.repeat(ends - sizes, repeats), np.repeat(sizes, repeats)
+        return EncodedImages(
+            self._memory[:total], torch.from_numpy(starts), torch.from_numpy(lengths), torch.from_numpy(views)
+        )
+
+
+@final
 @dataclass(frozen=True)
 class Batch:
     """Images, labels and targets, joined by key.
@@ -29,7 +96,7 @@ class Batch:
         views: (B,) int64, view numbers.
         pixels: (B, S, S, 3) uint8, the views the teacher saw; None if the stream delivers no pixels.
         encoded: The image files, if the stream delivers those.
-        facts: How the views were made; holds mean and std. None for tars that are no cache of ours.
+        facts: How the views were made; holds mean and std.
     """
 
     labels: Tensor
@@ -67,28 +134,21 @@ class Batch:
         device = torch.device(device)
         if self.labels.device == device:
             return self
-        labels, samples, views = (
-            each.to(device, non_blocking=non_blocking) for each in (self.labels, self.samples, self.views)
-        )
-        return replace(
-            self,
-            labels=labels,
-            samples=samples,
-            views=views,
-            targets={name: each.to(device, non_blocking=non_blocking) for name, each in self.targets.items()},
-            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=non_blocking),
-        )
+        return self.mapped(lambda values: values.to(device, non_blocking=non_blocking))
 
     def clone(self) -> "Batch":
         """A copy in memory of its own."""
+        return replace(self.mapped(Tensor.clone), encoded=None if self.encoded is None else self.encoded.clone())
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor that moves to a device changed."""
         return replace(
             self,
-            labels=self.labels.clone(),
-            samples=self.samples.clone(),
-            views=self.views.clone(),
-            targets={name: each.clone() for name, each in self.targets.items()},
-            pixels=None if self.pixels is None else self.pixels.clone(),
-            encoded=None if self.encoded is None else self.encoded.clone(),
+            labels=change(self.labels),
+            samples=change(self.samples),
+            views=change(self.views),
+            targets={name: each.mapped(change) for name, each in self.targets.items()},
+            pixels=None if self.pixels is None else change(self.pixels),
         )
 
     def tensors(self) -> list[Tensor]:
@@ -97,6 +157,7 @@ class Batch:
         return [self.labels, self.samples, self.views, *fields, *([] if self.pixels is None else [self.pixels])]
 
 
+@final
 class BatchBuffers:
     """Memory for one batch, allocated once and filled again and again: fresh pages would cost more than the copy.
 

@@ -1,7 +1,7 @@
 """The cache as torch datasets, for trainers that bring their own DataLoader."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from kdcache.cache.column import Column
 from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import Batch
-from kdcache.stream.cached import CacheLoader
+from kdcache.stream.config import StreamConfig
 from kdcache.stream.images import ViewReplayer
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.loader import CacheLoader
 from kdcache.stream.reader import CheckPolicy, ShardReader
 
 
+@final
 class CacheDataset(Dataset[dict[str, Any]]):
     """One record at a time, by number: record r is view ``r % K`` of sample ``r // K``.
 
@@ -80,6 +81,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
         return self._readers
 
 
+@final
 class CacheIterable(IterableDataset[Batch]):
     """Whole batches in the cache's own order, for ``DataLoader(dataset, batch_size=None)``.
 
@@ -134,7 +136,7 @@ class CacheIterable(IterableDataset[Batch]):
         return self._own_loader().state_dict()
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Raises: UsageError inside a DataLoader worker, CacheMismatchError."""
+        """Resume where `state_dict` was taken. Raises: UsageError inside a DataLoader worker, CacheMismatchError."""
         self._refuse_workers()
         self._own_loader().load_state_dict(values)
 

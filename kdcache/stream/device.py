@@ -1,14 +1,19 @@
 """Batches on their way to an accelerator: the copy of the next one overlaps the step on the present one."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, final
 
 import torch
 
+from kdcache.ordered_map import ordered_map
 from kdcache.stream.batch import Batch, BatchBuffers
 
 _SLOTS = 2
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 def resolved(device: torch.device) -> torch.device:
@@ -18,6 +23,17 @@ def resolved(device: torch.device) -> torch.device:
     return torch.device(device.type, torch.get_device_module(device).current_device())
 
 
+@final
+class _Immediate(Executor):
+    """Makes calls at once: what is in flight is the copy that each of them begins, on a stream of the device."""
+
+    def submit(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Future[Result]:
+        begun: Future[Result] = Future()
+        begun.set_result(fn(*args, **kwargs))
+        return begun
+
+
+@final
 class DeviceCopies:
     """Two batches on a device and the stream on which they are filled, one batch ahead of the consumer.
 
@@ -32,8 +48,9 @@ class DeviceCopies:
         self._where = {} if device.type == "cpu" else {"device": device}
         self._copies = self._module.Stream(**self._where)
         self._slots: list[Batch | None] = [None] * _SLOTS
+        self._done: Any = None
 
-    def deliver(self, filled: Generator[BatchBuffers]) -> Generator[Batch]:
+    def deliver(self, filled: Iterable[BatchBuffers]) -> Generator[Batch]:
         """Copy batches over.
 
         A batch may be used, on the stream that is current when it is asked for, until the next one is asked for.
@@ -41,44 +58,28 @@ class DeviceCopies:
         Args:
             filled: Host buffers, each valid until the next is asked for.
         """
-        ready = None
-        for number, buffers in enumerate(filled):
-            batch, done = self._begin(number, buffers)
-            if ready is not None:
-                yield self._arrived(*ready)
-            ready = batch, done
-            done.synchronize()  # the host buffer is filled again as soon as the next one is asked for
-        if ready is not None:
-            yield self._arrived(*ready)
+        for batch, done in ordered_map(self._begin, self._copied(filled), _Immediate(), ahead=_SLOTS):
+            self._current_stream().wait_event(done)
+            yield batch
 
-    def _begin(self, number: int, buffers: BatchBuffers) -> tuple[Batch, Any]:
-        host = buffers.batch
+    def _copied(self, filled: Iterable[BatchBuffers]) -> Iterator[tuple[int, BatchBuffers]]:
+        for number, buffers in enumerate(filled):
+            yield number, buffers
+            self._done.synchronize()  # the host buffer is filled again as soon as the next one is asked for
+
+    def _begin(self, numbered: tuple[int, BatchBuffers]) -> tuple[Batch, Any]:
+        number, host = numbered[0], numbered[1].batch
         self._copies.wait_stream(self._current_stream())  # the step that used this slot was queued before
         with self._module.stream(self._copies):
             slot = self._slots[number % _SLOTS]
             if slot is None:
-                slot = self._slots[number % _SLOTS] = _empty_like(host, self._device)
+                empty = host.mapped(lambda values: torch.empty_like(values, device=self._device))
+                slot = self._slots[number % _SLOTS] = replace(empty, encoded=None)
             for there, here in zip(slot.tensors(), host.tensors(), strict=True):
                 there.copy_(here, non_blocking=True)
-            done = self._module.Event()
-            done.record(self._copies)
-        return replace(slot, encoded=None if host.encoded is None else host.encoded.clone()), done
-
-    def _arrived(self, batch: Batch, done: Any) -> Batch:
-        self._current_stream().wait_event(done)
-        return batch
+            self._done = self._module.Event()
+            self._done.record(self._copies)
+        return replace(slot, encoded=None if host.encoded is None else host.encoded.clone()), self._done
 
     def _current_stream(self) -> Any:
         return self._module.current_stream(**self._where)
-
-
-def _empty_like(batch: Batch, device: torch.device) -> Batch:
-    return replace(
-        batch,
-        labels=torch.empty_like(batch.labels, device=device),
-        samples=torch.empty_like(batch.samples, device=device),
-        views=torch.empty_like(batch.views, device=device),
-        targets={name: each.empty_like(device) for name, each in batch.targets.items()},
-        pixels=None if batch.pixels is None else torch.empty_like(batch.pixels, device=device),
-        encoded=None,
-    )

@@ -1,81 +1,88 @@
-"""Open files of a stream, and the ways their records come into batch buffers.
+"""Open files of a stream, and the two modes in which their records come into batch buffers.
 
-``map``: the files are mapped and a C extension copies with streaming stores. ``kernel``: they are mapped and the kernel
-copies a batch in one call, for machines without a compiler. ``read``: one `preadv` a record, for windows that do not
-fit the memory budget. All give the same bytes, and a file that shrinks underneath is reported, not SIGBUS.
+``map``: the files are mapped and a C extension copies with streaming stores. ``read``: one `preadv` a record, where the
+extension was not built and for windows that do not fit the memory budget. Both give the same bytes, and a file that
+shrinks underneath is reported, not SIGBUS.
 """
 
+import ctypes
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, final, get_args
 
+from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError, UsageError
-from kdcache.stream import syscalls
 
 try:
     from kdcache.stream import _gather
 except ImportError:  # not built: there was no compiler
     _gather = None
 
-Way = Literal["map", "kernel", "read"]
-Access = Literal["auto", "map", "kernel", "read"]
+ReadMode = Literal["map", "read"]
+Access = Literal["auto", "map", "read"]
 _POPULATE_BYTES = 16 << 20
 
+# Python's mmap has no populating by parts and does not tell its address.
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_FAILED = ctypes.c_void_p(-1).value
+_MADV_HUGEPAGE, _MADV_POPULATE_READ = 14, 22  # Linux 5.14; the numbers are those of every architecture
 
-def choose_access(wanted: Access) -> Way:
-    """The way that will be taken: unless one is wanted, the first that is possible of ``map``, ``kernel``, ``read``.
 
-    Raises: UsageError when the way wanted is impossible here, ValueError for other words.
+def choose_access(wanted: Access) -> ReadMode:
+    """The mode that will be used: the one wanted, or for ``auto`` the first that is possible of ``map``, ``read``.
+
+    Raises: UsageError when the mode wanted is impossible here, ValueError for other words.
     """
     if wanted not in get_args(Access):
-        raise ValueError(f"access must be auto, map, kernel or read, got {wanted!r}")
+        raise ValueError(f"access must be auto, map or read, got {wanted!r}")
     if wanted == "map" and _gather is None:
         raise UsageError(
             "access='map' needs the C extension, which was not built when kdcache was installed; install a C compiler "
             "and kdcache again, or use access='auto' (slower, the same bytes)"
         )
-    if wanted == "kernel" and not syscalls.can_copy():
-        raise UsageError(
-            "access='kernel' needs Linux and leave to call process_vm_readv, which a container can forbid; use "
-            "access='auto'"
-        )
-    if wanted != "auto":
-        return wanted
-    if _gather is not None:
-        return "map"
-    return "kernel" if syscalls.can_copy() else "read"
+    if wanted == "auto":
+        return "read" if _gather is None else "map"
+    return wanted
 
 
-def describe(way: Way) -> str:
-    """What a user reads about a way."""
-    if way == "read":
+def describe(mode: ReadMode) -> str:
+    """What a user reads about a mode."""
+    if mode == "read":
         return "preadv into reused buffers"
-    if way == "kernel":
-        return "memory map, copied by the kernel (process_vm_readv)"
     stores = "streaming stores" if _gather is not None and _gather.STREAMING else "memcpy"
     return f"memory map, C gather with {stores}"
 
 
-class KeepOn:
-    """Whether background work should go on: true until `stop`."""
+def map_file(descriptor: int, size: int) -> int:
+    """Map the first bytes of a file read-only, in huge pages where the file system has them.
 
-    def __init__(self) -> None:
-        self._stopped = False
-
-    def __bool__(self) -> bool:
-        return not self._stopped
-
-    def stop(self) -> None:
-        """Ask for an end."""
-        self._stopped = True
-
-
-class Interrupted(Exception):
-    """Work was broken off because its pass over the data ended; never seen by who waits for a batch."""
+    Returns: the address.
+    Raises: OSError.
+    """
+    address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address is None or address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    _LIBC.madvise(address, size, _MADV_HUGEPAGE)  # advice: where it cannot be followed nothing is lost
+    return address
 
 
+def populate(address: int, size: int) -> bool:
+    """Read mapped pages and enter them into the page table, so that later touches find them there.
+
+    Returns: False where this system cannot do that, or the file has become shorter.
+    """
+    return _LIBC.madvise(address, size, _MADV_POPULATE_READ) == 0
+
+
+@final
 @dataclass
 class OpenFile:
     """A file open for reading, mapped or not; closed when the last user is gone.
@@ -84,24 +91,24 @@ class OpenFile:
         path: For messages.
         descriptor: Owned by this object.
         size_bytes: As checked when it was opened.
-        way: How records of it are copied.
+        mode: How records of it are read.
         address: Where it is mapped, 0 if it is not. Nobody but the gather may touch what lies there.
     """
 
     path: Path
     descriptor: int
     size_bytes: int
-    way: Way
+    mode: ReadMode
     address: int = 0
 
     @classmethod
-    def open(cls, path: Path, size_bytes: int, way: Way) -> "OpenFile":
+    def open(cls, path: Path, size_bytes: int, mode: ReadMode) -> "OpenFile":
         """Open, and map unless it is to be read; symbolic links are refused.
 
         Raises: CorruptCacheError when it cannot be opened, UsageError when the process has too many files open.
         """
         try:
-            file = cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), size_bytes, way)
+            file = cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), size_bytes, mode)
         except FileNotFoundError:
             raise CorruptCacheError(f"{path}: vanished while the cache was in use; run `kdcache verify`") from None
         except OSError as error:
@@ -109,13 +116,12 @@ class OpenFile:
                 f"{path}: cannot be opened ({error.strerror}); if too many files are open, allow more (`ulimit -n`) or "
                 "use a smaller window"
             ) from None
-        if way != "read" and size_bytes:
+        if mode == "map" and size_bytes:
             try:
-                file.address = syscalls.map_file(file.descriptor, size_bytes)
+                file.address = map_file(file.descriptor, size_bytes)
             except OSError as error:
                 raise UsageError(
-                    f"{path}: cannot be mapped ({error.strerror}); read it instead: access='read' "
-                    "(`--set data.access=read`)"
+                    f"{path}: cannot be mapped ({error.strerror}); read it instead: access='read'"
                 ) from None
         return file
 
@@ -126,17 +132,17 @@ class OpenFile:
 
     def __del__(self) -> None:
         if self.address:
-            syscalls.unmap(self.address, self.size_bytes)
+            _LIBC.munmap(self.address, self.size_bytes)
         os.close(self.descriptor)
 
-    def populate(self, keep_on: KeepOn) -> None:
-        """Bring the whole file into memory and into the page table, piece by piece while `keep_on` says so."""
+    def populate(self, cancel: CancelToken) -> None:
+        """Bring the whole file into memory and into the page table, piece by piece until it is cancelled."""
         for first in range(0, self.size_bytes, _POPULATE_BYTES):
-            if not keep_on:
+            if cancel.cancelled:
                 return
             size = min(_POPULATE_BYTES, self.size_bytes - first)
             # Not both: what fadvise reads comes in small pages, what the map reads in huge ones. Old kernels cannot.
-            if not (self.address and syscalls.populate(self.address + first, size)):
+            if not (self.address and populate(self.address + first, size)):
                 os.posix_fadvise(self.descriptor, first, size, os.POSIX_FADV_WILLNEED)
 
     def read_exactly(self, buffers: Sequence[memoryview], offset: int, wanted: int) -> None:

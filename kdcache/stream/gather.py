@@ -8,8 +8,7 @@ import numpy as np
 
 from kdcache.cache.record import RecordField
 from kdcache.errors import CorruptCacheError
-from kdcache.stream import syscalls
-from kdcache.stream.files import OpenFile, Way, _gather
+from kdcache.stream.files import OpenFile, ReadMode, _gather
 
 # What the extension returns besides rows.
 _NOT_MAPPED, _OUT_OF_RANGE = -2, -3
@@ -18,29 +17,24 @@ _ROWS_AT_ONCE = 8  # of which it names the first when one cannot be read
 
 @dataclass(frozen=True)
 class RecordPlaces:
-    """Where the records of one column lie: at a constant stride, or at stated offsets.
+    """Where the records of one column lie: at a constant stride.
 
     Args:
         starts: (files + 1,) int64, the first sample of each file, and the number of samples.
         fields: What a record consists of, without gaps.
         num_views: K; record number sample * K + view counts through a file.
         stride, first: Record r of a file lies at byte ``r * stride + first``.
-        offsets: (samples,) int64 instead of stride and first, for files without them (K is 1 then).
     """
 
     starts: np.ndarray
     fields: Sequence[RecordField]
-    num_views: int = 1
-    stride: int = 0
-    first: int = 0
-    offsets: np.ndarray | None = None
+    num_views: int
+    stride: int
+    first: int
 
     def offsets_of(self, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """(n,) where in its file, of the given (n,) numbers, each (sample, view) begins."""
-        samples, views = rows[:, 0], rows[:, 1]
-        if self.offsets is not None:
-            return self.offsets[samples]
-        records = (samples - self.starts[numbers]) * self.num_views + views
+        records = (rows[:, 0] - self.starts[numbers]) * self.num_views + rows[:, 1]
         return records * self.stride + self.first
 
     def out_of_range(self) -> IndexError:
@@ -62,14 +56,14 @@ class FileTable:
     """Some open files by number. Whoever holds the table keeps them open.
 
     Args:
-        files: All opened for the same way.
+        files: All opened in the same mode.
         count: How many files there are in all.
     """
 
     def __init__(self, files: Mapping[int, OpenFile], count: int) -> None:
         self.files = files
         is_mapped = bool(files) and all(file.address for file in files.values())
-        self.way: Way = next(iter(files.values())).way if is_mapped else "read"
+        self.mode: ReadMode = "map" if is_mapped else "read"
         self.bases = np.zeros(count, np.int64)
         for number, file in files.items():
             self.bases[number] = file.address
@@ -89,13 +83,11 @@ def gather(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Seque
     Raises: CorruptCacheError naming the file when it has become shorter or cannot be read, IndexError for rows out of
         range.
     """
-    if table.way != "map":
-        return _gather_plainly(places, table, rows, into)
+    if table.mode == "read":
+        return _read_records(places, table, rows, into)
     assert _gather is not None
     fields = tuple((field.offset, field.size_bytes, part) for field, part in zip(places.fields, into, strict=True))
-    outcome = _gather.gather(
-        rows, places.starts, table.bases, places.offsets, places.num_views, places.stride, places.first, fields
-    )
+    outcome = _gather.gather(rows, places.starts, table.bases, places.num_views, places.stride, places.first, fields)
     if outcome == _NOT_MAPPED:
         return _missing(table, files_of(places.starts, rows))
     if outcome == _OUT_OF_RANGE:
@@ -122,7 +114,7 @@ def _missing(table: FileTable, numbers: np.ndarray) -> list[int]:
     return sorted(set(numbers.tolist()) - table.files.keys())
 
 
-def _gather_plainly(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Sequence[np.ndarray]) -> list[int]:
+def _read_records(places: RecordPlaces, table: FileTable, rows: np.ndarray, into: Sequence[np.ndarray]) -> list[int]:
     if len(rows) and (rows.min() < 0 or rows[:, 0].max() >= places.starts[-1] or rows[:, 1].max() >= places.num_views):
         raise places.out_of_range()
     numbers = files_of(places.starts, rows)
@@ -130,11 +122,6 @@ def _gather_plainly(places: RecordPlaces, table: FileTable, rows: np.ndarray, in
     if missing:
         return missing
     offsets = places.offsets_of(rows, numbers)
-    if table.way == "kernel":
-        copied = syscalls.copy(table.bases[numbers] + offsets, into)
-        if copied < len(rows):
-            raise table.files[int(numbers[copied])].shrunk(int(offsets[copied]), "nothing")
-        return []
     wanted = sum(part.shape[1] for part in into)
     flat = [(part.reshape(-1).data, part.shape[1]) for part in into]
     buffers = zip(*([view[at : at + size] for at in range(0, len(view), size)] for view, size in flat), strict=True)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from typing import final
 
 import numpy as np
 from PIL import __version__ as pillow_version
@@ -20,6 +21,7 @@ from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
 _SMALL_IMAGE_BYTES = 4096
 
 
+@final
 class ViewReplayer:
     """Gives the pixels of any stored view.
 
@@ -27,7 +29,7 @@ class ViewReplayer:
         cache: The cache.
         reader: Reads embedded images.
         source: Where the images come from when the cache only refers to them, else None.
-        check_share: Share of the views whose pixels are compared with the stored hash, 0 to 1. Which ones is a pure
+        check_share: Fraction of the views whose pixels are compared with the stored hash, 0 to 1. Which ones is a pure
             function of sample and view.
 
     Raises: SourceError when the cache needs a source and none is given, or that source lacks images.

@@ -1,16 +1,21 @@
-"""The order of training: a pure function of (seed, epoch, position) for any number of ranks, workers or threads."""
+"""The order of training: a pure function of (seed, epoch, position) for any number of ranks, workers or threads.
+
+Where a stream stands in it is a few integers.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, final
 
 import numpy as np
 
+from kdcache.errors import CacheMismatchError
 from kdcache.seeds import derived_bits
 
 Tail = Literal["drop", "pad"]
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class StreamOrder:
     """Which views of which samples make up every global batch of every epoch.
@@ -119,6 +124,65 @@ class StreamOrder:
         rows[..., 0] = samples[:, :, None]
         rows[..., 1] = (rounds + samples[:, :, None]) % self.num_views
         return rows.reshape(len(steps), share * self.views_per_sample, 2)
+
+
+@final
+@dataclass(frozen=True)
+class StreamState:
+    """A position between two global batches.
+
+    Args:
+        cache: sha256 of the cache's manifest.
+        seed: Of the order.
+        epoch: From 0.
+        position: Samples of this epoch that all ranks together have consumed.
+        order: StreamOrder.description.
+    """
+
+    cache: str
+    seed: int
+    epoch: int
+    position: int
+    order: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "StreamState":
+        """Read what as_dict gave.
+
+        Raises: ValueError for anything else.
+        """
+        try:
+            return cls(**values)
+        except TypeError:
+            raise ValueError(f"not the state of a stream: {values!r}") from None
+
+    def step(self, cache: str, order: StreamOrder) -> int:
+        """The next global batch of the epoch, after checking that the state belongs to this cache in this order.
+
+        Raises: CacheMismatchError naming what differs and both values.
+        """
+        if self.cache != cache:
+            raise CacheMismatchError(
+                f"the state was saved with cache {self.cache[:12]}…, this one is {cache[:12]}…; resume with the same "
+                "cache"
+            )
+        if self.seed != order.seed:
+            raise CacheMismatchError(f"the state was saved with seed {self.seed}, this stream has seed {order.seed}")
+        if self.order != order.description:
+            raise CacheMismatchError(
+                f"the state was saved in another order: {self.order}; this stream has {order.description}; resume with "
+                "the settings it was saved with"
+            )
+        if self.position % order.samples_per_batch:
+            raise CacheMismatchError(
+                f"the state stands at sample {self.position}, which is no multiple of the {order.samples_per_batch} "
+                "samples of a global batch; resume with the batch size it was saved with"
+            )
+        return self.position // order.samples_per_batch
 
 
 def shard_order(num_shards: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Work beside the stream: shards are opened before they are needed, and checked where that was put off."""
+"""Work beside the stream: shards are opened before they are needed, and checked where that was put off.
+
+This is no `ordered_map`: nothing is handed on, the reader keeps what was opened, and how far ahead to open follows from
+the stream's position in its window. Its threads are daemons, which a program can end while they hash.
+"""
 
 import atexit
 import bisect
@@ -6,40 +10,20 @@ import contextlib
 import math
 import queue
 import threading
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import final
 
 import numpy as np
 
-from kdcache.stream.files import Interrupted, KeepOn
+from kdcache.cancel import Cancelled, CancelToken
+from kdcache.stream.reader import ShardReader
 
 _OPENERS = 2
 
 
-class Shards(Protocol):
-    """What is opened and checked; errors of opening are left to whoever needs the shard."""
-
-    @property
-    def unchecked(self) -> Sized:
-        """Numbers of shards that are open and not checked."""
-        ...
-
-    def shard(self, number: int, keep_on: KeepOn | None = None) -> Any:
-        """Open a shard and bring it into memory while `keep_on` says so."""
-
-    def begin(self, keep_on: KeepOn) -> None:
-        """A pass begins: whoever opens a shard for it breaks off when `keep_on` says stop."""
-
-    def has(self, number: int) -> bool:
-        """Whether a shard is open; asking counts as using it."""
-        ...
-
-    def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
-        """Check what is unchecked: whole shards while `go_on` says so, breaking off when `keep_on` says stop."""
-
-
+@final
 class _Worker:
     """A thread that does one thing after the other; a daemon, so that a program can end while it works."""
 
@@ -66,6 +50,7 @@ class _Worker:
             work()
 
 
+@final
 class ReadAhead:
     """Opens the shards of an epoch window by window, always some of the next window while one is in use.
 
@@ -73,7 +58,7 @@ class ReadAhead:
     finish its shard, so that checks get done however short the epochs are.
 
     Args:
-        shards: What to open.
+        reader: Opens and checks the shards.
         schedule: Shard numbers in the order of their windows.
         following: What the next epoch begins with.
         window_ends: Position in the epoch at which each window ends.
@@ -83,7 +68,7 @@ class ReadAhead:
 
     def __init__(
         self,
-        shards: Shards,
+        reader: ShardReader,
         *,
         schedule: np.ndarray,
         following: np.ndarray,
@@ -91,18 +76,19 @@ class ReadAhead:
         window: int,
         shards_ahead: int,
     ) -> None:
-        self._shards = shards
+        self._reader = reader
         # Plain lists: numpy takes longer to look at one number than this takes altogether.
         self._schedule, self._ends = [*schedule.tolist(), *following.tolist()], window_ends.tolist()
         self._num_own = len(schedule)
         self._window, self._shards_ahead = window, shards_ahead
         self._next = 0
-        self._keep_on, self._go_on = KeepOn(), KeepOn()
+        # One ends work at the next piece of a file, the other after the present shard.
+        self._cancel, self._finish = CancelToken(), CancelToken()
         self._openers = [_Worker(f"kdcache-ahead-{number}") for number in range(_OPENERS)]
         self._checker = _Worker("kdcache-check")
         self._is_checking = False
         self._damage: Exception | None = None
-        shards.begin(self._keep_on)
+        reader.begin(self._cancel)
 
     def reach(self, position: int) -> None:
         """Say that the stream stands at this sample of the epoch.
@@ -116,12 +102,12 @@ class ReadAhead:
             target = min(self._window * (number + 1), self._num_own) + math.ceil(done * self._shards_ahead)
             self._next = max(self._next, self._window * number)
             for shard in self._schedule[self._next : target]:
-                if not self._shards.has(shard):
+                if not self._reader.has(shard):
                     self._openers[shard % _OPENERS].do(partial(self._open, shard))
             self._next = max(self._next, min(target, len(self._schedule)))
         if self._damage is not None:
             raise self._damage
-        if not self._is_checking and len(self._shards.unchecked):
+        if not self._is_checking and len(self._reader.unchecked):
             self._is_checking = True
             self._checker.do(self._check)
 
@@ -129,26 +115,26 @@ class ReadAhead:
         """Do something else that will be needed later; it must not raise."""
         self._openers[0].do(work)
 
-    def stop(self) -> None:
-        """Break everything off at the next piece of a file."""
-        self._go_on.stop()
-        self._keep_on.stop()
+    def cancel(self) -> None:
+        """End everything at the next piece of a file."""
+        self._finish.cancel()
+        self._cancel.cancel()
 
     def _open(self, number: int) -> None:
         # An error is not lost: whoever needs the shard tries again and is told.
         with contextlib.suppress(Exception):
-            if self._keep_on:
-                self._shards.shard(number, self._keep_on)
+            if not self._cancel.cancelled:
+                self._reader.shard(number, self._cancel)
 
     def _check(self) -> None:
         try:
-            self._shards.check_unchecked(self._keep_on, self._go_on)
+            self._reader.check_unchecked(self._cancel, self._finish)
         except Exception as error:
             self._damage = error
         self._is_checking = False
 
     def _end(self) -> None:
-        self.stop()
+        self.cancel()
         for opener in self._openers:
             opener.end()
         self._checker.end()
@@ -160,10 +146,10 @@ class ReadAhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._go_on.stop()
+        self._finish.cancel()
         if kind is None:
             self._checker.end()
         self._end()
         atexit.unregister(self._end)
-        if kind is None and self._damage is not None and not isinstance(self._damage, Interrupted):
+        if kind is None and self._damage is not None and not isinstance(self._damage, Cancelled):
             raise self._damage

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, final, get_args
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from kdcache.cache.column import Column
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import RecordLayout
-from kdcache.stream.files import Access, Interrupted, KeepOn, OpenFile, Way, choose_access
+from kdcache.cancel import CancelToken
+from kdcache.stream.files import Access, OpenFile, ReadMode, choose_access
 from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
-from kdcache.stream.shelf import Shelf, weakly
+from kdcache.stream.lru import LRUCache, weakly
 
 CheckPolicy = Literal["full", "background", "size"]
 MAX_OPEN_SHARDS = 64
@@ -27,6 +28,7 @@ BACKGROUND_BYTES_PER_S = 512 << 20
 _LONGEST_NAP_S = 0.05
 
 
+@final
 @dataclass
 class OpenShard:
     """One shard, checked and open; its files are closed when the last user is gone.
@@ -47,6 +49,7 @@ class OpenShard:
         return sum(file.mapped_bytes for file in self.files.values())
 
 
+@final
 class ShardReader:
     """Opens shards of a cache on demand and reads their records; safe to use from several threads.
 
@@ -58,7 +61,7 @@ class ShardReader:
             either way.
         access: How batches are read: see files.py.
         with_images: Whether embedded images will be read too.
-        max_mapped_bytes, max_open: Shards are let go beyond these, the one used longest ago first. One always stays.
+        max_mapped_bytes, max_open: Beyond these the least recently used shards are closed. One always stays open.
 
     Raises: ValueError for unknown words, UsageError when the access wanted is impossible.
     """
@@ -78,7 +81,7 @@ class ShardReader:
             raise ValueError(f"check must be full, background or size, got {check!r}")
         self.cache = cache
         self.columns = list(columns)
-        self.access: Way = choose_access(access)
+        self.access: ReadMode = choose_access(access)
         self.labels = np.full(cache.manifest.num_samples, -1, np.int64)
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._layouts = {column.name: column.layout() for column in columns}
@@ -87,8 +90,8 @@ class ShardReader:
         self._checked: set[int] = set()
         self.unchecked: set[int] = set()
         # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
-        self._shelf = Shelf(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
-        self._pass_on = KeepOn()
+        self._open_shards = LRUCache(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
+        self._pass_cancel = CancelToken()
         self._parts = (*([SAMPLES] if with_images else []), *self._layouts)
         self._lock = threading.Lock()
         self._places = {
@@ -111,7 +114,7 @@ class ShardReader:
 
         Raises: CorruptCacheError.
         """
-        tables = self._tables_of(self._shelf.snapshot())
+        tables = self._tables_of(self._open_shards.snapshot())
         for name, places in self._places.items():
             if gather(places, tables[name], rows, into[name]):
                 tables = self._tables_of(self._needed(rows))
@@ -172,54 +175,55 @@ class ShardReader:
         shard.files[SAMPLES].read_exactly([memoryview(data)], int(shard.index.image_offsets[row]), len(data))
         return bytes(data)
 
-    def shard(self, number: int, keep_on: KeepOn | None = None) -> OpenShard:
+    def shard(self, number: int, cancel: CancelToken | None = None) -> OpenShard:
         """A shard by its place in the manifest.
 
         Args:
             number: Its place.
-            keep_on: For reading ahead: also bring its files into memory, as long as this is true.
+            cancel: For reading ahead: also bring its files into memory, until this is cancelled.
 
         Raises: CorruptCacheError.
         """
-        return self._shelf.get(number, keep_on)
+        return self._open_shards.get(number, cancel)
 
-    def begin(self, keep_on: KeepOn) -> None:
-        """Open shards, whoever needs them, only as long as this is true; until the next call."""
-        self._pass_on = keep_on
+    def begin(self, cancel: CancelToken) -> None:
+        """A pass begins: whoever opens a shard for it breaks off when this is cancelled."""
+        self._pass_cancel = cancel
 
     def has(self, number: int) -> bool:
         """Whether a shard is open; asking counts as using it."""
-        return self._shelf.has(number)
+        return self._open_shards.has(number)
 
-    def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
+    def check_unchecked(self, cancel: CancelToken, finish: CancelToken) -> None:
         """Hash the shards that were opened and not hashed, at BACKGROUND_BYTES_PER_S.
 
         Args:
-            keep_on: Breaks off at the next piece of a file.
-            go_on: Ends the work after the present shard.
+            cancel: Ends the work at the next piece of a file.
+            finish: Ends it after the present shard.
 
-        Raises: CorruptCacheError.
+        Raises: CorruptCacheError, Cancelled.
         """
         with self._lock:
             numbers = sorted(self.unchecked)
         for number in numbers:
-            if not go_on:
+            if finish.cancelled:
                 return
-            self._hash(number, keep_on, BACKGROUND_BYTES_PER_S)
+            self._hash(number, cancel, BACKGROUND_BYTES_PER_S)
 
-    def _open(self, number: int, keep_on: KeepOn | None) -> OpenShard:
+    def _open(self, number: int, cancel: CancelToken | None) -> OpenShard:
+        ahead, cancel = cancel is not None, cancel or self._pass_cancel
         facts = self.cache.manifest.shards[number]
         index = self.cache.index(facts)
         is_checked_now = self._check == "full" and number not in self._checked
         files: dict[str, OpenFile] = {}
         for part in self._parts:
             path = self.cache.check_size(part, facts)
-            way: Way = "read" if part == SAMPLES else self.access
-            files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, way)
-            if part != SAMPLES and (keep_on is not None or is_checked_now):
-                files[part].populate(self._pass_on if keep_on is None else keep_on)
+            mode: ReadMode = "read" if part == SAMPLES else self.access
+            files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, mode)
+            if part != SAMPLES and (ahead or is_checked_now):
+                files[part].populate(cancel)
         if is_checked_now:
-            self._hash(number, self._pass_on if keep_on is None else keep_on, None)
+            self._hash(number, cancel, None)
         elif self._check == "background" and number not in self._checked:
             with self._lock:
                 self.unchecked.add(number)
@@ -227,9 +231,9 @@ class ShardReader:
         self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
         return OpenShard(facts.name, index, files)
 
-    def _hash(self, number: int, keep_on: KeepOn, bytes_per_s: float | None) -> None:
+    def _hash(self, number: int, cancel: CancelToken, bytes_per_s: float | None) -> None:
         facts = self.cache.manifest.shards[number]
-        pause = _paced(keep_on, bytes_per_s)
+        pause = _paced(cancel, bytes_per_s)
         for part in self._parts:
             self.cache.check_hash(part, facts, pause)
         with self._lock:
@@ -241,17 +245,16 @@ def _empty_fields(layout: RecordLayout, count: int) -> dict[str, np.ndarray]:
     return {each.name: np.empty((count, *each.shape), each.dtype) for each in layout.fields}
 
 
-def _paced(keep_on: KeepOn, bytes_per_s: float | None) -> Callable[[int], None]:
+def _paced(cancel: CancelToken, bytes_per_s: float | None) -> Callable[[int], None]:
+    """Called with the bytes that were just hashed: waits as long as the pace wants. It raises Cancelled."""
     started, total = time.monotonic(), 0
 
     def pause(size: int) -> None:
         nonlocal total
         total += size
-        while keep_on:
-            early = 0.0 if bytes_per_s is None else started + total / bytes_per_s - time.monotonic()
-            if early <= 0:
-                return
+        cancel.check()
+        while bytes_per_s is not None and (early := started + total / bytes_per_s - time.monotonic()) > 0:
             time.sleep(min(early, _LONGEST_NAP_S))
-        raise Interrupted
+            cancel.check()
 
     return pause

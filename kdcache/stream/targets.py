@@ -63,21 +63,14 @@ class PackedTargets:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "PackedTargets":
         """The same on another device; still packed."""
-        return self._mapped(lambda values: values.to(device, non_blocking=non_blocking))
-
-    def empty_like(self, device: torch.device) -> "PackedTargets":
-        """Uninitialised memory for the same on another device."""
-        return self._mapped(lambda values: torch.empty_like(values, device=device))
-
-    def clone(self) -> "PackedTargets":
-        """A copy in memory of its own."""
-        return self._mapped(Tensor.clone)
+        return self.mapped(lambda values: values.to(device, non_blocking=non_blocking))
 
     def rows(self, part: slice) -> "PackedTargets":
         """Views of some rows."""
-        return self._mapped(lambda values: values[part])
+        return self.mapped(lambda values: values[part])
 
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedTargets":
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedTargets":
+        """The same with every field changed."""
         return PackedTargets(self.column, {name: change(values) for name, values in self.fields.items()})
 
 

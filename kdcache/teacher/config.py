@@ -141,8 +141,8 @@ class ExtractConfig:
             raise ValueError("nothing to add: name a teacher, or pixels=raw")
         if self.jpeg_quality:
             raise ValueError(
-                "pixels=jpeg cannot be added: the base's views are what its teacher saw, and JPEG would change them; add "
-                "pixels=raw, or extract into another folder"
+                "pixels=jpeg cannot be added: the base's views are what its teacher saw, and JPEG would change them; "
+                "add pixels=raw, or extract into another folder"
             )
         defaults = {each.name: each.default for each in fields(self) if each.name != "view_params"}
         if changed := [

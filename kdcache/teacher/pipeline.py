@@ -1,13 +1,20 @@
-"""Three stages at once: reading in threads, computing here, writing in one thread. Counts what each waits for."""
+"""Three stages at once: reading in threads, computing here, writing in one thread. Counts what each waits for.
 
-import queue
-import threading
+Reading is an `ordered_map`, from which the computing stage takes batches. Writing is not: there the computing stage
+hands tasks on, and nobody takes results.
+"""
+
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from enum import Enum, auto
+from itertools import repeat
+from typing import Generic, Literal, TypeVar, final
+
+from kdcache.cancel import CancelToken
+from kdcache.ordered_map import ordered_map
 
 Item = TypeVar("Item")
 
@@ -38,6 +45,13 @@ class StageTimes:
         return {"read": self.read_s / total, "compute": self.compute_s / total, "write": self.write_s / total}
 
 
+class _End(Enum):
+    """What comes after the last item."""
+
+    END = auto()
+
+
+@final
 class Background(Generic[Item]):
     """Runs an iterable in a thread of its own, a few items ahead; its error is raised to the consumer.
 
@@ -48,50 +62,36 @@ class Background(Generic[Item]):
     """
 
     def __init__(self, items: Iterable[Item], *, ahead: int, times: StageTimes) -> None:
-        self._queue: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(ahead)
-        self._stopped = threading.Event()
-        self._times = times
-        self._thread = threading.Thread(target=self._run, args=(items,), daemon=True, name="kdcache-read")
-        self._thread.start()
+        self._items, self._times = iter(items), times
+        self._cancel = CancelToken()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="kdcache-read")
+        # One more call than items may wait: the consumer has taken the result of one.
+        self._ahead = ordered_map(self._take, repeat(None), self._pool, ahead=ahead + 1)
 
-    def _run(self, items: Iterable[Item]) -> None:
-        error: BaseException | None = None
-        try:
-            for item in items:
-                if not self._put((item, None, False)):
-                    break
-        except BaseException as caught:  # handed to the consumer, whatever it is
-            error = caught
-        finally:
-            if isinstance(items, Generator):
-                items.close()
-        self._put((None, error, True))
-
-    def _put(self, message: tuple[Item | None, BaseException | None, bool]) -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(message, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    def _take(self, _: None) -> Item | Literal[_End.END]:
+        return _End.END if self._cancel.cancelled else next(self._items, _End.END)
 
     def __iter__(self) -> Generator[Item]:
         while True:
             asked = time.perf_counter()
-            item, error, is_last = self._queue.get()
+            item = next(self._ahead, _End.END)
             self._times.read_s += time.perf_counter() - asked
-            if error is not None:
-                raise error
-            if is_last:
+            if item is _End.END:
                 return
-            yield item  # pyright: ignore[reportReturnType]
+            yield item
 
     def stop(self) -> None:
-        """Let the thread end soon, without waiting for it."""
-        self._stopped.set()
+        """Let the thread end soon and close a generator there, without waiting for it; may be called again."""
+        if self._cancel.cancelled:
+            return
+        self._cancel.cancel()
+        self._ahead.close()
+        if isinstance(self._items, Generator):
+            self._pool.submit(self._items.close)
+        self._pool.shutdown(wait=False)
 
 
+@final
 class WriteStage:
     """Runs tasks one after the other in one thread; at most a few wait. A task's error is raised at the next call.
 

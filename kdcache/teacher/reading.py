@@ -1,10 +1,10 @@
 """The reading stage: image bytes to samples with their views cut, in the order of the plan, several at a time."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,9 +15,11 @@ from kdcache.cache.sample import Sample
 from kdcache.cache.writer import BadSample
 from kdcache.errors import BadImageError, KdcacheError
 from kdcache.images import decode_image
-from kdcache.images.jpeg import decode_jpeg, encode_jpeg
+from kdcache.images.decode import decode_pixels
+from kdcache.images.jpeg import encode_jpeg
+from kdcache.ordered_map import ordered_map
 from kdcache.teacher.plan import SourcePlan
-from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_view
+from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_views
 
 
 class HungImageError(KdcacheError):
@@ -84,17 +86,17 @@ class ImageReader:
         image = self.plan.source.images[position]
         data = self.plan.source.read(position)
         decoded = decode_image(data)
-        width, height = decoded.rgb.size
+        height, width = decoded.pixels.shape[:2]
         drawn = [
             draw_view(self.recipe, seed=self.views.seed, key=key, view=view, width=width, height=height)
             for view in range(self.views.num_views)
         ]
         size, interpolation = self.views.size, self.views.interpolation
-        pixels = np.stack([replay_view(decoded.rgb, each, size=size, interpolation=interpolation) for each in drawn])
+        pixels = replay_views([decoded.pixels] * len(drawn), drawn, size=size, interpolation=interpolation)
         jpegs: tuple[bytes, ...] = ()
         if self.views.jpeg_quality:
             jpegs = tuple(encode_jpeg(each, self.views.jpeg_quality) for each in pixels)
-            pixels = np.stack([decode_jpeg(each) for each in jpegs])
+            pixels = np.stack([decode_pixels(each) for each in jpegs])
         sample = Sample(
             key=key,
             source_key=image.key,
@@ -139,29 +141,22 @@ def read_shard(
 
     Raises: HungImageError, SourceError.
     """
-    in_flight: deque[tuple[int, Future[ReadImage] | None]] = deque()
-    remaining = iter(numbers)
-    exhausted = False
-    while in_flight or not exhausted:
-        while len(in_flight) < ahead and not exhausted:
-            number = next(remaining, None)
-            if number is None:
-                exhausted = True
-            else:
-                in_flight.append((number, None if number in quarantined else pool.submit(reader.read, number)))
-        if not in_flight:
-            return
-        number, future = in_flight.popleft()
-        if future is None:
-            yield reader.bad(number, quarantined[number])
-            continue
+
+    def read(number: int) -> ReadImage | BadSample:
+        if number in quarantined:
+            return reader.bad(number, quarantined[number])
         try:
-            yield future.result(timeout=timeout_s)
+            return reader.read(number)
         except BadImageError as error:
-            yield reader.bad(number, str(error))
-        except FutureTimeoutError:
-            raise HungImageError(
-                f"image {reader.key(number)!r} took longer than {timeout_s:g} s; this counts as one attempt. Run "
-                "the same command again: at the third attempt the image is tried alone and quarantined if it still "
-                "hangs"
-            ) from None
+            return reader.bad(number, str(error))
+
+    with closing(ordered_map(read, numbers, pool, ahead=ahead, timeout_s=timeout_s)) as images:
+        for number in numbers:
+            try:
+                image = next(images)
+            except FutureTimeoutError:
+                raise HungImageError(
+                    f"image {reader.key(number)!r} took longer than {timeout_s:g} s; this counts as one attempt. Run the "
+                    "same command again: at the third attempt the image is tried alone and quarantined if it still hangs"
+                ) from None
+            yield image

@@ -11,18 +11,19 @@ from kdcache.distributed.process_group import sum_over_ranks
 from kdcache.errors import SourceError
 from kdcache.images import Source
 from kdcache.pixels import normalize_pixels
-from kdcache.stream.eval_images import EvalView, eval_batches
+from kdcache.train.eval_images import eval_batches
+from kdcache.views import EvalView
 
 _TOP = 5
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of images, in percent, and how many there were.
+    """Fractions of images, in percent, and how many there were.
 
     Args:
         top1, top5: Percent; with fewer than five classes top5 is over all of them.
-        num_images: Images judged.
+        num_images: Images evaluated.
         num_bad: Images that could not be decoded; they count as wrong.
     """
 
@@ -43,7 +44,7 @@ def evaluate(
     env: WorkerEnv,
     threads: int = 2,
 ) -> Accuracy:
-    """Judge a student; under torchrun the ranks share the images.
+    """Evaluate a student; under torchrun the ranks share the images.
 
     Raises: SourceError for unlabelled images or labels the student has no class for.
     """
@@ -53,7 +54,7 @@ def evaluate(
     was_training = student.training
     student.eval()
     with torch.inference_mode():
-        for pixels, labels, num_bad in eval_batches(source, view, positions, batch_size, threads):
+        for pixels, labels, num_bad in eval_batches(source, view, positions, batch_size, threads=threads):
             counts[2] += len(labels) + num_bad
             counts[3] += num_bad
             if not labels:

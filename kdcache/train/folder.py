@@ -17,10 +17,10 @@ from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_file
 from kdcache.errors import CorruptCacheError, RunMismatchError
 from kdcache.models import Student, StudentSpec, build_student
-from kdcache.stream.eval_images import EvalView
 from kdcache.strict_json import dump_json, load_json
 from kdcache.train.checkpoint import read_checkpoint
 from kdcache.train.config import RunConfig
+from kdcache.views import EvalView
 
 _CONFIG = "config.json"
 _STUDENT = "student.json"

@@ -17,7 +17,7 @@ from kdcache.errors import InterruptedRunError, KdcacheError
 from kdcache.images import Source, open_source
 from kdcache.interrupt import StopRequest, graceful_stop
 from kdcache.models import count_parameters
-from kdcache.stream.cached import CacheLoader
+from kdcache.stream.loader import CacheLoader
 from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.config import RunConfig
 from kdcache.train.evaluate import Accuracy, check_classes, evaluate

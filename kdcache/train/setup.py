@@ -14,11 +14,11 @@ from kdcache.methods import METHODS, Method
 from kdcache.models import StudentSpec, build_student
 from kdcache.models.student import student_grid
 from kdcache.seeds import derived_seed
-from kdcache.stream.cached import CacheLoader
-from kdcache.stream.eval_images import EvalView
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
 from kdcache.train.config import RunConfig
 from kdcache.train.step import DistillationStep
+from kdcache.views import EvalView
 
 _DEFAULT_CROP_PCT = 0.875
 

@@ -1,6 +1,7 @@
 """Views: drawn as integers, replayed as pixels."""
 
 from kdcache.views.draw import RECIPES, ViewRecipe, draw_view
+from kdcache.views.evaluation import EvalView
 from kdcache.views.params import VIEW_FIELDS, ViewParams
 from kdcache.views.replay import pixel_hash, replay_view, replay_views
 from kdcache.views.resample import INTERPOLATIONS
@@ -9,6 +10,7 @@ __all__ = [
     "INTERPOLATIONS",
     "RECIPES",
     "VIEW_FIELDS",
+    "EvalView",
     "ViewParams",
     "ViewRecipe",
     "draw_view",

@@ -40,7 +40,8 @@ class Choice:
     configs: Mapping[str, Config] = field(default_factory=dict)
 
 
-def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:
+# One decision, read from top to bottom in the order in which it is taken.
+def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noqa: C901
     """Decide for one call.
 
     Args:

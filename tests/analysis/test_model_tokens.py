@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from kdcache.analysis.run import AnalyzeConfig, analyze, measure_checkpoint
 from kdcache.errors import TapError
 from kdcache.images import open_source
 from kdcache.models import Tap, create_timm_model
-from kdcache.stream.eval_images import EvalView
+from kdcache.train.eval_images import eval_batches
+from kdcache.views import EvalView
 from tests.conftest import TEACHER, TEACHER_KWARGS
 
 VIEW = EvalView(size=16, crop_pct=1.0, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -21,9 +24,11 @@ FACTS = SourceFacts(
 def tokens(images: int, *taps: Tap) -> ModelTokens:
     torch.manual_seed(0)
     model = create_timm_model(TEACHER, kwargs={**TEACHER_KWARGS, "depth": 4}).eval()
+    source = open_source("digits:test")
     return ModelTokens(
-        model, taps, view=VIEW, source=open_source("digits:test"), num_images=images, batch_size=5, facts=FACTS
-    )
+        model, taps, view=VIEW, source=source, read_images=partial(eval_batches, source, VIEW), num_images=images,
+        batch_size=5, facts=FACTS,
+    )  # fmt: skip
 
 
 ALL = tuple(Tap("patch", block) for block in range(4))

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS: dict[str, int] = {
     "errors": 0,
-    "ops": 1, "config": 1, "durable": 1, "interrupt": 1, "strict_json": 1, "seeds": 1, "pixels": 1,
+    "ops": 1, "config": 1, "cancel": 1, "ordered_map": 1, "durable": 1,
+    "interrupt": 1, "strict_json": 1, "seeds": 1, "pixels": 1,
     "losses": 2, "cache": 2, "views": 2, "images": 2, "distributed": 2,
     "models": 3, "stream": 3,
     "methods": 4, "teacher": 4,
@@ -22,16 +23,14 @@ TORCH_FREE = (
     "images/",
     "views/",
     "stream/order.py",
-    "stream/state.py",
+    "stream/config.py",
     "stream/prefetch.py",
     "stream/reader.py",
     "stream/files.py",
     "stream/gather.py",
-    "stream/syscalls.py",
-    "stream/shelf.py",
+    "stream/images.py",
+    "stream/lru.py",
     "stream/readahead.py",
-    "stream/budget.py",
-    "stream/tars.py",
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 from kdcache.cli.main import main
 from kdcache.teacher.extract import extract
 from tests.conftest import tiny_extract
-from tests.stream.ways import needs_extension
+from tests.stream.modes import needs_extension
 
 QUICK = ["--seconds", "0.05", "--step-ms", "1"]
 

@@ -7,7 +7,7 @@ import pytest
 from kdcache.cache import Cache
 from kdcache.costs.streaming import bench_stream
 from kdcache.images import decode_pixels
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
 
 CONFIG = StreamConfig(batch_size=4, num_threads=2, window=2)
 

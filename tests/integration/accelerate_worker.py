@@ -8,9 +8,9 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from kdcache.cache import open_cache
-from kdcache.stream.cached import CacheLoader
+from kdcache.stream.config import StreamConfig
 from kdcache.stream.dataset import CacheDataset
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.loader import CacheLoader
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from kdcache.analysis.cache_tokens import choose_columns
 from kdcache.cache import open_cache
 from kdcache.distributed import WorkerEnv
 from kdcache.methods import FeatureConfig, LiftConfig, WideLastConfig
-from kdcache.stream.cached import CacheLoader
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
 from kdcache.teacher.extract import extract
 from kdcache.train import train
 from kdcache.train.setup import prepare

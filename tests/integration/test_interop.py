@@ -13,8 +13,8 @@ import webdataset
 
 from kdcache.cache import Cache
 from kdcache.cache.ecosystem import write_dali_indexes
-from kdcache.stream.cached import CacheLoader
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
 
 
 def strided(cache: Cache, column_name: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:

@@ -6,8 +6,8 @@ from torch import Tensor
 from kdcache.cache import Cache
 from kdcache.methods import Targets
 from kdcache.stream.batch import Batch
-from kdcache.stream.cached import CacheLoader
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
 
 
 def one_batch(cache: Cache) -> Batch:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kdcache.stream.batch import Batch
-from kdcache.stream.loader import Loader
+from kdcache.stream.loader import CacheLoader
 
-Make = Callable[..., Loader]
+Make = Callable[..., CacheLoader]
 Row = tuple[int, int, str]
 
 
@@ -24,12 +24,12 @@ def fingerprints(batch: Batch) -> list[Row]:
     return list(zip(batch.samples.tolist(), batch.views.tolist(), digests, strict=True))
 
 
-def epochs(loader: Loader, count: int) -> list[list[Row]]:
+def epochs(loader: CacheLoader, count: int) -> list[list[Row]]:
     """The batches of some epochs, one after the other."""
     return [fingerprints(batch) for _ in range(count) for batch in loader]
 
 
-def assert_each_record_once(loader: Loader) -> None:
+def assert_each_record_once(loader: CacheLoader) -> None:
     order = loader.order
     for _ in range(2):
         samples = [row[0] for batch in loader for row in fingerprints(batch)]
@@ -68,7 +68,7 @@ def assert_resumes_at_every_step(make: Make) -> None:
         assert [[*first, *second] for first, second in zip(*halves, strict=True)] == batches[taken:]
 
 
-def _remaining(loader: Loader, state: dict[str, Any]) -> list[list[Row]]:
+def _remaining(loader: CacheLoader, state: dict[str, Any]) -> list[list[Row]]:
     loader.load_state_dict(state)
     return epochs(loader, 2 - state["epoch"])
 

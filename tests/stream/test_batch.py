@@ -2,7 +2,11 @@ import numpy as np
 import torch
 
 from kdcache.cache import Cache
-from kdcache.stream.batch import BatchBuffers
+from kdcache.images import decode_image
+from kdcache.stream.batch import BatchBuffers, EncodedBuffer
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
+from kdcache.views import ViewParams, replay_view
 
 
 def test_buffers_are_views_of_the_batch(tiny_cache: Cache) -> None:
@@ -23,9 +27,7 @@ def test_buffers_are_views_of_the_batch(tiny_cache: Cache) -> None:
 
 
 def test_a_clone_survives_the_next_batch(tiny_cache: Cache) -> None:
-    buffers = BatchBuffers(
-        2, tiny_cache.columns, tiny_cache.manifest.fingerprint.views, pinned=False
-    )
+    buffers = BatchBuffers(2, tiny_cache.columns, tiny_cache.manifest.fingerprint.views, pinned=False)
     buffers.pixels[:] = 1
     clone = buffers.batch.clone()
     buffers.pixels[:] = 2
@@ -45,3 +47,31 @@ def test_images_are_normalised_with_the_teachers_numbers(tiny_cache: Cache) -> N
 def test_moving_to_the_same_device_is_free(tiny_cache: Cache) -> None:
     batch = BatchBuffers(1, [], tiny_cache.manifest.fingerprint.views, pinned=False).batch
     assert batch.to("cpu") is batch
+
+
+def test_files_are_packed_and_shared() -> None:
+    buffer = EncodedBuffer(pinned=False)
+    views = np.arange(36, dtype=np.int32).reshape(4, 9)
+    packed = buffer.pack([b"abc", b"defgh"], 2, views)
+    assert [packed[row].numpy().tobytes() for row in range(len(packed))] == [b"abc", b"abc", b"defgh", b"defgh"]
+    assert packed.data.numpy().tobytes() == b"abcdefgh"
+    kept = packed.clone()
+    again = buffer.pack([b"x", b"yz"], 2, views)
+    assert again.data.data_ptr() == packed.data.data_ptr(), "memory is reused"
+    assert kept[3].numpy().tobytes() == b"defgh"
+    assert len(buffer.pack([], 2, views[:0])) == 0
+
+
+def test_a_stream_of_files_gives_the_teacher_s_pixels_to_who_replays_them(tiny_cache: Cache) -> None:
+    facts = tiny_cache.manifest.fingerprint.views
+    settings = {"batch_size": 4, "views_per_sample": 2, "window": 2}
+    encoded = CacheLoader(tiny_cache, [], StreamConfig(images="encoded", **settings))
+    pixels = CacheLoader(tiny_cache, [], StreamConfig(check_pixels=1.0, **settings))
+    for files, shown in zip(encoded, pixels, strict=True):
+        assert files.encoded is not None and shown.pixels is not None
+        assert files.pixels is None
+        for row in range(4):
+            view = ViewParams(*files.encoded.views[row].tolist())
+            rgb = decode_image(files.encoded[row].numpy().tobytes()).rgb
+            replayed = replay_view(rgb, view, size=facts.size, interpolation=facts.interpolation)
+            np.testing.assert_array_equal(replayed, shown.pixels[row].numpy())

@@ -5,9 +5,9 @@ from torch.utils.data import DataLoader
 
 from kdcache.cache import Cache
 from kdcache.errors import UsageError
-from kdcache.stream.cached import CacheLoader
+from kdcache.stream.config import StreamConfig
 from kdcache.stream.dataset import CacheDataset, CacheIterable
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.loader import CacheLoader
 
 CONFIG = StreamConfig(batch_size=4, num_threads=1, check_pixels=1.0)
 

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError, UsageError
-from kdcache.stream import files, syscalls
-from kdcache.stream.files import KeepOn, OpenFile, Way, choose_access, describe
-from tests.stream.ways import WAYS, needs_extension
+from kdcache.stream import files
+from kdcache.stream.files import OpenFile, ReadMode, choose_access, describe
+from tests.stream.modes import MODES, needs_extension
 
 SIZE = 1 << 20
 
@@ -19,19 +20,15 @@ def path(tmp_path: Path, random: np.random.Generator) -> Path:
     return path
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_populating_reads_as_long_as_it_may(path: Path, way: Way) -> None:
-    file = OpenFile.open(path, SIZE, way)
-    file.populate(KeepOn())
-    stopped = KeepOn()
-    stopped.stop()
-    assert not stopped
-    file.populate(stopped)
+@pytest.mark.parametrize("mode", MODES)
+def test_populating_leaves_the_bytes_alone(path: Path, mode: ReadMode) -> None:
+    file = OpenFile.open(path, SIZE, mode)
+    file.populate(CancelToken())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_exact_reads(path: Path, way: Way) -> None:
-    file = OpenFile.open(path, SIZE, way)
+@pytest.mark.parametrize("mode", MODES)
+def test_exact_reads(path: Path, mode: ReadMode) -> None:
+    file = OpenFile.open(path, SIZE, mode)
     found = bytearray(100)
     file.read_exactly([memoryview(found)[:30], memoryview(found)[30:]], 1234, 100)
     assert found == path.read_bytes()[1234:1334]
@@ -62,33 +59,51 @@ def test_links_and_missing_files(path: Path, tmp_path: Path) -> None:
         OpenFile.open(tmp_path / "nothing", SIZE, "read")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_empty_file_is_not_mapped(tmp_path: Path, way: Way) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_an_empty_file_is_not_mapped(tmp_path: Path, mode: ReadMode) -> None:
     (tmp_path / "empty").touch()
-    assert OpenFile.open(tmp_path / "empty", 0, way).address == 0
+    assert OpenFile.open(tmp_path / "empty", 0, mode).address == 0
 
 
 def test_what_cannot_be_mapped(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = os.open(tmp_path / "pipe", os.O_RDWR)
     with pytest.raises(UsageError, match=r"cannot be mapped .*access='read'"):
-        OpenFile.open(tmp_path / "pipe", 4096, "kernel")
+        OpenFile.open(tmp_path / "pipe", 4096, "map")
     os.close(writer)
 
 
+def test_populating_stops_when_it_is_cancelled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel, pieces = CancelToken(), []
+
+    def advise(descriptor: int, first: int, size: int, advice: int) -> None:
+        pieces.append((first, size))
+        if len(pieces) == 2:
+            cancel.cancel()
+
+    monkeypatch.setattr(files, "_POPULATE_BYTES", SIZE // 4)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    OpenFile.open(path, SIZE, "read").populate(cancel)
+    assert pieces == [(0, SIZE // 4), (SIZE // 4, SIZE // 4)]
+
+
+def test_pages_of_a_file_that_became_shorter_cannot_be_populated(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    address = files.map_file(descriptor, SIZE)
+    assert files.populate(address, SIZE)
+    os.truncate(path, SIZE // 2)
+    assert not files.populate(address + SIZE // 2, 4096)
+    os.close(descriptor)
+
+
 @needs_extension
-def test_the_way_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_access("auto") == "map"
+def test_the_mode_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_access("auto") == choose_access("map") == "map"
     assert choose_access("read") == "read"
     assert "streaming stores" in describe("map")
     monkeypatch.setattr(files, "_gather", None)
     with pytest.raises(UsageError, match="needs the C extension"):
         choose_access("map")
-    monkeypatch.setattr(syscalls, "can_copy", lambda: True)
-    assert choose_access("auto") == choose_access("kernel") == "kernel"
-    monkeypatch.setattr(syscalls, "can_copy", lambda: False)
     assert choose_access("auto") == "read"
-    with pytest.raises(UsageError, match="process_vm_readv"):
-        choose_access("kernel")
-    with pytest.raises(ValueError, match="auto, map, kernel or read, got 'fast'"):
-        choose_access("fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="auto, map or read, got 'kernel'"):
+        choose_access("kernel")  # type: ignore[arg-type]

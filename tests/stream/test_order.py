@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdcache.errors import CacheMismatchError
 from kdcache.seeds import derived_bits
-from kdcache.stream.order import StreamOrder, _ranking, epoch_order, rank_correlation
+from kdcache.stream.order import StreamOrder, StreamState, _ranking, epoch_order, rank_correlation
 
 SIZES = (8, 8, 5, 8, 1)
 
@@ -126,3 +127,37 @@ def test_equal_numbers_are_ranked_by_place() -> None:
     np.testing.assert_array_equal(_ranking(bits), [3, 1, 4, 0, 2, 5])
     many = derived_bits(1000, "x")
     np.testing.assert_array_equal(_ranking(many), np.argsort(many, kind="stable"))
+
+
+PLAN = order(batch_size=8, seed=3)
+STATE = StreamState(cache="a" * 64, seed=3, epoch=2, position=24, order=PLAN.description)
+
+
+def test_a_state_is_a_few_plain_values() -> None:
+    values = {"cache": "a" * 64, "seed": 3, "epoch": 2, "position": 24, "order": PLAN.description}
+    assert STATE.as_dict() == values
+    assert StreamState.from_dict(values) == STATE
+
+
+def test_the_position_counts_samples_so_that_ranks_do_not_matter() -> None:
+    assert STATE.step("a" * 64, PLAN) == 3
+    assert STATE.step("a" * 64, order(batch_size=4, seed=3)) == 6
+
+
+@pytest.mark.parametrize(
+    ("cache", "changes", "message"),
+    [
+        ("b", {}, "saved with cache aaaaaaaaaaaa…, this one is bbbbbbbbbbbb…"),
+        ("a", {"seed": 4}, "saved with seed 3, this stream has seed 4"),
+        ("a", {"window": 3}, "another order: windows of 2 shards, .*; this stream has windows of 3 shards"),
+        ("a", {"batch_size": 7}, "no multiple of the 7 samples"),
+    ],
+)
+def test_another_stream_is_refused(cache: str, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(CacheMismatchError, match=message):
+        STATE.step(cache * 64, order(**{"batch_size": 8, "seed": 3, **changes}))
+
+
+def test_what_is_no_state() -> None:
+    with pytest.raises(ValueError, match="not the state of a stream"):
+        StreamState.from_dict({"epoch": 1})

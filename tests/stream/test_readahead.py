@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError
-from kdcache.stream.files import KeepOn
 from kdcache.stream.readahead import ReadAhead
 
 
@@ -17,18 +17,18 @@ class FakeShards:
         self.fails = False
         self.checks_take_s = 0.0
 
-    def shard(self, number: int, keep_on: KeepOn | None = None) -> Any:
+    def shard(self, number: int, cancel: CancelToken | None = None) -> Any:
         self.opened.append(number)
 
-    def begin(self, keep_on: KeepOn) -> None:
+    def begin(self, cancel: CancelToken) -> None:
         pass
 
     def has(self, number: int) -> bool:
         return number == 41
 
-    def check_unchecked(self, keep_on: KeepOn, go_on: KeepOn) -> None:
+    def check_unchecked(self, cancel: CancelToken, finish: CancelToken) -> None:
         ends = time.monotonic() + self.checks_take_s
-        while keep_on and time.monotonic() < ends:
+        while not cancel.cancelled and time.monotonic() < ends:
             time.sleep(0.001)
         if self.fails:
             raise CorruptCacheError("shard 3 is damaged")
@@ -38,7 +38,7 @@ class FakeShards:
 def make(shards: FakeShards, *, shards_ahead: int = 2) -> ReadAhead:
     """Ten shards of ten samples, windows of four; the next epoch begins with 40 to 43."""
     return ReadAhead(
-        shards,
+        shards,  # type: ignore[arg-type]
         schedule=np.arange(10),
         following=np.arange(40, 44),
         window_ends=np.array([40, 80, 100]),

@@ -52,6 +52,7 @@ def test_stopping_ends_the_thread_and_closes_the_generator() -> None:
     next(iter(background))
     background.stop()
     assert closed.wait(5)
+    background.stop()
 
 
 def test_tasks_run_in_order_in_one_thread_and_waiting_is_counted() -> None:
@@ -82,3 +83,22 @@ def test_a_failed_task_stops_the_next_submit() -> None:
     with pytest.raises(OSError, match="disk full"):
         stage.finish()
     stage.close()
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_as_many_items_wait_as_allowed(ahead: int) -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            made.append(number)
+            yield number
+
+    background = Background(items(), ahead=ahead, times=StageTimes())
+    for at, _ in enumerate(background):
+        deadline = time.monotonic() + 10
+        while len(made) < min(at + 1 + ahead, 10) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.01)
+        assert len(made) == min(at + 1 + ahead, 10)
+    background.stop()

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from kdcache.distributed import WorkerEnv
 from kdcache.errors import SourceError
 from kdcache.images import open_source
-from kdcache.stream.eval_images import EvalView
 from kdcache.train.evaluate import Accuracy, check_classes, evaluate
+from kdcache.views import EvalView
 
 VIEW = EvalView(size=16, crop_pct=1.0, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
 ALONE = WorkerEnv(0, 1, 0, "job")

@@ -6,7 +6,6 @@ import torch
 
 from kdcache.errors import RunMismatchError
 from kdcache.models import StudentSpec, build_student
-from kdcache.stream.eval_images import EvalView
 from kdcache.train.folder import (
     WEIGHTS,
     begin_run,
@@ -16,6 +15,7 @@ from kdcache.train.folder import (
     save_weights,
     write_summary,
 )
+from kdcache.views import EvalView
 from tests.train.support import tiny_run
 
 SPEC = StudentSpec(

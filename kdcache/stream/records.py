@@ -1,19 +1,18 @@
-"""A kdcache cache as a stream of batches."""
+"""What a loader streams: rows of batches filled from a cache."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import final
 
 import numpy as np
-import torch
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import BatchBuffers
-from kdcache.stream.budget import plan_memory
+from kdcache.stream.config import StreamConfig, plan_memory
 from kdcache.stream.images import ViewReplayer
-from kdcache.stream.loader import Loader, Records, StreamConfig
 from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
 
 # What is worth handing to a thread: bytes to copy; pixels of views, so few that no thread waits long for another at
@@ -23,12 +22,19 @@ _PIECE_PIXELS = 4 * 224**2
 _MOST_PIECE_IMAGES = 64
 
 
-class CacheRecords(Records):
-    """Fills batches from a cache.
+@final
+class CacheRecords:
+    """Fills rows of batches from a cache; used by several threads at once.
 
     Args:
         cache, columns, config, source: As in CacheLoader.
         num_ranks: Processes among which a batch is divided.
+
+    Attributes:
+        digest: Identity of the cache, hex.
+        order: In which order its views come.
+        memory: What fits where.
+        reader: Opens its shards.
     """
 
     def __init__(
@@ -46,11 +52,9 @@ class CacheRecords(Records):
         rows = config.batch_size // num_ranks
         self._batch_bytes = rows * row_bytes
         self.memory = plan_memory(
-            budget=config.memory_budget,
+            config,
             buffer_bytes=config.num_buffers * rows * (row_bytes + pixel_bytes),
             shard_bytes=[sum(cache.file(column.name, shard).size_bytes for column in columns) for shard in shards],
-            window=config.shards_at_once,
-            access=config.access,
         )
         self.reader = ShardReader(
             cache,
@@ -65,13 +69,8 @@ class CacheRecords(Records):
             ViewReplayer(cache, self.reader, source, check_share=config.check_pixels) if with_images else None
         )
 
-    @property
-    def shards(self) -> ShardReader:
-        """The reader."""
-        return self.reader
-
     def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
-        """Memory for one batch."""
+        """Memory for one batch of this rank."""
         return BatchBuffers(
             batch_size, self.columns, self._facts, pinned=pinned, with_pixels=self._config.images == "pixels"
         )
@@ -86,7 +85,7 @@ class CacheRecords(Records):
         return max(1, min(-(-threads // in_flight), self._batch_bytes // _PIECE_BYTES))
 
     def pieces(self, num_rows: int) -> list[slice]:
-        """Views of one sample stay in one piece, and every piece is worth its thread."""
+        """How a batch is divided among threads: views of a sample stay together, and a piece is worth its thread."""
         num_views = self.order.views_per_sample
         num_samples = num_rows // num_views
         count = min(self._num_pieces(num_samples), num_samples)
@@ -94,7 +93,13 @@ class CacheRecords(Records):
         return [slice(first, last) for first, last in pairwise(ends)]
 
     def fill(self, buffers: BatchBuffers, rows: np.ndarray, part: slice) -> None:
-        """Targets first, all in one go; then labels, then images."""
+        """Fill some rows of a batch: targets first, all in one go; then labels, then images.
+
+        Args:
+            buffers: Of the batch.
+            rows: (B, 2) int64, sample and view numbers of the whole batch.
+            part: Which of the rows.
+        """
         own = rows[part]
         self.reader.gather(own, {name: [field[part] for field in fields] for name, fields in buffers.fields.items()})
         labels = buffers.labels[part] = self.reader.labels[own[:, 0]]
@@ -124,33 +129,3 @@ class CacheRecords(Records):
             files.append(replayer.read(shard, row))
             views[first : first + num_views] = shard.index.views[row, rows[first : first + num_views, 1]]
         buffers.set_encoded(files, num_views, views)
-
-
-class CacheLoader(Loader):
-    """The batches of a cache; see Loader for how they come.
-
-    Args:
-        cache: The cache.
-        columns: Columns to deliver as targets; may be empty.
-        config: How to stream.
-        source: The images, for a cache that only refers to them.
-        rank, world_size: This process among its siblings.
-        device: Where batches are delivered.
-
-    Raises: ValueError for a batch that does not divide among the ranks, SourceError, CorruptCacheError, UsageError.
-    """
-
-    def __init__(
-        self,
-        cache: Cache,
-        columns: Sequence[Column],
-        config: StreamConfig,
-        *,
-        source: Source | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.cache = cache
-        records = CacheRecords(cache, columns, config, source, world_size)
-        super().__init__(records, config, rank=rank, world_size=world_size, device=device)

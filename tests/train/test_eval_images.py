@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kdcache.images import open_source
-from kdcache.stream.eval_images import EvalView, eval_batches
+from kdcache.train.eval_images import eval_batches
+from kdcache.views import EvalView
 
 VIEW = EvalView(size=8, crop_pct=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -12,20 +13,20 @@ VIEW = EvalView(size=8, crop_pct=0.875, interpolation="bicubic", mean=(0.5,) * 3
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
 def test_every_image_once_in_order(photos: Path, batch_size: int) -> None:
     source = open_source(str(photos))
-    batches = list(eval_batches(source, VIEW, range(6), batch_size, 2))
+    batches = list(eval_batches(source, VIEW, range(6), batch_size, threads=2))
     assert [len(labels) for _, labels, _ in batches] == [min(batch_size, 6 - at) for at in range(0, 6, batch_size)]
     assert [label for _, labels, _ in batches for label in labels] == [image.label for image in source.images]
     whole = np.concatenate([pixels for pixels, _, _ in batches])
     assert whole.shape == (6, 8, 8, 3)
-    [(again, _, _)] = eval_batches(source, VIEW, range(6), 6, 1)
+    [(again, _, _)] = eval_batches(source, VIEW, range(6), 6, threads=1)
     np.testing.assert_array_equal(whole, again)
 
 
 def test_undecodable_images_are_counted(photos: Path) -> None:
     next(photos.rglob("0.jpg")).write_bytes(b"no image")
-    [(pixels, labels, num_bad)] = eval_batches(open_source(str(photos)), VIEW, range(6), 6, 2)
+    [(pixels, labels, num_bad)] = eval_batches(open_source(str(photos)), VIEW, range(6), 6)
     assert (len(pixels), len(labels), num_bad) == (5, 5, 1)
 
 
 def test_nothing_is_asked_for(photos: Path) -> None:
-    assert list(eval_batches(open_source(str(photos)), VIEW, [], 4, 2)) == []
+    assert list(eval_batches(open_source(str(photos)), VIEW, [], 4)) == []
