@@ -156,7 +156,8 @@ def read_shard(
                 image = next(images)
             except FutureTimeoutError:
                 raise HungImageError(
-                    f"image {reader.key(number)!r} took longer than {timeout_s:g} s; this counts as one attempt. Run the "
-                    "same command again: at the third attempt the image is tried alone and quarantined if it still hangs"
+                    f"image {reader.key(number)!r} took longer than {timeout_s:g} s; this counts as one attempt. Run "
+                    "the same command again: at the third attempt the image is tried alone and quarantined if it still "
+                    "hangs"
                 ) from None
             yield image
