@@ -23,7 +23,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.images import decode_pixels, decoder_versions, jpeg
 from kdcache.reports.tables import text_table
 from kdcache.stream.loader import CacheLoader
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
 from kdcache.views import ViewParams, ViewRecipe, draw_view, replay_view, resample
 
 _MADE_UP = 64

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcache.cli.text import counted, print_json
+from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ EXAMPLE = """examples:
   kdcache bench caches/inet --shuffle
   kdcache bench caches/inet --shuffle --images none --column blocks-1-patch-fp16 --json"""
 
+_PIXELS = {"raw": "raw pixels", "jpeg": "stored JPEG decoded", "replay": "views cut again from the images"}
+# Stored pixels cost disk; a smaller gain is not worth the advice.
+_WORTH_SAYING = 1.5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
@@ -25,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stream = parser.add_argument_group("what is streamed")
     stream.add_argument("--column", action="append", metavar="NAME", help="a column; again for more (default: all)")
     stream.add_argument("--images", choices=("pixels", "encoded", "none"), help="decoded, as files, or not (pixels)")
+    stream.add_argument("--group", metavar="NAME", help="the columns of this group (default: of all)")
+    stream.add_argument(
+        "--pixels",
+        choices=("auto", "stored", "replay"),
+        default="auto",
+        help="stored views, or cut again from the images (auto: stored if there are any)",
+    )
     stream.add_argument("--data", help="the source, for a cache that refers to its images")
     stream.add_argument("--batch-size", type=int, default=256, metavar="B", help="views in a batch (256)")
     stream.add_argument("--views-per-sample", type=int, default=1, metavar="V", help="views of an image in a batch (1)")
@@ -53,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--step-ms and --seconds must be positive")
     cache = open_cache(arguments.cache)
     source = open_source(arguments.data) if arguments.data is not None else None
-    can_decode = cache.manifest.fingerprint.images == "embed" or source is not None
+    is_stored = cache.pixel_column is not None and arguments.pixels != "replay"
+    can_decode = is_stored or cache.manifest.fingerprint.images == "embed" or source is not None
     try:
         config = StreamConfig(
             batch_size=min(arguments.batch_size, cache.manifest.num_samples * arguments.views_per_sample),
@@ -61,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             window=arguments.window,
             views_per_sample=arguments.views_per_sample,
             images=arguments.images or ("pixels" if can_decode else "none"),
+            pixels=arguments.pixels,
             num_threads=arguments.threads,
             access=arguments.access,
             memory_budget=None if arguments.memory_budget is None else int(arguments.memory_budget * 1e9),
@@ -69,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         config.order([shard.num_samples for shard in cache.manifest.shards], cache.num_views)
     except (ValueError, OverflowError) as error:
         raise UsageError(str(error)) from None
-    columns = _columns(cache, arguments.column)
+    columns = _columns(cache, arguments.group, arguments.column)
     result = bench_stream(cache, columns, config, source=source, seconds=arguments.seconds, step_ms=arguments.step_ms)
     if arguments.json:
         print_json({"cache": str(arguments.cache), **result})
@@ -78,14 +91,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _columns(cache: "Cache", names: list[str] | None) -> "list[Column]":
-    return cache.columns if names is None else [cache.column(name) for name in names]
+def _columns(cache: "Cache", group: str | None, names: list[str] | None) -> "list[Column]":
+    if names is not None and group is not None:
+        raise UsageError("give --group or --column, not both")
+    if names is not None:
+        return [cache.column(name) for name in names]
+    columns = cache.columns if group is None else cache.group(group).columns
+    return [column for column in columns if column.kind != "pixels"]
 
 
 def _print(root: Path, result: dict[str, Any]) -> None:
     order = result["order"]
     how = "shuffled" if result["shuffle"] else "in order"
-    images = {"pixels": "images decoded", "encoded": "images as files", "none": "no images"}[result["images"]]
+    images = {"encoded": "images as files", "none": "no images"}.get(result["images"]) or _PIXELS[result["pixels"]]
     print(f"{root}: {how}, batches of {result['batch_size']}, {images}, {counted(result['threads'], 'thread')}")
     print(
         f"stream    {result['samples_per_s']:,.0f} samples/s, {result['gb_per_s']:.3g} GB/s, "
@@ -94,6 +112,13 @@ def _print(root: Path, result: dict[str, Any]) -> None:
     print(f"gather    {result['gather']}" + (f": {result['memory_note']}" if result["memory_note"] else ""))
     alone = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["stages_samples_per_s"].items())
     print(f"stages    alone, samples/s: {alone}; limited by {result['limited_by']}")
+    raw = result["raw_pixels"]
+    if raw is not None and raw["times_as_fast"] > _WORTH_SAYING:
+        print(
+            f"pixels    raw ones would come some {raw['times_as_fast']:.0f} times as fast, about "
+            f"{raw['samples_per_s']:,.0f} samples/s, for {size_text(int(raw['bytes']))} of disk: `kdcache extract --add "
+            f"--pixels raw --out {root}`"
+        )
     whole = result["first_epoch_s"]
     epoch = "left unfinished" if whole is None else f"{whole:.3g} s"
     print(f"start     first batch {result['first_batch_s']:.3g} s, first epoch {epoch}")

@@ -10,6 +10,7 @@ import torch
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.cache.facts import pixel_column
 from kdcache.costs.memcpy import Memcpy
 from kdcache.errors import UsageError
 from kdcache.images import Source
@@ -75,10 +76,12 @@ def bench_stream(
             alone[name].append(_rate(stage, seconds / _REPEATS))
     stage_rates = {name: _median([rate.samples_per_s for rate in each]) for name, each in alone.items()}
     memory = loader.records.memory
+    pixels = loader.records.pixels
     return {
         "batch_size": config.batch_size,
         "shuffle": config.shuffle,
         "images": config.images,
+        "pixels": "none" if config.images != "pixels" else "replay" if pixels is None else pixels.codec,
         "threads": config.threads,
         "gather": describe(memory.access),
         "memory_note": memory.note,
@@ -88,6 +91,7 @@ def bench_stream(
         "ratio_to_memcpy": _median([rate.bytes_per_s / copy for rate, copy in zip(rates, copies, strict=True)]),
         "stages_samples_per_s": stage_rates,
         "limited_by": min(stage_rates, key=lambda name: stage_rates[name]),
+        "raw_pixels": _raw_pixels(cache, columns, stage_rates) if config.images == "pixels" and not pixels else None,
         "first_batch_s": first_batch_s,
         "first_epoch_s": warm_s,
         "step_ms": step_ms,
@@ -105,6 +109,26 @@ def _stages(
     if config.images != "none":
         stages["images"] = CacheLoader(cache, [], config, source=source)
     return stages
+
+
+def _raw_pixels(cache: Cache, columns: Sequence[Column], alone: dict[str, float]) -> dict[str, float] | None:
+    """What raw pixels would change: an estimate from the rate at which targets are gathered here.
+
+    Returns: samples/s of the whole stream, how many times as fast that is as the slower stage now, and bytes on disk;
+        None where no targets were gathered.
+    """
+    target_bytes = sum(column.layout().payload_bytes for column in columns)
+    if "targets" not in alone or not target_bytes:
+        return None
+    views = cache.manifest.fingerprint.views
+    pixel_bytes = 3 * views.size**2
+    rate = alone["targets"] * target_bytes / (target_bytes + pixel_bytes)
+    stride = pixel_column(views.size, jpeg_quality=0).stride_bytes
+    return {
+        "samples_per_s": rate,
+        "times_as_fast": rate / min(alone.values()),
+        "bytes": float(stride * cache.manifest.num_records),
+    }
 
 
 def _warm_up(loader: CacheLoader, seconds: float) -> tuple[float, float | None]:

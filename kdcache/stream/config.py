@@ -11,6 +11,7 @@ import numpy as np
 from kdcache.errors import UsageError
 from kdcache.stream.files import Access, ReadMode, choose_access
 from kdcache.stream.order import StreamOrder, Tail
+from kdcache.stream.pixels import PixelOrigin
 from kdcache.stream.reader import CheckPolicy
 
 ImageForm = Literal["pixels", "encoded", "none"]
@@ -32,7 +33,9 @@ class StreamConfig:
         window: Shards that are mixed with each other.
         views_per_sample: Views of a sample in one batch.
         tail: What happens to the samples that do not fill a batch: drop or pad.
-        images: ``pixels`` decodes and replays the views, ``encoded`` hands out the files, ``none`` leaves images out.
+        images: ``pixels`` delivers the views, ``encoded`` hands out the image files, ``none`` leaves images out.
+        pixels: Where views come from: ``stored`` ones of the cache, or ``replay`` from the images; auto takes stored
+            ones where there are any.
         num_threads: Threads that read, decode and replay; None takes the cores this process may use, at most 8.
         num_buffers: Batches in memory, including the one in use.
         memory_budget: Bytes for batch buffers and mapped shards; None takes a quarter of the memory.
@@ -49,6 +52,7 @@ class StreamConfig:
     views_per_sample: int = 1
     tail: Tail = "drop"
     images: ImageForm = "pixels"
+    pixels: PixelOrigin = "auto"
     num_threads: int | None = None
     num_buffers: int = 3
     memory_budget: int | None = None
@@ -62,6 +66,8 @@ class StreamConfig:
             raise ValueError(f"num_threads must be at least 1, got {self.num_threads}")
         if self.num_buffers < 2:
             raise ValueError(f"num_buffers must be at least 2, got {self.num_buffers}")
+        if self.pixels not in get_args(PixelOrigin):
+            raise ValueError(f"pixels must be auto, stored or replay, got {self.pixels!r}")
         if self.images not in get_args(ImageForm):
             raise ValueError(f"images must be pixels, encoded or none, got {self.images!r}")
 

@@ -11,8 +11,10 @@ from typing import Literal, final, get_args
 
 import numpy as np
 
+from kdcache.cache.base import BaseShard
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.cache.group_index import PixelIndex
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import RecordLayout
@@ -37,11 +39,13 @@ class OpenShard:
         name: Shard name.
         index: Its index, without the statistics.
         files: Open files by part.
+        jpegs: Where its JPEG records lie, if they are read.
     """
 
     name: str
     index: ShardIndex
     files: dict[str, OpenFile]
+    jpegs: PixelIndex | None = None
 
     @property
     def mapped_bytes(self) -> int:
@@ -55,7 +59,8 @@ class ShardReader:
 
     Args:
         cache: The cache.
-        columns: Columns that will be read.
+        columns: Columns that will be read by address.
+        jpegs: A column of JPEG files that will be read too.
         check: ``full`` hashes a shard's files when it is first opened, before any of it is used; ``background`` leaves
             that to `check_unchecked`; ``size`` compares sizes only. Headers are compared with the keys of the index
             either way.
@@ -71,6 +76,7 @@ class ShardReader:
         cache: Cache,
         columns: Sequence[Column],
         *,
+        jpegs: Column | None = None,
         check: CheckPolicy = "full",
         access: Access = "read",
         with_images: bool = True,
@@ -92,7 +98,10 @@ class ShardReader:
         # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
         self._open_shards = LRUCache(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
         self._pass_cancel = CancelToken()
-        self._parts = (*([SAMPLES] if with_images else []), *self._layouts)
+        self._jpegs = jpegs
+        # Read piece by piece, never mapped: what is decoded costs far more than a system call.
+        self._by_piece = (*([SAMPLES] if with_images else []), *([jpegs.name] if jpegs is not None else []))
+        self._parts = (*self._by_piece, *self._layouts)
         self._lock = threading.Lock()
         self._places = {
             name: RecordPlaces(self._starts, layout.fields, self._num_views, layout.stride_bytes, layout.payload_offset)
@@ -175,6 +184,14 @@ class ShardReader:
         shard.files[SAMPLES].read_exactly([memoryview(data)], int(shard.index.image_offsets[row]), len(data))
         return bytes(data)
 
+    def read_jpeg(self, shard: OpenShard, row: int, view: int, column: Column) -> bytes:
+        """The stored JPEG of a view."""
+        assert shard.jpegs is not None, "the reader was not asked for this column"
+        record = row * self._num_views + view
+        data = bytearray(int(shard.jpegs.sizes[record]))
+        shard.files[column.name].read_exactly([memoryview(data)], int(shard.jpegs.offsets[record]), len(data))
+        return bytes(data)
+
     def shard(self, number: int, cancel: CancelToken | None = None) -> OpenShard:
         """A shard by its place in the manifest.
 
@@ -218,9 +235,9 @@ class ShardReader:
         files: dict[str, OpenFile] = {}
         for part in self._parts:
             path = self.cache.check_size(part, facts)
-            mode: ReadMode = "read" if part == SAMPLES else self.access
+            mode: ReadMode = "read" if part in self._by_piece else self.access
             files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, mode)
-            if part != SAMPLES and (ahead or is_checked_now):
+            if part not in self._by_piece and (ahead or is_checked_now):
                 files[part].populate(cancel)
         if is_checked_now:
             self._hash(number, cancel, None)
@@ -229,7 +246,13 @@ class ShardReader:
                 self.unchecked.add(number)
         self.cache.check_shard(facts, index, self.columns)
         self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
-        return OpenShard(facts.name, index, files)
+        return OpenShard(facts.name, index, files, self._jpeg_index(facts))
+
+    def _jpeg_index(self, facts: BaseShard) -> PixelIndex | None:
+        if self._jpegs is None:
+            return None
+        group = self.cache.group(self._jpegs.group)
+        return self.cache.group_index(group, facts).pixels[self._jpegs.facts.name]
 
     def _hash(self, number: int, cancel: CancelToken, bytes_per_s: float | None) -> None:
         facts = self.cache.manifest.shards[number]

@@ -13,6 +13,7 @@ from kdcache.images import Source
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.config import StreamConfig, plan_memory
 from kdcache.stream.images import ViewReplayer
+from kdcache.stream.pixels import PixelFiller, StoredJpegs, gathered, stored_pixels
 from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
 
 # What is worth handing to a thread: bytes to copy; pixels of views, so few that no thread waits long for another at
@@ -34,6 +35,7 @@ class CacheRecords:
         digest: Identity of the cache, hex.
         order: In which order its views come.
         memory: What fits where.
+        pixels: The column that pixels are taken from; None where they are replayed or left out.
         reader: Opens its shards.
     """
 
@@ -46,19 +48,23 @@ class CacheRecords:
         self.columns = list(columns)
         self._config = config
         self._facts = facts
-        with_images = config.images != "none"
+        self.pixels = stored_pixels(cache, config.pixels) if config.images == "pixels" else None
+        with_images = config.images == "encoded" or (config.images == "pixels" and self.pixels is None)
+        by_address = gathered(columns, self.pixels)
         row_bytes = sum(column.layout().payload_bytes for column in columns)
         pixel_bytes = 3 * facts.size**2 if config.images == "pixels" else 0
         rows = config.batch_size // num_ranks
-        self._batch_bytes = rows * row_bytes
+        self._gathers_pixels = len(by_address) > len(columns)
+        self._batch_bytes = rows * (row_bytes + (pixel_bytes if self._gathers_pixels else 0))
         self.memory = plan_memory(
             config,
             buffer_bytes=config.num_buffers * rows * (row_bytes + pixel_bytes),
-            shard_bytes=[sum(cache.file(column.name, shard).size_bytes for column in columns) for shard in shards],
+            shard_bytes=[sum(cache.file(column.name, shard).size_bytes for column in by_address) for shard in shards],
         )
         self.reader = ShardReader(
             cache,
-            columns,
+            by_address,
+            jpegs=None if self.pixels is None or self._gathers_pixels else self.pixels,
             check=config.check,
             access=self.memory.access,
             with_images=with_images,
@@ -68,6 +74,9 @@ class CacheRecords:
         self._replayer = (
             ViewReplayer(cache, self.reader, source, check_share=config.check_pixels) if with_images else None
         )
+        self._filler: PixelFiller | None = self._replayer if config.images == "pixels" else None
+        if self.pixels is not None and not self._gathers_pixels:
+            self._filler = StoredJpegs(self.reader, self.pixels)
 
     def new_buffers(self, batch_size: int, *, pinned: bool) -> BatchBuffers:
         """Memory for one batch of this rank."""
@@ -77,7 +86,7 @@ class CacheRecords:
 
     def _num_pieces(self, num_samples: int) -> int:
         threads, in_flight = self._config.threads, self._config.num_buffers - 1
-        if self._config.images == "pixels":
+        if self._filler is not None:
             views_at_once = max(1, min(_MOST_PIECE_IMAGES, _PIECE_PIXELS // self._facts.size**2))
             return max(2 * threads, num_samples // views_at_once)
         if self._config.images == "encoded":
@@ -101,17 +110,17 @@ class CacheRecords:
             part: Which of the rows.
         """
         own = rows[part]
-        self.reader.gather(own, {name: [field[part] for field in fields] for name, fields in buffers.fields.items()})
+        into = {name: [field[part] for field in fields] for name, fields in buffers.fields.items()}
+        if self.pixels is not None and self._gathers_pixels:
+            into[self.pixels.name] = [buffers.pixels[part].reshape(len(own), -1)]
+        self.reader.gather(own, into)
         labels = buffers.labels[part] = self.reader.labels[own[:, 0]]
         if self._config.require_labels and labels.min() < 0:
             self._refuse_unlabelled(int(own[labels.argmin(), 0]))
-        if self._replayer is None:
-            return
-        num_views = self.order.views_per_sample
-        if self._config.images == "encoded":
+        if self._filler is not None:
+            self._filler.fill(own, self.order.views_per_sample, buffers.pixels[part])
+        elif self._replayer is not None:
             self._fill_encoded(buffers, own, self._replayer)
-            return
-        self._replayer.fill(own, num_views, buffers.pixels[part])
 
     def _refuse_unlabelled(self, sample: int) -> None:
         shard, row = self.reader.locate(sample)

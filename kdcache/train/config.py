@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from kdcache.methods import METHODS, LossConfig
 from kdcache.stream.files import Access
 from kdcache.stream.order import Tail
+from kdcache.stream.pixels import PixelOrigin
 from kdcache.stream.reader import CheckPolicy
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
 
@@ -22,7 +23,8 @@ class DataConfig:
         logits_codec: Which logits column, likewise.
         logits_group: The group whose logits are used, when several have some; ``method.tap=GROUP:TAP`` names that of
             the features.
-        window, views_per_sample, tail, num_threads, memory_budget, access, check, check_pixels: As in
+        window, views_per_sample, tail, num_threads, memory_budget, access, check, pixels, check_pixels: As
+            in
             stream.StreamConfig.
     """
 
@@ -37,6 +39,7 @@ class DataConfig:
     memory_budget: int | None = None
     access: Access = "auto"
     check: CheckPolicy = "full"
+    pixels: PixelOrigin = "auto"
     check_pixels: float = 1 / 64
 
 

@@ -100,7 +100,8 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             f"batch size {config.batch_size} does not divide among {env.world_size} ranks times {config.accumulate} "
             "pieces; choose a multiple"
         )
-    if cache.manifest.fingerprint.images != "embed" and data.source is None:
+    is_stored = cache.pixel_column is not None and data.pixels != "replay"
+    if cache.manifest.fingerprint.images != "embed" and data.source is None and not is_stored:
         raise SourceError(
             f"{cache.paths.root} refers to its images and does not hold them; pass the source it was extracted from "
             "with --data"
@@ -117,6 +118,7 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             memory_budget=data.memory_budget,
             access=data.access,
             check=data.check,
+            pixels=data.pixels,
             check_pixels=data.check_pixels,
             require_labels=setup.method.needs_labels,
         )

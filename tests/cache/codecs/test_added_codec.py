@@ -16,7 +16,7 @@ from kdcache.methods import FeatureConfig, LogitConfig
 from kdcache.methods.feature import Feature
 from kdcache.methods.logit import Logit
 from kdcache.stream.loader import CacheLoader
-from kdcache.stream.loader import StreamConfig
+from kdcache.stream.config import StreamConfig
 from kdcache.teacher.extract import extract
 from tests.cache.codecs.conformance import Case, Conformance
 from tests.conftest import tiny_extract

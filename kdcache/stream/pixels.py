@@ -1,0 +1,77 @@
+"""Where the pixels of a batch come from: stored ones gathered or decoded, or views cut again from the images."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, final
+
+import numpy as np
+
+from kdcache.cache.cache import Cache
+from kdcache.cache.column import Column
+from kdcache.cache.facts import RAW
+from kdcache.errors import BadImageError, CorruptCacheError, UsageError
+from kdcache.images import decode_pixels
+from kdcache.stream.reader import ShardReader
+
+PixelOrigin = Literal["auto", "stored", "replay"]
+
+
+class PixelFiller(Protocol):
+    """Fills rows of a batch with the pixels of their views; used by several threads at once."""
+
+    def fill(self, rows: np.ndarray, views_per_sample: int, into: np.ndarray) -> None:
+        """Fill rows.
+
+        Args:
+            rows: (n, 2) int64, sample and view numbers; the views of a sample lie side by side.
+            views_per_sample: How many these are.
+            into: (n, S, S, 3) uint8, C-contiguous.
+        """
+        ...
+
+
+def stored_pixels(cache: Cache, origin: PixelOrigin) -> Column | None:
+    """The column that a stream takes its pixels from; None where it replays views.
+
+    Args:
+        cache: The cache.
+        origin: ``auto`` takes stored pixels where there are any.
+
+    Raises: UsageError where stored pixels are wanted and there are none.
+    """
+    column = cache.pixel_column if origin != "replay" else None
+    if origin == "stored" and column is None:
+        raise UsageError(
+            f"{cache.paths.root}: no stored pixels; add them with `kdcache extract --add --pixels raw`, or replay views"
+        )
+    return column
+
+
+@final
+class StoredJpegs:
+    """Pixels decoded from the JPEG files that a cache stores of its views. No image is needed, and no hash compared:
+    the files are checked as those of any column.
+
+    Args:
+        reader: Opens the shards, this column among them.
+        column: Of JPEG files.
+    """
+
+    def __init__(self, reader: ShardReader, column: Column) -> None:
+        self._reader, self._column = reader, column
+
+    def fill(self, rows: np.ndarray, views_per_sample: int, into: np.ndarray) -> None:
+        """See PixelFiller. Raises: CorruptCacheError."""
+        for (sample, view), pixels in zip(rows.tolist(), into, strict=True):
+            shard, row = self._reader.locate(sample)
+            try:
+                pixels[:] = decode_pixels(self._reader.read_jpeg(shard, row, view, self._column))
+            except (BadImageError, ValueError) as error:
+                raise CorruptCacheError(
+                    f"{shard.name}, key {shard.index.key(row)!r}, view {view}: the stored JPEG does not decode "
+                    f"({error}); run `kdcache verify --repair`, then the same `kdcache extract` again"
+                ) from None
+
+
+def gathered(columns: Sequence[Column], pixels: Column | None) -> list[Column]:
+    """Columns whose records are gathered by address: the targets and, if they are stored raw, the pixels."""
+    return [*columns, *([pixels] if pixels is not None and pixels.codec == RAW else [])]
