@@ -116,8 +116,8 @@ def _print(root: Path, result: dict[str, Any]) -> None:
     if raw is not None and raw["times_as_fast"] > _WORTH_SAYING:
         print(
             f"pixels    raw ones would come some {raw['times_as_fast']:.0f} times as fast, about "
-            f"{raw['samples_per_s']:,.0f} samples/s, for {size_text(int(raw['bytes']))} of disk: `kdcache extract --add "
-            f"--pixels raw --out {root}`"
+            f"{raw['samples_per_s']:,.0f} samples/s, for {size_text(int(raw['bytes']))} of disk: `kdcache extract "
+            f"--add --pixels raw --out {root}`"
         )
     whole = result["first_epoch_s"]
     epoch = "left unfinished" if whole is None else f"{whole:.3g} s"
