@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from kdcache.cache import Cache, open_cache
+from kdcache.durable import sha256_file
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
 
@@ -31,6 +32,7 @@ settings.register_profile("shared", deadline=None, suppress_health_check=[Health
 settings.load_profile("shared")
 
 TEACHER = "vit_tiny_patch16_224"
+GROUP = "vit-tiny-patch16-224"
 TEACHER_KWARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
 STUDENT_KWARGS = {**TEACHER_KWARGS, "embed_dim": 12}
 del STUDENT_KWARGS["img_size"], STUDENT_KWARGS["num_classes"]
@@ -43,6 +45,8 @@ TAPS = (
     "head/logits",
     "head/logits:topk=3",
 )
+SECOND_KWARGS = {**TEACHER_KWARGS, "embed_dim": 36}
+SECOND_TAPS = ("blocks.-1/patch:int8", "head/logits")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -66,6 +70,33 @@ def tiny_extract(out: Path, **changes: Any) -> ExtractConfig:
     return replace(config, **changes)
 
 
+def tiny_add(out: Path, **changes: Any) -> ExtractConfig:
+    """A second teacher for the views of a tiny cache: other width, precision, batch size and taps."""
+    config = ExtractConfig(
+        out=out,
+        add=True,
+        group="wide",
+        teacher=TEACHER,
+        teacher_weights="random",
+        teacher_kwargs=SECOND_KWARGS,
+        taps=SECOND_TAPS,
+        precision="bf16",
+        batch_size=5,
+        threads=2,
+        cpu_threads=2,
+    )
+    return replace(config, **changes)
+
+
+def file_hashes(root: Path) -> dict[str, str]:
+    """sha256 of every file a cache consists of, by path; what only a running extraction needs is left out."""
+    return {
+        path.relative_to(root).as_posix(): sha256_file(path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and "job" not in path.relative_to(root).parts
+    }
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished cache that no test may change."""
@@ -83,6 +114,28 @@ def tiny_cache(tiny_root: Path) -> Cache:
 def cache_copy(tiny_root: Path, tmp_path: Path) -> Path:
     """A copy of the tiny cache to damage."""
     return Path(shutil.copytree(tiny_root, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def groups_root(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of two teachers and raw pixels that no test may change."""
+    root = Path(shutil.copytree(tiny_root, tmp_path_factory.mktemp("caches") / "groups"))
+    extract(tiny_add(root, pixels="raw"))
+    return root
+
+
+@pytest.fixture
+def groups_copy(groups_root: Path, tmp_path: Path) -> Path:
+    """A copy of the cache of two teachers to damage."""
+    return Path(shutil.copytree(groups_root, tmp_path / "groups"))
+
+
+@pytest.fixture(scope="session")
+def jpeg_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache whose views are JPEG files, which no test may change."""
+    root = tmp_path_factory.mktemp("caches") / "jpeg"
+    extract(tiny_extract(root, pixels="jpeg:90", taps=("blocks.-1/patch:fp16", "head/logits")))
+    return root
 
 
 @pytest.fixture

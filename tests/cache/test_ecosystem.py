@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import timm.data
 
-from kdcache.cache import Cache
+from kdcache.cache import open_cache
+from kdcache.cache.ecosystem import write_dali_indexes
+from kdcache.errors import UsageError
 from kdcache.teacher.extract import extract
 from tests.conftest import tiny_extract
 
@@ -24,10 +26,21 @@ def test_timm_reads_the_images_through_its_own_reader(photos: Path, tmp_path: Pa
     gc.collect()
 
 
-def test_wids_lists_every_part(tiny_root: Path, tiny_cache: Cache) -> None:
-    for part in ("samples", *(column.name for column in tiny_cache.columns)):
-        index = json.loads((tiny_root / f"wids-{part}.json").read_bytes())
+def test_wids_lists_every_part(groups_root: Path) -> None:
+    cache = open_cache(groups_root)
+    columns = [column for group in cache.groups.values() for column in group.columns]
+    files = [(groups_root, "samples"), *((groups_root / column.group, column.facts.name) for column in columns)]
+    assert len(files) == 1 + 7 + 2 + 1
+    for folder, part in files:
+        index = json.loads((folder / f"wids-{part}.json").read_bytes())
         assert index["__kind__"] == "wids-shard-index-v1"
         assert sum(shard["nsamples"] for shard in index["shardlist"]) == 20
         for shard in index["shardlist"]:
-            assert (tiny_root / shard["url"]).stat().st_size == shard["filesize"]
+            assert (folder / shard["url"]).stat().st_size == shard["filesize"]
+
+
+def test_dali_needs_records_of_one_size(jpeg_root: Path, tmp_path: Path) -> None:
+    cache = open_cache(jpeg_root)
+    assert cache.pixel_column is not None
+    with pytest.raises(UsageError, match="JPEG records differ in size"):
+        write_dali_indexes(cache, cache.pixel_column, tmp_path)
