@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from kdcache.stream.batch import Batch
 from kdcache.stream.loader import CacheLoader
 
@@ -17,7 +19,7 @@ def fingerprints(batch: Batch) -> list[Row]:
     parts = [batch.labels, *([] if batch.pixels is None else [batch.pixels])]
     parts += [values for name in sorted(batch.targets) for _, values in sorted(batch.targets[name].fields.items())]
     for part in parts:
-        contents = [old + part[row].numpy().tobytes() for row, old in enumerate(contents)]
+        contents = [old + part[row].reshape(-1).view(torch.uint8).numpy().tobytes() for row, old in enumerate(contents)]
     if batch.encoded is not None:
         contents = [old + batch.encoded[row].numpy().tobytes() for row, old in enumerate(contents)]
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
