@@ -1,26 +1,33 @@
 """Caches of made-up features, by kdcache's own writer: for benchmarks, and tests that must know the answer."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from kdcache.cache.assembly import assemble_base, assemble_group
+from kdcache.cache.base import BaseFingerprint, planned_shards
 from kdcache.cache.codecs import make_codec
-from kdcache.cache.job import assemble_manifest
-from kdcache.cache.manifest import ColumnFacts, Fingerprint, SourceFacts, TeacherFacts, ViewFacts, write_manifest
+from kdcache.cache.facts import ColumnFacts, SourceFacts, TeacherFacts, ViewFacts
+from kdcache.cache.group import GroupFingerprint
+from kdcache.cache.group_writer import GroupShardWriter
+from kdcache.cache.keys import keys_digest
+from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest, write_manifest
 from kdcache.cache.paths import CachePaths
 from kdcache.cache.record import Array
 from kdcache.cache.sample import Sample
-from kdcache.cache.writer import ShardWriter
+from kdcache.cache.writer import BaseShardWriter
 from kdcache.views import VIEW_FIELDS, pixel_hash
 
+GROUP = "noise"
 _TAP = "blocks.-1/patch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticCache:
-    """One column, one view an image.
+    """One group of one column, one view an image.
 
     Args:
         num_records: Images.
@@ -51,21 +58,30 @@ class SyntheticCache:
 
 
 def write_cache(synthetic: SyntheticCache, folder: Path) -> None:
-    """Write it, manifest and all."""
+    """Write it, manifests and all."""
     paths = CachePaths(folder)
-    fingerprint = _fingerprint(synthetic)
-    names: list[str] = []
-    for first in range(0, synthetic.num_records, synthetic.shard_samples):
-        names.append(f"train-{len(names):06d}")
-        with ShardWriter(paths, fingerprint, names[-1]) as shard:
-            for number in range(first, min(first + synthetic.shard_samples, synthetic.num_records)):
-                _add(shard, synthetic, number, fingerprint.columns[0])
-            shard.commit([])
-    write_manifest(paths, assemble_manifest(paths, fingerprint, names))
+    own = paths.group(GROUP)
+    base = _base_fingerprint(synthetic)
+    group = _group_fingerprint(synthetic, base)
+    shards = planned_shards(base)
+    for shard in shards:
+        with BaseShardWriter(paths, base, shard.name) as images, GroupShardWriter(own, group, base, shard.name) as taps:
+            for number in range(shard.first, shard.first + shard.num_samples):
+                key = _key(number)
+                _add_image(images, synthetic, number, key)
+                taps.add_records([(key, 0)], {_TAP: synthetic.features(number)[None]})
+            images.commit([])
+            taps.commit()
+    names = [shard.name for shard in shards]
+    digest = write_manifest(paths, assemble_base(paths, base, names))
+    write_manifest(own, assemble_group(own, group, digest, names))
 
 
-def _add(shard: ShardWriter, synthetic: SyntheticCache, number: int, column: ColumnFacts) -> None:
-    key = f"sample-{number:07d}"
+def _key(number: int) -> str:
+    return f"sample-{number:07d}"
+
+
+def _add_image(shard: BaseShardWriter, synthetic: SyntheticCache, number: int, key: str) -> None:
     image = b"none" if synthetic.image is None else synthetic.image(number)
     view = np.zeros(len(VIEW_FIELDS), np.int32) if synthetic.view is None else synthetic.view(number)
     pixels = np.zeros((1, 1, 3), np.uint8) if synthetic.replay is None else synthetic.replay(image, view)
@@ -73,7 +89,7 @@ def _add(shard: ShardWriter, synthetic: SyntheticCache, number: int, column: Col
         key=key,
         source_key=key,
         label=synthetic.label(number),
-        source_sha256="00" * 32,
+        source_sha256=hashlib.sha256(image).hexdigest(),
         size=(1, 1),
         mode="RGB",
         orientation=1,
@@ -81,35 +97,44 @@ def _add(shard: ShardWriter, synthetic: SyntheticCache, number: int, column: Col
         pixel_hashes=(pixel_hash(pixels),),
     )
     shard.add_sample(sample, image, "jpg")
-    shard.add_records([(key, 0)], {column.tap: synthetic.features(number)[None]})
 
 
-def _fingerprint(synthetic: SyntheticCache) -> Fingerprint:
-    stride = make_codec(synthetic.codec, {}).layout(synthetic.shape).stride_bytes
-    column = ColumnFacts(
-        name="features", tap=_TAP, kind="patch", codec=synthetic.codec, params={}, shape=list(synthetic.shape),
-        grid=list(synthetic.grid), stride_bytes=stride,
-    )  # fmt: skip
-    return Fingerprint(
-        format_version=1,
+def _base_fingerprint(synthetic: SyntheticCache) -> BaseFingerprint:
+    count = synthetic.num_records
+    return BaseFingerprint(
+        format_version=FORMAT_VERSION,
         split="train",
         order="source",
         images="reference" if synthetic.image is None else "embed",
         shard_samples=synthetic.shard_samples,
-        batch_size=1,
-        statistics=synthetic.statistics,
         source=SourceFacts(
-            kind="folder", num_samples=synthetic.num_records, keys_sha256="", num_classes=synthetic.num_records,
-            class_names=[],
+            kind="folder", num_samples=count, keys_sha256=keys_digest(_key(number) for number in range(count)),
+            num_classes=count, class_names=[],
         ),
         views=ViewFacts(
             recipe="rrc-flip", seed=0, num_views=1, size=synthetic.view_size, interpolation="bicubic",
             fields=list(VIEW_FIELDS), params={}, mean=[0.5] * 3, std=[0.5] * 3,
         ),
-        teacher=TeacherFacts(
-            name="noise", kwargs={}, pretrained_cfg={}, weights="random", weights_sha256="", precision="fp32",
-            device="cpu", cpu_threads=1,
-        ),
-        columns=[column],
         versions={},
     )  # fmt: skip
+
+
+def _group_fingerprint(synthetic: SyntheticCache, base: BaseFingerprint) -> GroupFingerprint:
+    stride = make_codec(synthetic.codec, {}).layout(synthetic.shape).stride_bytes
+    column = ColumnFacts(
+        name="features", tap=_TAP, kind="patch", codec=synthetic.codec, params={}, shape=list(synthetic.shape),
+        grid=list(synthetic.grid), stride_bytes=stride,
+    )  # fmt: skip
+    teacher = TeacherFacts(
+        name="noise", kwargs={}, pretrained_cfg={}, weights="random", weights_sha256="", precision="fp32",
+        device="cpu", cpu_threads=1, mean=[0.5] * 3, std=[0.5] * 3,
+    )  # fmt: skip
+    return GroupFingerprint(
+        format_version=FORMAT_VERSION,
+        base=fingerprint_digest(base),
+        teacher=teacher,
+        batch_size=1,
+        statistics=synthetic.statistics,
+        columns=[column],
+        versions={},
+    )
