@@ -62,6 +62,10 @@ def faults_of(report: Report) -> list[Fault]:
         remedy = "set num_stages=1 for this format, or assemble with ptxas 13.3 or newer (TRITON_PTXAS_PATH)"
         found = f"a pipelined wgmma with a register operand from ptxas {version} (triton#9433: wrong sums)"
         faults.append(Fault(found=found, wanted="no operand in registers, or no pipeline", remedy=remedy, breaks=True))
+    if used.refilled_while_read:
+        remedy = "use a tile in products or in other arithmetic, not in both; or set num_stages=1"
+        found = "a copy into a buffer that a product in flight still reads (triton#7110: wrong sums)"
+        faults.append(Fault(found=found, wanted="as many slots as stages", remedy=remedy, breaks=True))
     return faults + (_product_faults(report) if report.has_products else [])
 
 

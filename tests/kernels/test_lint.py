@@ -51,6 +51,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
     [
         ("spilling", "registers; wanted none; take smaller tiles"),
         ("too much shared memory", "bytes of shared memory; wanted at most 232,448"),
+        ("refilled while read", "a copy into a buffer that a product in flight still reads (triton#7110"),
         ("narrow loads", "wanted 16-byte loads and none of one or two bytes"),
         ("no products", "no matrix instruction; wanted HGMMA"),
         ("no code", "does not compile: "),
@@ -63,7 +64,7 @@ def test_a_planted_fault_is_found(planted: Any, name: str, found: str) -> None:
     assert any(line.startswith(f"FAULT sm_90 {name}: ") and found in line for line in result.stdout.splitlines())
 
 
-@pytest.mark.parametrize("name", ["clean products", "clean vector"])
+@pytest.mark.parametrize("name", ["clean products", "clean vector", "clean sums"])
 def test_a_clean_kernel_has_no_fault(planted: Any, name: str) -> None:
     result, rows = planted
     assert rows[name]["faults"] == []
@@ -88,7 +89,7 @@ def test_only_strict_targets_decide_the_exit_status(tmp_path: Path) -> None:
 
 def test_some_real_kernels_pass_on_hopper(tmp_path: Path) -> None:
     """One of each kind, for time's sake; .ci/run lints them all, with two versions of Triton."""
-    sample = "gram_ds bf16 192->768$|gram_prepare 192|spectrum_fold4 192 levels 1|quantize_rows int8 D 192"
+    sample = "gram_sums bf16 192->768|gram_prepare 192|spectrum_fold4 192 levels 1|quantize_rows int8 D 192"
     out = tmp_path / "out.json"
     result = run_lint("--strict", "sm_90", "--filter", sample, "--json", str(out), path=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -114,6 +115,7 @@ def test_no_kernel_escapes_the_lint() -> None:
         ({"serialised": True}, "C7515"),
         ({"pipelined_register_operand": True}, "ptxas 12.8"),
         ({"pipelined_register_operand": True, "ptxas": (13, 3)}, None),
+        ({"refilled_while_read": True}, "triton#7110"),
         ({"matrix_instructions": {}}, "no matrix instruction"),
         ({"wide_loads": 0}, "0 loads of 16 bytes"),
         ({"small_loads": 1}, "1 of one or two"),

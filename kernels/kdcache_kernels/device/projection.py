@@ -19,7 +19,8 @@ Configs = Mapping[str, Config]
 
 def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error: loss and gradients for weight and bias."""
-    sums = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values))
+    parts = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values))
+    sums = gram_small.reduce(parts, configs["gram_small"])
     if problem.basis is None:
         return gram_small.finish(problem, problem.rounded_weight, sums, configs["gram_small"])
     return finish_in_torch(_summed(problem, sums), problem)
@@ -69,15 +70,9 @@ def direct_student_gradient(upstream: Tensor, problem: Problem, kind: str, beta:
     return direct_ds.launch(problem, weight, scaled_upstream, kind, beta, configs["direct_ds"])
 
 
-def _summed(problem: Problem, sums: gram_sums.PartialSums) -> GramSums:
-    return GramSums(
-        ss=sums.ss.sum(0, dtype=torch.float64),
-        ts=sums.st.sum(0, dtype=torch.float64).t(),
-        s_sum=sums.s_sum.sum(0, dtype=torch.float64),
-        t_sum=sums.t_sum.sum(0, dtype=torch.float64),
-        t_square=sums.t_square.sum(dtype=torch.float64),
-        count=problem.count().double(),
-    )
+def _summed(problem: Problem, sums: gram_sums.Sums) -> GramSums:
+    st, ss, s_sum, t_sum, t_square = (each.double() for each in sums.parts())
+    return GramSums(ss, st.t(), s_sum, t_sum, t_square.sum(), problem.count().double())
 
 
 def _stacked(matrix: Tensor, dtype: torch.dtype) -> Tensor:
