@@ -84,7 +84,7 @@ def launch(problem: Problem, weight: Tensor, upstream: Tensor, kind: str, beta: 
     out = torch.empty((problem.num_tokens, width), dtype=problem.student.dtype, device=values.device)
     direct_ds[(triton.cdiv(problem.num_tokens, config["block_n"]),)](
         student.tokens, values, pointer(problem.scale, upstream), pointer(problem.shift, upstream),
-        pointer(problem.mask, upstream), weight, problem.bias, upstream, out, beta,
+        pointer(problem.weights, upstream), weight, problem.bias, upstream, out, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
         IS_SMOOTH=kind == "smooth_l1", HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,

@@ -127,7 +127,8 @@ def launch(
     part, sums, losses = empty(splits, depth, width), empty(splits, depth), empty(splits, blocks)
     direct_dw[(blocks, splits, own_blocks)](
         student.tokens, values, pointer(problem.scale, part), pointer(problem.shift, part),
-        pointer(problem.mask, part), part if factors is None else factors[0], part if factors is None else factors[1],
+        pointer(problem.weights, part),
+        part if factors is None else factors[0], part if factors is None else factors[1],
         weight, problem.bias, part, sums, losses, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],

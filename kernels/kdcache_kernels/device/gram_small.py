@@ -38,6 +38,7 @@ def gram_reduce(PARTS, OUT, splits, LENGTH: tl.constexpr, BLOCK: tl.constexpr, A
 def gram_finish(
     SUMS, W, BIAS, COUNT, INVERSE, GRAD_W, GRAD_B, LOSS,
     DS: tl.constexpr, DT: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dW (DT, DS), db and this tile's share of the loss, from the sums over all tokens. W is (DT, DS)."""
     block_s = tl.program_id(0)
@@ -59,7 +60,8 @@ def gram_finish(
         ss = tl.load(SS + ks[:, None] * DS + s_cols[None, :], mask=is_k[:, None] & is_s[None, :], other=0.0)
         w = tl.load(W + t_cols[:, None] * DS + ks[None, :], mask=is_t[:, None] & is_k[None, :], other=0.0)
         w = tl.trans(w).to(tl.float32)
-        ss_w = tl.dot(tl.trans(ss), w, ss_w, input_precision="ieee")
+        # W is exact in the 11 bits of TF32, and three products give S^T S 22 of them.
+        ss_w = tl.dot(tl.trans(ss), w, ss_w, input_precision=PRECISION)
         if block_s == 0:
             sum_w += tl.load(S_SUM + ks, mask=is_k, other=0.0)[:, None] * w
     st = tl.load(SUMS + s_cols[:, None] * DT + t_cols[None, :], mask=is_in, other=0.0)
@@ -149,7 +151,7 @@ def finish(problem: Problem, weight: Tensor, sums: Sums, config: Config) -> tupl
     gram_finish[grid](
         sums.values, weight, problem.bias, problem.count(), problem.inverse_count(), grad_weight, grad_bias, shares,
         DS=width, DT=depth, BLOCK_S=config["finish_s"], BLOCK_T=config["finish_t"], BLOCK_K=config["finish_k"],
-        num_warps=config["num_warps"],
+        PRECISION="tf32x3" if weight.dtype.itemsize == 2 else "ieee", num_warps=config["num_warps"],
     )  # fmt: skip
     return shares.sum(), grad_weight, grad_bias
 
@@ -209,7 +211,7 @@ def case(width: int, settings: Config) -> list[Case]:
             name=f"gram_finish {width}->{depth}",
             kernel=gram_finish,
             types={"W": "*bf16", **dict.fromkeys(names, "*fp32")},
-            constants={**size, **finish_tile},
+            constants={**size, **finish_tile, "PRECISION": "tf32x3"},
             num_warps=settings["num_warps"],
             num_stages=3,
             has_products=False,  # float32 products of small matrices run on the ordinary units

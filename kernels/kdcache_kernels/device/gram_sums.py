@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
-from kdcache_kernels.device.tile import column_pieces, pointer, token_offsets
+from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
 
@@ -26,18 +26,10 @@ _LANES = tl.constexpr(16)
 
 
 @triton.jit
-def _stored(
-    T, SCALE, SHIFT, MASK, rows, cols, is_col, num_rows, per_batch, t_batch, t_row,
-    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr, IS_FLAT: tl.constexpr,
-):  # fmt: skip
-    """A tile of T as it lies in memory, 0 outside, and scale, shift and weight of its rows."""
-    is_row = rows < num_rows
+def _tile(T, rows, cols, is_col, num_rows, per_batch, t_batch, t_row, IS_FLAT: tl.constexpr):
+    """A tile of T as it lies in memory, 0 outside."""
     at = rows.to(tl.int64) * t_row if IS_FLAT else token_offsets(rows, per_batch, t_batch, t_row)
-    tile = tl.load(T + at[:, None] + cols[None, :], mask=is_row[:, None] & is_col[None, :], other=0.0)
-    scale = tl.load(SCALE + rows, mask=is_row, other=0.0) if HAS_SCALE else 0.0
-    shift = tl.load(SHIFT + rows, mask=is_row, other=0.0) if HAS_SHIFT else 0.0
-    weight = tl.load(MASK + rows, mask=is_row, other=0.0) if HAS_MASK else 0.0
-    return tile, scale, shift, weight
+    return tl.load(T + at[:, None] + cols[None, :], mask=(rows < num_rows)[:, None] & is_col[None, :], other=0.0)
 
 
 @triton.jit
@@ -51,9 +43,9 @@ def _sweep(
 ):  # fmt: skip
     """One split's PART (DS, DT) for one block of T's columns and one of S's, and sums and squares of T's columns.
 
-    The next tile of T waits in registers, not in the pipeline's shared memory: Triton up to 3.8 gives a buffer that
-    both a product and other arithmetic read one slot too few, and a copy then overwrites what the product still
-    reads (triton#6691, triton#7110).
+    A tile of S's own type waits in registers, not in the pipeline's shared memory, until its turn: Triton up to 3.8
+    gives a buffer that both a product and other arithmetic read one slot too few, and a copy then overwrites what the
+    product still reads (triton#6691, triton#7110).
     """
     split = tl.program_id(1)
     block_s = tl.program_id(2)
@@ -67,34 +59,34 @@ def _sweep(
     t_sum = tl.zeros((_LANES, BLOCK_T), tl.float32)
     t_square = tl.zeros((_LANES, BLOCK_T), tl.float32)
     first = split * tiles_per_split * BLOCK_N
-    rows = first + tl.arange(0, BLOCK_N)
-    stored, scale, shift, weight = _stored(
-        T, SCALE, SHIFT, MASK, rows, cols, is_col, num_rows, per_batch, t_batch, t_row,
-        HAS_SCALE, HAS_SHIFT, HAS_MASK, T_IS_FLAT,
-    )  # fmt: skip
+    # What is converted on its way to the product has a buffer of its own there, and may wait in the pipeline.
+    IS_AHEAD: tl.constexpr = T.dtype == S.dtype and not HAS_SCALE and not HAS_SHIFT
+    if IS_AHEAD:
+        rows = first + tl.arange(0, BLOCK_N)
+        ahead = _tile(T, rows, cols, is_col, num_rows, per_batch, t_batch, t_row, T_IS_FLAT)
     tl.assume(tiles_per_split > 0)  # else Triton 3.6 waits after every product of the loop
     for tile in range(tiles_per_split):
         rows = first + tile * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = rows < num_rows
-        values = stored
-        t = values.to(tl.float32)
-        if HAS_SCALE:
-            t *= scale[:, None]
-        if HAS_SHIFT:
-            t += tl.where(is_row[:, None], shift[:, None], 0.0)
-        # Sums are of what was rounded: then the loss is that of the rounded targets, with no other error.
-        right = t.to(S.dtype.element_ty)
-        t = right.to(tl.float32)
-        if HAS_MASK:
-            weighed = t * weight[:, None]
-            right = weighed.to(S.dtype.element_ty)
+        if IS_AHEAD:
+            right = ahead
+            next_rows = tl.where(tile + 1 < tiles_per_split, rows + BLOCK_N, num_rows)
+            ahead = _tile(T, next_rows, cols, is_col, num_rows, per_batch, t_batch, t_row, T_IS_FLAT)
         else:
-            weighed = t
-        ahead = tl.where(tile + 1 < tiles_per_split, rows + BLOCK_N, num_rows)
-        stored, scale, shift, weight = _stored(
-            T, SCALE, SHIFT, MASK, ahead, cols, is_col, num_rows, per_batch, t_batch, t_row,
-            HAS_SCALE, HAS_SHIFT, HAS_MASK, T_IS_FLAT,
-        )  # fmt: skip
+            right = _tile(T, rows, cols, is_col, num_rows, per_batch, t_batch, t_row, T_IS_FLAT)
+            if HAS_SCALE or HAS_SHIFT:
+                t = scaled(right.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
+                if HAS_SHIFT:
+                    t = tl.where(is_row[:, None], t, 0.0)
+                right = t.to(S.dtype.element_ty)
+            else:
+                right = right.to(S.dtype.element_ty)
+        # Sums are of what was rounded: then the loss is that of the rounded targets, with no other error.
+        t = right.to(tl.float32)
+        weighed = t
+        if HAS_MASK:
+            weighed = t * tl.load(MASK + rows, mask=is_row, other=0.0)[:, None]
+            right = weighed.to(S.dtype.element_ty)
         if block_s == 0:
             t_sum += tl.sum(tl.reshape(weighed, (BLOCK_N // _LANES, _LANES, BLOCK_T)), 0)
             if HAS_SQUARE:
@@ -202,7 +194,7 @@ def launch(problem: Problem, config: Config, num_programs: int) -> Sums:
     parts = torch.empty((splits, size), dtype=torch.float32, device=values.device)
     gram_sums[(t_blocks + s_blocks, splits, own_blocks)](
         student.tokens, values, pointer(problem.scale, parts), pointer(problem.shift, parts),
-        pointer(problem.mask, parts), parts,
+        pointer(problem.weights, parts), parts,
         num_rows, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"], T_BLOCKS=t_blocks,
         LENGTH=size, HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,

@@ -30,7 +30,7 @@ def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, 
     """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
     weight = problem.rounded_weight
     pp, pt, tt = cosine_factors.launch(problem, weight, configs["cosine_factors"])
-    losses, ca, cb = factors_from_products(pp, pt, tt, problem.mask)
+    losses, ca, cb = factors_from_products(pp, pt, tt, problem.weights)
     # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
     widened = float(weight.shape[0])
     factors = torch.stack([ca, cb])
