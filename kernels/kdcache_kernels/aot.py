@@ -27,6 +27,7 @@ from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 
 _KIB = 1024
 _LOG = "kdcache_ptxas.log"
@@ -132,9 +133,20 @@ def compile_case(case: Case, target: str) -> Resources:
     return Resources(**shared, **read_amd(compiled.asm["amdgcn"]))
 
 
+def kernel_of(module: str) -> Kernel:
+    """The ``KERNEL`` of a module.
+
+    Raises: ValueError if it has none.
+    """
+    found = vars(importlib.import_module(module)).get("KERNEL")
+    if not isinstance(found, Kernel):
+        raise ValueError(f"{module} has no KERNEL, a kdcache_kernels.device.kernel.Kernel; found {found!r}")
+    return found
+
+
 def report_case(module: str, number: int, target: str) -> Report:
-    """Compile the case that comes at a position of a module's ``cases()``; made to be called in another process."""
-    case = list(importlib.import_module(module).cases())[number]
+    """Compile the case that comes at a position of a kernel's ``cases()``; made to be called in another process."""
+    case = list(kernel_of(module).cases())[number]
     return report(case, module, target)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import triton
 import triton.language as tl
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 
 
 @triton.jit
@@ -90,3 +91,14 @@ def cases():
     yield products("narrow loads", ragged=("rows", "stride"))
     yield vector("no products", 1024, has_products=True)
     yield vector("no code", 1000)
+
+
+KERNEL = Kernel(
+    name="planted",
+    launch=matmul,
+    widths={},
+    candidates=lambda width: [],
+    case=lambda width, settings: [],
+    cases=cases,
+    timing=lambda width, settings, device: lambda: None,
+)

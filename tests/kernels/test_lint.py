@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 import kdcache_kernels.device
 import pytest
 from kdcache_kernels.aot import Report, Resources
-from kdcache_kernels.lint import faults_of
+from kdcache_kernels.device.kernels import KERNELS
+from kdcache_kernels.lint import faults_of, find_kernels
 
 PLANTED = Path(__file__).with_name("planted.py")
 CLEAN = Resources(
@@ -97,13 +99,23 @@ def test_some_real_kernels_pass_on_hopper(tmp_path: Path) -> None:
 
 
 def test_no_kernel_escapes_the_lint() -> None:
+    """Every device file that launches kernels offers them in its `Kernel`, each with a case."""
     files = Path(next(iter(kdcache_kernels.device.__path__))).glob("[a-z]*.py")
-    launches = ("num_warps=config", "num_warps=num_warps")
-    launched = {file.stem for file in files if any(each in file.read_text(encoding="utf-8") for each in launches)}
-    assert len(launched) > 8
-    for name in launched:
-        module = importlib.import_module(f"kdcache_kernels.device.{name}")
-        assert {case.name.split()[0] for case in module.cases()}
+    launching = {
+        file.stem for file in files if re.search(r"^\s+num_warps=|, num_warps=", file.read_text(encoding="utf-8"), re.M)
+    }
+    launching -= {"sizes"}  # makes cases for others
+    assert {kernel.name for kernel in KERNELS} == launching
+    assert {kernel.module.rpartition(".")[2] for kernel in KERNELS} == launching
+    for kernel in KERNELS:
+        source = Path(importlib.import_module(kernel.module).__file__ or "").read_text(encoding="utf-8")
+        launched = set(re.findall(r"^\s+(?:kernel: Any = )?([a-z]\w+)\[[(g]", source, re.M))
+        assert launched == {case.name.split()[0] for case in kernel.cases()}, kernel.name
+
+
+def test_a_module_without_a_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"kdcache_kernels\.device\.tile has no KERNEL"):
+        find_kernels(["kdcache_kernels.device.tile"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import (
     WIDTHS,
     format_cases,
@@ -24,8 +25,6 @@ from kdcache_kernels.device.sizes import (
 from kdcache_kernels.device.tile import column_pieces, pointer, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
-
-__all__ = ["WIDTHS"]
 
 
 @triton.jit
@@ -221,3 +220,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     small = torch.zeros(2 * width, width, device=device, dtype=torch.bfloat16), torch.zeros(width, device=device)
     upstream = torch.ones((), device=device)
     return lambda: launch(problem, upstream, None, small, problem.weight, settings)
+
+
+KERNEL = Kernel(
+    name="gram_ds",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

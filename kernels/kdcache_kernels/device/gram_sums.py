@@ -12,12 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
-
-__all__ = ["WIDTHS"]
 
 # Partial sums that may lie in memory between this kernel and the next.
 _PARTIAL_BYTES = 14_000_000
@@ -237,3 +236,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     problem = timing_problem(width, 4 * width, device)
     num_programs = torch.cuda.get_device_properties(device).multi_processor_count
     return lambda: launch(problem, settings, num_programs)
+
+
+KERNEL = Kernel(
+    name="gram_sums",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)
