@@ -38,8 +38,8 @@ def token_sums(problem: Problem) -> GramSums:
     """One sweep over the tokens with library products."""
     parts = [_chunk_sums(problem, *chunk[1:]) for chunk in problem.chunks()]
     # Partial sums in float32, their sum in float64, where no setting of float32 products reaches the small algebra.
-    sums = [torch.stack(each).sum(0, dtype=torch.float64) for each in zip(*parts, strict=True)]
-    return GramSums(*sums, problem.count().double())
+    ss, ts, s_sum, t_sum, square = (torch.stack(each).sum(0, dtype=torch.float64) for each in zip(*parts, strict=True))
+    return GramSums(ss, ts, s_sum, t_sum, square, problem.count().double())
 
 
 def _chunk_sums(problem: Problem, student: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:

@@ -69,6 +69,12 @@ class Problem:
         count = self.count()
         return torch.where(count > 0, 1 / count, torch.zeros_like(count))
 
+    def per_token(self, upstream: Tensor, factor: float) -> Tensor:
+        """Upstream times a factor over the weight of all tokens, a float32 scalar in as few launches as may be."""
+        if self.mask is None:
+            return upstream.float() * (factor / self.num_tokens)
+        return upstream.float() * self.inverse_count() * factor
+
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
         """Slices of the tokens with the student's and the decoded targets there, and the mask as (n, 1).
 

@@ -1,7 +1,8 @@
 """S^T m T and S^T m S over the tokens in one launch, with the column sums on the way."""
 
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
-# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportOperatorIssue=false, reportAssignmentType=false
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

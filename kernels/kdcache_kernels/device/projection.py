@@ -1,5 +1,6 @@
 """The projected feature losses as sequences of kernels; what each sequence computes, its plain torch twin says."""
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -45,9 +46,7 @@ def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, 
 def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, configs: Configs) -> Tensor:
     """The student's gradient (N, Ds) of either; the factors are empty for the squared error."""
     weight = problem.rounded_weight
-    scaled_upstream = upstream.float() * problem.inverse_count()
-    if factors.shape[1] == 0:
-        scaled_upstream = scaled_upstream * (2 / weight.shape[0])
+    scaled_upstream = problem.per_token(upstream, 1.0 if factors.shape[1] else 2 / weight.shape[0])
     from_t = weight if problem.basis is None else _stacked(problem.basis.double() @ weight.double(), weight.dtype)
     small = gram_small.prepare(weight, problem.bias, configs["gram_small"])
     own = factors if factors.shape[1] else None
@@ -66,7 +65,7 @@ def direct(problem: Problem, kind: str, beta: float, configs: Configs) -> tuple[
 def direct_student_gradient(upstream: Tensor, problem: Problem, kind: str, beta: float, configs: Configs) -> Tensor:
     """The student's gradient (N, Ds) of the same."""
     weight = problem.rounded_weight
-    scaled_upstream = upstream.float() * problem.inverse_count() / weight.shape[0]
+    scaled_upstream = problem.per_token(upstream, 1 / weight.shape[0])
     return direct_ds.launch(problem, weight, scaled_upstream, kind, beta, configs["direct_ds"])
 
 
@@ -84,4 +83,9 @@ def _num_programs(tensor: Tensor) -> int:
     """Programs that run at a time: one a multiprocessor, since the partial sums' traffic grows with their number."""
     if not tensor.is_cuda:
         return _INTERPRETED_PROGRAMS
-    return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+    return _multiprocessors(tensor.device)
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
