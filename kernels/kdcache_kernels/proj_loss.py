@@ -34,7 +34,8 @@ def proj_mse(
         scale, shift: One number a token, (N,) or (B, L), or None. `layer_norm_affine` gives those of a teacher whose
             tokens are to be layer-normalised.
         mask: Weights of tokens, bool or >= 0, (N,) or (B, L); the loss is the mean over what they select, 0 if nothing.
-            Tokens of weight 0 must be finite all the same.
+            Tokens of weight 0 must be finite all the same. A bool mask is the faster one: with weights the residual is
+            formed, because sums of weighed 16-bit tokens would round every weight.
         basis, mean: Principal components of the teacher, (R, Dt) with orthonormal rows and (Dt,); targets are then
             coefficients (..., R), the target is ``targets @ basis + mean``, and no work of width Dt is done per token.
 
@@ -110,8 +111,10 @@ def _loss(
     # Kernels read bias, scale, shift and mask one after another, whatever their strides were.
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.contiguous()
     dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
-    scale, shift, mask = (None if each is None else each.detach().reshape(-1).to(dtype).contiguous() for each in rows)
-    if mask is not None:
+    scale, shift = (None if each is None else each.detach().reshape(-1).to(dtype).contiguous() for each in rows[:2])
+    mask = None if rows[2] is None else rows[2].detach().reshape(-1).contiguous()
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(dtype)
         # The loss does not depend on the masks' scale; 16-bit products of tiny ones would.
         mask = mask / mask.amax().clamp_min(1e-30)
     values = targets.detach().reshape(-1, targets.shape[-1]).contiguous()

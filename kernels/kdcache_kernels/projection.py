@@ -30,14 +30,17 @@ def algorithm(problem: Problem, kind: str) -> str:
     """``gram``, ``direct`` or ``cosine``: how a loss is computed, whatever it runs on.
 
     The Gram form subtracts large sums; that costs 16-bit students nothing they had, and float32 students some digits
-    of a small loss, so those keep the residual.
+    of a small loss, so those keep the residual. So do tokens whose mask holds weights and not only bools.
     """
     if kind == "cosine":
         return "cosine"
     if problem.basis is not None:
         return "gram"
     wide = problem.weight.shape[0] >= _GRAM_RATIO * problem.weight.shape[1]
-    return "gram" if kind == "mse" and wide and problem.student.dtype.itemsize == 2 else "direct"
+    # Sums of weighed tokens would round every weight on its own; what they cancel to then keeps those errors.
+    weighed = problem.mask is not None and problem.mask.dtype != torch.bool
+    sums_suffice = wide and problem.student.dtype.itemsize == 2 and not weighed
+    return "gram" if kind == "mse" and sums_suffice else "direct"
 
 
 def choice(problem: Problem, kind: str) -> Choice:
@@ -48,6 +51,8 @@ def choice(problem: Problem, kind: str) -> Choice:
         return Choice("torch", f"library products serve {student.dtype} students")
     if basis is not None and how == "cosine":
         return Choice("torch", "the cosine against a basis has no kernel")
+    if basis is not None and problem.mask is not None and problem.mask.dtype != torch.bool:
+        return Choice("torch", "coefficients of tokens with weights of their own have no kernel; a bool mask has")
     return choose(_KERNELS[how], student, problem.weight.shape[1])
 
 

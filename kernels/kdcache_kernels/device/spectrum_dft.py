@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.spectrum_tile import (
     count_bins,
     normaliser,
@@ -169,3 +170,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     tokens = torch.randn(256, 196, width, device=device).bfloat16()
     levels = torch.tensor([0.9], device=device)
     return lambda: launch(tokens, levels, False, settings)
+
+
+KERNEL = Kernel(
+    name="spectrum_dft",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)
