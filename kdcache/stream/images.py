@@ -14,6 +14,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, SourceError
 from kdcache.images import Source, decode_pixels
+from kdcache.images.jpeg import encode_jpeg
 from kdcache.stream.reader import OpenShard, ShardReader
 from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
 
@@ -142,7 +143,12 @@ class ViewReplayer:
 
     def _replay(self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
         facts = self._fingerprint.views
-        return replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
+        replayed = replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
+        if facts.jpeg_quality:
+            # The teacher saw the decoded JPEG of each view.
+            for view in replayed:
+                view[:] = decode_pixels(encode_jpeg(view, facts.jpeg_quality))
+        return replayed
 
     def _is_checked(self, sample: int, view: int) -> bool:
         return (sample * 0x9E3779B1 + view * 0x85EBCA77) % 2**32 < self._check_below

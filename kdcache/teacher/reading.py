@@ -14,8 +14,8 @@ from kdcache.cache.facts import ViewFacts
 from kdcache.cache.sample import Sample
 from kdcache.cache.writer import BadSample
 from kdcache.errors import BadImageError, KdcacheError
-from kdcache.images import decode_image
-from kdcache.images.jpeg import decode_jpeg, encode_jpeg
+from kdcache.images import decode_image, decode_pixels
+from kdcache.images.jpeg import encode_jpeg
 from kdcache.teacher.plan import SourcePlan
 from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_view
 
@@ -94,7 +94,7 @@ class ImageReader:
         jpegs: tuple[bytes, ...] = ()
         if self.views.jpeg_quality:
             jpegs = tuple(encode_jpeg(each, self.views.jpeg_quality) for each in pixels)
-            pixels = np.stack([decode_jpeg(each) for each in jpegs])
+            pixels = np.stack([decode_pixels(each) for each in jpegs])
         sample = Sample(
             key=key,
             source_key=image.key,
