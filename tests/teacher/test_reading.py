@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from kdcache.cache.writer import BadSample
+from kdcache.images import jpeg as jpeg_module
 from kdcache.images import open_source
 from kdcache.images.source import Source
 from kdcache.teacher import reading
@@ -47,13 +48,19 @@ def test_a_sample_says_exactly_what_was_seen(photos: Path) -> None:
     assert image.data == (photos / "cat" / "1.JPEG").read_bytes()
 
 
-def test_jpeg_views_are_seen_as_the_decoded_jpeg(photos: Path) -> None:
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_jpeg_views_are_seen_as_the_decoded_jpeg(photos: Path, is_fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the fast decoder and without it, which is optional."""
+    if not is_fast:
+        monkeypatch.setattr(jpeg_module, "fast_decoder", lambda: None)
     source = open_source(str(photos))
     views = replace(fingerprint_views(2), jpeg_quality=80)
     plain = reader_for(source).read(0)
     image = ImageReader(SourcePlan(source, [0], ["key-0"]), RECIPE, views, 6).read(0)
     assert len(image.jpegs) == 2
-    for pixels, jpeg, found, before in zip(image.pixels, image.jpegs, image.sample.pixel_hashes, plain.pixels, strict=True):
+    for pixels, jpeg, found, before in zip(
+        image.pixels, image.jpegs, image.sample.pixel_hashes, plain.pixels, strict=True
+    ):
         seen = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
         np.testing.assert_array_equal(pixels, seen)
         assert found == pixel_hash(seen)
