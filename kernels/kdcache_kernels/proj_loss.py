@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from kdcache_kernels.projection import proj_loss
+from kdcache_kernels.direct import eager_loss
+from kdcache_kernels.projection import proj_loss, runs_eagerly
+from kdcache_kernels.projection_problem import Problem
 
 
 def proj_mse(
@@ -118,6 +120,10 @@ def _loss(
         # The loss does not depend on the masks' scale; 16-bit products of tiny ones would.
         mask = mask / mask.amax().clamp_min(1e-30)
     values = targets.detach().reshape(-1, targets.shape[-1]).contiguous()
+    problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
+    if runs_eagerly(problem, kind):
+        with torch.autocast(device, enabled=False):
+            return eager_loss(problem, kind, beta)
     return proj_loss(student, weight, bias, values, scale, shift, mask, basis, kind, beta)[0]
 
 

@@ -56,6 +56,16 @@ def choice(problem: Problem, kind: str) -> Choice:
     return choose(_KERNELS[how], student, problem.weight.shape[1])
 
 
+def runs_eagerly(problem: Problem, kind: str) -> bool:
+    """Whether plain differentiable torch is the best there is: on a GPU, no kernel, and no sums that spare the work.
+
+    Under torch.compile the opaque operation stays, because what decides here is not for a graph.
+    """
+    if not problem.student.is_cuda or problem.basis is not None or torch.compiler.is_compiling():
+        return False
+    return algorithm(problem, kind) != "gram" and choice(problem, kind).form == "torch"
+
+
 @contextmanager
 def _exactly(student: Tensor) -> Iterator[None]:
     """Launch on the student's device, and keep the caller's autocast from products whose precision is the point."""

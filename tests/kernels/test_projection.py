@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from kdcache_kernels import gram, proj_mse
 from kdcache_kernels.device import gram_ds, gram_sums
-from kdcache_kernels.projection import algorithm, proj_loss, proj_loss_ds
+from kdcache_kernels.direct import eager_loss
+from kdcache_kernels.projection import algorithm, proj_loss, proj_loss_ds, runs_eagerly
 from kdcache_kernels.projection_problem import Problem, TokenRows
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -98,6 +99,41 @@ def test_the_algorithm_follows_widths_and_types() -> None:
     masked = problem(8, 32, torch.bfloat16)
     assert algorithm(replace(masked, mask=torch.ones(4, dtype=torch.bool)), "mse") == "gram"
     assert algorithm(replace(masked, mask=torch.ones(4)), "mse") == "direct"
+
+
+@pytest.mark.parametrize("masked", ["no", "bool", "weights"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_eager_form_is_the_same_loss(kind: str, masked: str) -> None:
+    student, weight, bias, values, scale, shift, *_ = (
+        each.detach() if isinstance(each, Tensor) else each for each in arguments(packed=True)
+    )
+    mask = None if masked == "no" else torch.arange(float(values.shape[0])) % 3
+    mask = mask > 0 if mask is not None and masked == "bool" else mask
+
+    def gradients(loss: Any) -> list[Tensor]:
+        leaves = [each.clone().requires_grad_() for each in (student, weight, bias)]
+        value = loss(Problem(*leaves, values, scale, shift, mask, None))
+        return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+    def opaque(given: Problem) -> Tensor:
+        fields = (given.student, given.weight, given.bias, values, scale, shift, mask, None)
+        return proj_loss(*fields, kind, 0.7)[0]
+
+    expected = gradients(opaque)
+    for mine, wanted in zip(gradients(lambda given: eager_loss(given, kind, 0.7)), expected, strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_a_gpu_without_kernels_runs_eagerly_where_sums_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_KERNELS", "torch")
+    with FakeTensorMode():
+        given = [
+            torch.empty(size, device="cuda", dtype=torch.bfloat16) for size in ((64, 32), (64, 32), (64,), (64, 64))
+        ]
+        on_gpu = Problem(*given, None, None, None, None)
+        assert [kind for kind in KINDS if runs_eagerly(on_gpu, kind)] == ["smooth_l1", "cosine"]
+        on_cpu = Problem(*(torch.empty(each.shape, dtype=torch.bfloat16) for each in given), None, None, None, None)
+        assert not any(runs_eagerly(on_cpu, kind) for kind in KINDS)
 
 
 class Traffic(TorchDispatchMode):
