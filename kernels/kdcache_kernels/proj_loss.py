@@ -23,7 +23,8 @@ def proj_mse(
     """Mean squared error between projected student tokens and targets.
 
     Nothing of size N x Dt is formed for 16-bit students and teachers at least 1.5 times as wide; see `which` for what
-    runs. Products use the weight rounded to the student's dtype; under autocast the student is cast as a linear layer
+    runs. There the loss is a difference of large sums: its relative error is about 2e-6 |T|^2 / |R|^2, 2 % where the
+    residual R is 1 % of the targets T, as much as rounding the weight to bfloat16 costs (measured on an H100). Products use the weight rounded to the student's dtype; under autocast the student is cast as a linear layer
     would cast it. Gradients go to student, weight and bias, once (no double backward).
 
     Args:
