@@ -177,11 +177,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     *tensors, kind, beta = inputs
     _, grad_weight, grad_bias, factors = output
     ctx.mark_non_differentiable(grad_weight, grad_bias, factors)
+    # Else zeros of the weight's size are made for gradients that nobody can have.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, grad_weight, grad_bias, factors)
     ctx.kind, ctx.beta = kind, beta
 
 
-def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return (None,) * 10
     *inputs, grad_weight, grad_bias, factors = ctx.saved_tensors
     needs_student, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     weight, bias = inputs[1], inputs[2]
