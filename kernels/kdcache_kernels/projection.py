@@ -56,6 +56,16 @@ def choice(problem: Problem, kind: str) -> Choice:
     return choose(_KERNELS[how], student, problem.weight.shape[1])
 
 
+def runs_eagerly(problem: Problem, kind: str) -> bool:
+    """Whether plain differentiable torch is the best there is: on a GPU, no kernel, and no sums that spare the work.
+
+    Under torch.compile the opaque operation stays, because what decides here is not for a graph.
+    """
+    if not problem.student.is_cuda or problem.basis is not None or torch.compiler.is_compiling():
+        return False
+    return algorithm(problem, kind) != "gram" and choice(problem, kind).form == "torch"
+
+
 @contextmanager
 def _exactly(student: Tensor) -> Iterator[None]:
     """Launch on the student's device, and keep the caller's autocast from products whose precision is the point."""
@@ -167,11 +177,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     *tensors, kind, beta = inputs
     _, grad_weight, grad_bias, factors = output
     ctx.mark_non_differentiable(grad_weight, grad_bias, factors)
+    # Else zeros of the weight's size are made for gradients that nobody can have.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, grad_weight, grad_bias, factors)
     ctx.kind, ctx.beta = kind, beta
 
 
-def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return (None,) * 10
     *inputs, grad_weight, grad_bias, factors = ctx.saved_tensors
     needs_student, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     weight, bias = inputs[1], inputs[2]

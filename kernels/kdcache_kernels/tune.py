@@ -53,13 +53,18 @@ def choose_first_clean(trials: Iterable[Trial]) -> Settings | None:
 
 
 def choose_fastest(trials: Iterable[Trial], time_ms: Callable[[Settings], float]) -> Settings | None:
-    """Settings of the fastest trial; one that would fail or give wrong numbers is not timed. None if all would."""
+    """Settings of the fastest trial that runs and is right; None if there is none."""
     times: list[tuple[float, Settings]] = []
     for trial in trials:
         if any(fault.breaks for fault in trial.faults):
             print(f"  {trial}", flush=True)
             continue
-        times.append((time_ms(trial.settings), trial.settings))
+        try:
+            times.append((time_ms(trial.settings), trial.settings))
+        except RuntimeError as error:
+            # Out of resources, or of memory: the next candidate may do, and the rows before are worth keeping.
+            print(f"  {trial}: does not run: {' '.join(str(error).split())[:200]}", flush=True)
+            continue
         print(f"  {times[-1][0]:.4f} ms {trial}", flush=True)
     return min(times, key=lambda timed: timed[0])[1] if times else None
 
@@ -129,26 +134,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     device = _gpu(options.arch)
-    kernels: dict[str, dict[str, Settings]] = {}
+    timed_on = None if device is None else torch.cuda.get_device_name(device)
+    out = options.out or _TABLES / f"{options.arch}.json"
     num_missing = 0
     for kernel in chosen:
-        kernels[kernel.name] = {}
-        rows = {"*": next(iter(kernel.widths.values()))} if options.arch == INTERPRETER else kernel.widths
-        for row, width in rows.items():
-            print(f"{kernel.name} {row} on {options.arch}", flush=True)
-            settings = choose_row(kernel, width, options.arch, device)
-            if settings is None:
-                num_missing += 1
-                print(f"  no candidate will do: width {row} gets no row and runs in plain torch", flush=True)
-            else:
-                kernels[kernel.name][row] = dict(settings)
-    out = options.out or _TABLES / f"{options.arch}.json"
-    old = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    timed_on = None if device is None else torch.cuda.get_device_name(device)
-    table = merge(old, kernels, f"python -m kdcache_kernels.tune --arch {options.arch}", options.arch, timed_on)
-    out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        rows, missing = _rows(kernel, options.arch, device)
+        num_missing += missing
+        # After every kernel: a run that is cut off keeps what it has, and --kernels goes on from there.
+        old = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+        made_by = f"python -m kdcache_kernels.tune --arch {options.arch}"
+        table = merge(old, {kernel.name: rows}, made_by, options.arch, timed_on)
+        out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {out}, {'nothing was timed' if timed_on is None else f'timed on {timed_on}'}")
     return 1 if num_missing else 0
+
+
+def _rows(kernel: Kernel, arch: str, device: torch.device | None) -> tuple[dict[str, Settings], int]:
+    """A kernel's rows of the table, and how many no candidate serves."""
+    widths = {"*": next(iter(kernel.widths.values()))} if arch == INTERPRETER else kernel.widths
+    rows: dict[str, Settings] = {}
+    for row, width in widths.items():
+        print(f"{kernel.name} {row} on {arch}", flush=True)
+        settings = choose_row(kernel, width, arch, device)
+        if settings is None:
+            print(f"  no candidate will do: width {row} gets no row and runs in plain torch", flush=True)
+        else:
+            rows[row] = dict(settings)
+    return rows, len(widths) - len(rows)
 
 
 def _gpu(arch: str) -> torch.device | None:

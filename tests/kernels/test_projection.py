@@ -1,5 +1,6 @@
 """The operations as torch sees them: schema, fakes, autograd and compilation; and planted faults that must show."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kdcache_kernels import gram, proj_mse
-from kdcache_kernels.device import gram_ds, gram_sums
-from kdcache_kernels.projection import algorithm, proj_loss, proj_loss_ds
+from kdcache_kernels.device import gram_ds, gram_small, gram_sums
+from kdcache_kernels.device import projection as device_projection
+from kdcache_kernels.direct import eager_loss
+from kdcache_kernels.projection import algorithm, choice, proj_loss, proj_loss_ds, runs_eagerly
 from kdcache_kernels.projection_problem import Problem, TokenRows
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -100,12 +103,48 @@ def test_the_algorithm_follows_widths_and_types() -> None:
     assert algorithm(replace(masked, mask=torch.ones(4)), "mse") == "direct"
 
 
+@pytest.mark.parametrize("masked", ["no", "bool", "weights"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_eager_form_is_the_same_loss(kind: str, masked: str) -> None:
+    student, weight, bias, values, scale, shift, *_ = (
+        each.detach() if isinstance(each, Tensor) else each for each in arguments(packed=True)
+    )
+    mask = None if masked == "no" else torch.arange(float(values.shape[0])) % 3
+    mask = mask > 0 if mask is not None and masked == "bool" else mask
+
+    def gradients(loss: Any) -> list[Tensor]:
+        leaves = [each.clone().requires_grad_() for each in (student, weight, bias)]
+        value = loss(Problem(*leaves, values, scale, shift, mask, None))
+        return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+    def opaque(given: Problem) -> Tensor:
+        fields = (given.student, given.weight, given.bias, values, scale, shift, mask, None)
+        return proj_loss(*fields, kind, 0.7)[0]
+
+    expected = gradients(opaque)
+    for mine, wanted in zip(gradients(lambda given: eager_loss(given, kind, 0.7)), expected, strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_a_gpu_without_kernels_runs_eagerly_where_sums_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_KERNELS", "torch")
+    with FakeTensorMode():
+        given = [
+            torch.empty(size, device="cuda", dtype=torch.bfloat16) for size in ((64, 32), (64, 32), (64,), (64, 64))
+        ]
+        on_gpu = Problem(*given, None, None, None, None)
+        assert [kind for kind in KINDS if runs_eagerly(on_gpu, kind)] == ["smooth_l1", "cosine"]
+        on_cpu = Problem(*(torch.empty(each.shape, dtype=torch.bfloat16) for each in given), None, None, None, None)
+        assert not any(runs_eagerly(on_cpu, kind) for kind in KINDS)
+
+
 class Traffic(TorchDispatchMode):
     """Counts operations that would launch on a GPU, and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.launches, self.bytes, self.double_flops = 0, 0, 0
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -114,6 +153,7 @@ class Traffic(TorchDispatchMode):
         flat, _ = tree_flatten((args, kwargs, result))
         tensors = {id(each): each for each in flat if isinstance(each, Tensor)}.values()
         self.launches += 1
+        self.names.append(func._schema.name)
         self.bytes += sum(each.numel() * each.element_size() for each in tensors)
         if func._schema.name == "aten::mm" and args[0].dtype == torch.float64:
             self.double_flops += 2 * args[0].numel() * args[1].shape[1]
@@ -186,6 +226,39 @@ def test_a_planted_unwritten_output_is_caught(triton_form: str, monkeypatch: pyt
     monkeypatch.setattr(gram_ds, "gram_ds", OneProgramShort())
     with pytest.raises(AssertionError, match="student"):
         check(three_ways("mse", make((130, 48), 96, torch.bfloat16), triton_form), CAPS[torch.bfloat16])
+
+
+def test_a_step_takes_few_launches(triton_form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a sweep of 60 us and the next, what a launch costs the host (5 to 25 us) is what a user waits for."""
+    kernels: list[str] = []
+
+    class Counted:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *_, **__: kernels.append(self.name)
+
+    monkeypatch.setattr(gram_sums, "gram_sums", Counted("gram_sums"))
+    monkeypatch.setattr(gram_ds, "gram_ds", Counted("gram_ds"))
+    for name in ("gram_reduce", "gram_finish", "gram_prepare"):
+        monkeypatch.setattr(gram_small, name, Counted(name))
+    inputs = make((130, 48), 96, torch.bfloat16)
+    leaves = [each.to(triton_form).requires_grad_() for each in (inputs.student, inputs.weight, inputs.bias)]
+    targets = inputs.targets.to(triton_form)
+    with Traffic() as around:
+        proj_mse(*leaves, targets).backward()
+    assert kernels == ["gram_sums", "gram_reduce", "gram_finish", "gram_prepare", "gram_ds"]
+    # The first upstream gradient, and its products with those of weight and bias.
+    assert around.names == ["aten::ones_like", "aten::mul", "aten::mul"]
+    problem = Problem(*(each.detach() for each in leaves), targets, None, None, None, None)
+    configs = choice(problem, "mse").configs
+    with Traffic() as within:
+        device_projection.gram(problem, configs)
+        device_projection.gram_student_gradient(torch.ones((), device=triton_form), problem, torch.empty(2, 0), configs)
+    assert Counter(within.names) == {
+        "aten::_to_copy": 2, "aten::full": 1, "aten::sum": 1, "aten::ones": 1, "aten::mul": 1
+    }  # fmt: skip
 
 
 def test_there_is_no_second_derivative_to_get_wrong() -> None:

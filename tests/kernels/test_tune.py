@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kdcache_kernels import dispatch
+from kdcache_kernels import dispatch, tune
 from kdcache_kernels.device.kernels import KERNELS
 from kdcache_kernels.lint import Fault
 from kdcache_kernels.tune import Trial, choose_fastest, choose_first_clean, chosen_kernels, main, merge
@@ -64,6 +65,30 @@ def test_the_fastest_candidate_that_is_right_is_chosen() -> None:
 
     assert choose_fastest(trials([], [SLOW], [WRONG], []), time_ms) == {"number": 1}
     assert choose_fastest(trials([WRONG]), time_ms) is None
+
+
+def test_a_candidate_that_does_not_run_costs_only_itself() -> None:
+    def time_ms(settings: Any) -> float:
+        if settings["number"] == 0:
+            raise RuntimeError("out of resource: shared memory")
+        return 1.0
+
+    assert choose_fastest(trials([], []), time_ms) == {"number": 1}
+    assert choose_fastest(trials([]), time_ms) is None
+
+
+def test_what_was_decided_survives_a_run_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kernels, the second of which fails: the first one's rows are in the file."""
+
+    def fails(width: int) -> Any:
+        raise KeyboardInterrupt
+
+    first, second = KERNELS[0], replace(KERNELS[1], candidates=fails, interpreted=None)
+    monkeypatch.setattr(tune, "chosen_kernels", lambda modules, pattern: [first, second])
+    out = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        main(["--arch", "interpreter", "--out", str(out)])
+    assert json.loads(out.read_text(encoding="utf-8"))["kernels"].keys() == {first.name}
 
 
 def test_other_kernels_keep_their_rows() -> None:

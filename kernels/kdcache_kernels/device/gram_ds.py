@@ -20,7 +20,6 @@ from kdcache_kernels.device.sizes import (
     stages,
     tile_constants,
     timing_problem,
-    unpipelined,
 )
 from kdcache_kernels.device.tile import column_pieces, pointer, token_offsets
 from kdcache_kernels.dispatch import Config
@@ -195,7 +194,7 @@ def candidates(width: int) -> list[dict[str, int]]:
     else:
         sizes = [(384, 64, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 32, 8, 3)]
     names = ("columns", "block_n", "block_k", "num_warps", "num_stages")
-    return [unpipelined(dict(zip(names, size, strict=True))) for size in sizes]
+    return [dict(zip(names, size, strict=True)) | {"num_stages_converted": size[-1]} for size in sizes]
 
 
 def case(width: int, settings: Config) -> list[Case]:
@@ -204,9 +203,9 @@ def case(width: int, settings: Config) -> list[Case]:
     types = {**dict.fromkeys(("S", "SQUARE", "FROM_T", "OUT"), "*bf16"), **dict.fromkeys(rows, "*fp32")}
     kind = {"HALVES": 2, "T_HALVES": 1, "HAS_FACTORS": False, "HAS_MASK": False}
     constants = {**tile_constants(width, 4 * width, settings), **kind}
-    plain, converted = format_cases(gram_ds, types, constants, settings)
+    plain, *converted = format_cases(gram_ds, types, constants, settings)
     cosine = replace(plain, name=f"{plain.name} cosine", constants={**plain.constants, "HAS_FACTORS": True})
-    return [plain, replace(converted, num_stages=stages(settings, True)), cosine]
+    return [plain, *(replace(each, num_stages=stages(settings, True)) for each in converted), cosine]
 
 
 def cases() -> Iterator[Case]:

@@ -18,6 +18,7 @@ from kdcache_kernels.device.spectrum_tile import (
     count_bins,
     normaliser,
     power_of_two_scale,
+    refuse_capture,
     sizes,
     store_bandwidth,
 )
@@ -107,6 +108,7 @@ def _padded(width: int, block_bins: int, block_k: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _matrices(width: int, block_bins: int, block_k: int, device: torch.device) -> Tensor:
+    refuse_capture("the DFT matrix")
     num_bins = width // 2 + 1
     places = torch.arange(width, device=device)[:, None]
     # Whole turns are dropped in integers, where that is exact.

@@ -23,6 +23,7 @@ from kdcache_kernels.device.spectrum_tile import (
     count_bins,
     normaliser,
     power_of_two_scale,
+    refuse_capture,
     sizes,
     store_bandwidth,
 )
@@ -154,6 +155,7 @@ def quarter_pieces(quarter: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _matrices(quarter: int, entries: int, block_bins: int, device: torch.device) -> Tensor:
+    refuse_capture("the DFT matrix")
     width = 4 * quarter
     columns = math.ceil(quarter / block_bins) * block_bins
     places = torch.arange(quarter, dtype=torch.float64, device=device)[:, None] + 0.5
