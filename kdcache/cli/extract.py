@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
-    data.add_argument("--max-bad", type=float, metavar="F", default=default, help="unusable images allowed, a fraction (0.01)")
+    data.add_argument(
+        "--max-bad", type=float, metavar="F", default=default, help="unusable images allowed, a fraction (0.01)"
+    )
     data.add_argument("--image-timeout", type=float, metavar="S", default=default, dest="image_timeout_s", help="(120)")
 
     teacher = parser.add_argument_group("teacher")
@@ -89,7 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache")
     out.add_argument(
-        "--add", action="store_true", default=default, help="add to a cache that is there, on its views; changes no file"
+        "--add",
+        action="store_true",
+        default=default,
+        help="add to a cache that is there, on its views; changes no file",
     )
     out.add_argument("--group", metavar="NAME", default=default, help="of the teacher's columns (the teacher's name)")
     out.add_argument("--split", default=default, help="word in front of shard names (train)")
@@ -118,7 +123,9 @@ def run(arguments: argparse.Namespace) -> int:
     fixed = [name for name in BASE_SETTINGS if values.get(name, {}) != {}]
     if values.get("add") and fixed:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in fixed)
-        raise UsageError(f"{flags}: fixed by the cache's base; leave it out, or extract into another folder without --add")
+        raise UsageError(
+            f"{flags}: fixed by the cache's base; leave it out, or extract into another folder without --add"
+        )
     try:
         config = ExtractConfig(**values)
     except ValueError as error:

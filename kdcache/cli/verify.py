@@ -80,9 +80,7 @@ def _check(cache: "Cache", groups: "list[Group]", *, visible: bool) -> "list[Fau
     return faults + list(verify_whole(cache))
 
 
-def _rerun(
-    cache: "Cache", groups: "list[Group]", arguments: argparse.Namespace
-) -> "tuple[float, list[Fault]]":
+def _rerun(cache: "Cache", groups: "list[Group]", arguments: argparse.Namespace) -> "tuple[float, list[Fault]]":
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device
     from kdcache.teacher.rerun import rerun_teacher
@@ -165,9 +163,7 @@ def _result(
 ) -> dict[str, Any]:
     base = cache.manifest
     sizes = [facts.size_bytes for shard in base.shards for facts in shard.files.values()]
-    sizes += [
-        facts.size_bytes for group in groups for shard in group.manifest.shards for facts in shard.files.values()
-    ]
+    sizes += [facts.size_bytes for group in groups for shard in group.manifest.shards for facts in shard.files.values()]
     return {
         "ok": not faults,
         "faults": [{**vars(fault), "remedy": fault.remedy.name.lower()} for fault in faults],

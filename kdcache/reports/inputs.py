@@ -167,10 +167,7 @@ def _read_run(label: str, found: _RunFolder) -> RunInput:
 def _read_caches(folders: Sequence[Path]) -> list[CacheInput]:
     caches = [open_cache(folder) for folder in folders]
     labels = _distinct([folder.resolve().name for folder in folders], folders)
-    return [
-        CacheInput(label, cache, _bad_images(cache))
-        for label, cache in zip(labels, caches, strict=True)
-    ]
+    return [CacheInput(label, cache, _bad_images(cache)) for label, cache in zip(labels, caches, strict=True)]
 
 
 def _bad_images(cache: Cache) -> list[BadSample]:

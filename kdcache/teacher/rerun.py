@@ -38,9 +38,7 @@ class RerunResult:
         problem = (
             f"view {self.view} differs from a fresh teacher by {self.relative_error:.2g} (allowed {self.tolerance:.2g})"
         )
-        return Fault(
-            self.shard, self.column.facts.name, self.key, problem, Remedy.OTHER_TEACHER, self.column.group
-        )
+        return Fault(self.shard, self.column.facts.name, self.key, problem, Remedy.OTHER_TEACHER, self.column.group)
 
 
 def rerun_teacher(

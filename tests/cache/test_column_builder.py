@@ -18,9 +18,7 @@ def feed(builder: ColumnBuilder, values: np.ndarray, batch: int) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 5, 16])
-def test_what_it_gathers_does_not_depend_on_the_cut(
-    tiny_cache: Cache, random: np.random.Generator, batch: int
-) -> None:
+def test_what_it_gathers_does_not_depend_on_the_cut(tiny_cache: Cache, random: np.random.Generator, batch: int) -> None:
     values = random.standard_normal((16, 16, 24)).astype(np.float32)
     builder = builder_for(tiny_cache, "fp32")
     feed(builder, values, batch)

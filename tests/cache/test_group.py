@@ -54,7 +54,9 @@ def test_hostile_manifests_are_refused(cache_copy: Path, change: Any, message: s
 def test_a_group_of_another_base_is_refused(cache_copy: Path) -> None:
     rewrite_manifest(CachePaths(cache_copy).group(GROUP), lambda m: m.update(base="ab" * 32))
     digest = open_cache(cache_copy).digest
-    with pytest.raises(CacheMismatchError, match=f"made for the base abababababab…, the one beside it is {digest[:12]}"):
+    with pytest.raises(
+        CacheMismatchError, match=f"made for the base abababababab…, the one beside it is {digest[:12]}"
+    ):
         read(cache_copy)
 
 

@@ -58,7 +58,9 @@ def test_files_can_be_read_without_the_columns(tmp_path: Path) -> None:
     assert found.columns == found.pixels == {}
 
 
-@pytest.mark.parametrize("missing", ["columns/blocks-1/counts", "columns/blocks-1/mean", "files/sha256", "columns/jpeg/crc32"])
+@pytest.mark.parametrize(
+    "missing", ["columns/blocks-1/counts", "columns/blocks-1/mean", "files/sha256", "columns/jpeg/crc32"]
+)
 def test_an_index_with_something_missing_is_refused(tmp_path: Path, missing: str) -> None:
     arrays = read_hdf5(tmp_path / "i.h5", group_index_bytes(make_index()))
     del arrays[missing]

@@ -27,9 +27,7 @@ def writer_for(cache: Cache, group: Group, root: Path) -> GroupShardWriter:
 
 def values_for(group: Group, count: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    return {
-        column.tap: random.standard_normal((count, *column.shape)).astype(np.float32) for column in group.columns
-    }
+    return {column.tap: random.standard_normal((count, *column.shape)).astype(np.float32) for column in group.columns}
 
 
 def test_nothing_is_visible_before_commit(tiny_cache: Cache, group: Group, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ SURFACE = {
     "extract": """
         --data --limit --order --max-bad --image-timeout --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
-        --view-params --image-size --interpolation --seed --out --split --shard-samples --threads --no-space-check
+        --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads --no-space-check
         --json""",
-    "verify": "--repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
+    "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --method --data --codec --epochs --batch-size --eval-data --seed

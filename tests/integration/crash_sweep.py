@@ -92,7 +92,9 @@ def in_child(work: Callable[[], None], kill_at: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def sweep(work: Callable[[Path], None], start: Path | None, folder: Path, manifests: list[str]) -> tuple[int, list[str]]:
+def sweep(
+    work: Callable[[Path], None], start: Path | None, folder: Path, manifests: list[str]
+) -> tuple[int, list[str]]:
     """Kill the work at every step and rerun it.
 
     Args:
@@ -143,9 +145,7 @@ def main(folder: Path, plan_file: Path) -> None:
     manifests = ["manifest.json", *(f"{name}/manifest.json" for name in first)]
     (folder / "pass").mkdir()
     (folder / "add").mkdir()
-    kills, problems = sweep(
-        lambda root: build(root, base, first, writes_base=True), None, folder / "pass", manifests
-    )
+    kills, problems = sweep(lambda root: build(root, base, first, writes_base=True), None, folder / "pass", manifests)
     more, others = sweep(
         lambda root: build(root, base, added, writes_base=False),
         folder / "pass" / "whole",

@@ -49,7 +49,9 @@ def main(start: Path, folder: Path, words: list[str]) -> None:
         seen = visible_files(root)
         in_child([*words, "--out", str(root)], None)
         found.append({"killed": killed, "after_s": after_s, "seen": seen, "rerun": visible_files(root)})
-    print(json.dumps({"seconds": seconds, "before": visible_files(start), "whole": visible_files(whole), "cuts": found}))
+    print(
+        json.dumps({"seconds": seconds, "before": visible_files(start), "whole": visible_files(whole), "cuts": found})
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import torch
 from kdcache.cache import open_cache
 from kdcache.cli.main import main
 from tests.cli.support import extract_words, fails
-from tests.conftest import GROUP
 from tests.cli.test_train import words as train_words
+from tests.conftest import GROUP
 from tests.images.test_tars import make_tar
 from tests.test_durable import as_another_user
 

@@ -38,7 +38,9 @@ def test_one_pass_and_an_add_give_the_same_pixels(groups_root: Path, tmp_path: P
     extract(tiny_extract(tmp_path / "c", pixels="raw"))
     wanted = {name: found for name, found in file_hashes(groups_root).items() if name.startswith("pixels/raw/")}
     found = file_hashes(tmp_path / "c")
-    sizes = {path.stat().st_size for root in (tmp_path / "c", groups_root) for path in (root / "pixels/raw").glob("*0.tar")}
+    sizes = {
+        path.stat().st_size for root in (tmp_path / "c", groups_root) for path in (root / "pixels/raw").glob("*0.tar")
+    }
     assert len(wanted) == 3
     assert len(sizes) == 1
     assert open_cache(tmp_path / "c").digest == open_cache(groups_root).digest

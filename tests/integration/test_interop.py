@@ -143,7 +143,9 @@ def test_plain_webdataset_reads_stored_pixels(groups_root: Path, jpeg_root: Path
 @pytest.mark.parametrize("column", COLUMNS)
 def test_dali_indexes_are_those_of_its_own_tool(tiny_cache: Cache, tmp_path: Path, column: str) -> None:
     """Extension, offset, size and name of every member, as Python's tarfile sees them."""
-    for path, shard in zip(write_dali_indexes(tiny_cache, tiny_cache.column(column), tmp_path), tiny_cache.manifest.shards, strict=True):
+    for path, shard in zip(
+        write_dali_indexes(tiny_cache, tiny_cache.column(column), tmp_path), tiny_cache.manifest.shards, strict=True
+    ):
         head, *lines = path.read_text().splitlines()
         assert head == f"v1.2 {shard.num_samples}"
         with tarfile.open(tiny_cache.path(f"{GROUP}/{column}", shard)) as tar:

@@ -23,9 +23,7 @@ def test_buffers_are_views_of_the_batch(tiny_cache: Cache) -> None:
 
 
 def test_a_clone_survives_the_next_batch(tiny_cache: Cache) -> None:
-    buffers = BatchBuffers(
-        2, tiny_cache.columns, tiny_cache.manifest.fingerprint.views, pinned=False
-    )
+    buffers = BatchBuffers(2, tiny_cache.columns, tiny_cache.manifest.fingerprint.views, pinned=False)
     buffers.pixels[:] = 1
     clone = buffers.batch.clone()
     buffers.pixels[:] = 2

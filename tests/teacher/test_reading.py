@@ -58,7 +58,9 @@ def test_jpeg_views_are_seen_as_the_decoded_jpeg(photos: Path, is_fast: bool, mo
     plain = reader_for(source).read(0)
     image = ImageReader(SourcePlan(source, [0], ["key-0"]), RECIPE, views, 6).read(0)
     assert len(image.jpegs) == 2
-    for pixels, jpeg, found, before in zip(image.pixels, image.jpegs, image.sample.pixel_hashes, plain.pixels, strict=True):
+    for pixels, jpeg, found, before in zip(
+        image.pixels, image.jpegs, image.sample.pixel_hashes, plain.pixels, strict=True
+    ):
         seen = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
         np.testing.assert_array_equal(pixels, seen)
         assert found == pixel_hash(seen)

@@ -33,7 +33,10 @@ def test_each_group_has_its_own_teacher(groups_root: Path) -> None:
 
 
 def test_more_images_than_there_are(tiny_cache: Cache) -> None:
-    assert len(list(rerun_teacher(tiny_cache, tiny_cache.groups[GROUP], 100, weights=None, data=None, device=CPU))) == 20 * 2 * 7
+    assert (
+        len(list(rerun_teacher(tiny_cache, tiny_cache.groups[GROUP], 100, weights=None, data=None, device=CPU)))
+        == 20 * 2 * 7
+    )
 
 
 def test_records_of_something_else_are_found(cache_copy: Path) -> None:

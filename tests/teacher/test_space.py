@@ -22,9 +22,7 @@ def test_a_disk_too_small_is_refused_at_the_start(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("adds", [False, True])
-def test_the_estimate_is_close(
-    groups_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, adds: bool
-) -> None:
+def test_the_estimate_is_close(groups_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, adds: bool) -> None:
     """Neither an alarm for nothing nor a disk that fills up: columns are exact, the rest is a small allowance."""
     cache = open_cache(groups_root)
     seen: list[int] = []
@@ -33,7 +31,7 @@ def test_the_estimate_is_close(
     monkeypatch.setattr(space, "estimate_bytes", lambda *a: seen.append(original(*a)) or seen[-1])
     extract(tiny_add(tmp_path / "c", pixels="raw") if adds else tiny_extract(tmp_path / "c"))
     groups = [cache.groups[name] for name in (("wide", "pixels") if adds else (GROUP,))]
-    written = sum(
-        group.manifest.part_bytes(column.facts.name) for group in groups for column in group.columns
-    ) + (0 if adds else cache.manifest.part_bytes("samples"))
+    written = sum(group.manifest.part_bytes(column.facts.name) for group in groups for column in group.columns) + (
+        0 if adds else cache.manifest.part_bytes("samples")
+    )
     assert written * 0.95 < seen[0] < written * 1.3

@@ -14,7 +14,8 @@ from tests.conftest import tiny_add, tiny_extract
 def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), max_error=1e-4)
     with pytest.raises(
-        BadRecordError, match=r"column vit-tiny-patch16-224/blocks-1-patch-int8: relative error .* more than --max-error 0.0001"
+        BadRecordError,
+        match=r"column vit-tiny-patch16-224/blocks-1-patch-int8: relative error .* more than --max-error 0.0001",
     ):
         extract(config)
     assert not list((tmp_path / "c" / "samples").iterdir())
