@@ -19,7 +19,7 @@ SURFACE = {
         --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
     "analyze": """
-        --column --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size --permutations
+        --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size --permutations
         --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
     "report": "--out --title",
 }
