@@ -97,7 +97,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     default = argparse.SUPPRESS
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache")
-    out.add_argument("--add", action="store_true", default=default, help="add to a cache that is there, on its views")
+    out.add_argument(
+        "--add",
+        action="store_true",
+        default=default,
+        help="add to a cache that is there, on its views; changes no file",
+    )
     out.add_argument("--group", metavar="NAME", default=default, help="of the teacher's columns (the teacher's name)")
     out.add_argument("--split", default=default, help="word in front of shard names (train)")
     out.add_argument("--shard-samples", type=int, metavar="N", default=default, help="images in a shard (512)")

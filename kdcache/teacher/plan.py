@@ -176,7 +176,7 @@ def group_fingerprints(
             format_version=FORMAT_VERSION,
             base=digest,
             teacher=None,
-            batch_size=config.batch_size,
+            batch_size=1,  # decides no byte of them
             statistics="light",
             columns=[pixel_column(base.views.size, jpeg_quality=config.jpeg_quality)],
             versions={"kdcache": kdcache.__version__},

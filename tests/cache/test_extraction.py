@@ -28,7 +28,7 @@ def test_a_finished_cache_has_nothing_pending(groups_root: Path) -> None:
 
 def test_what_is_pending_is_named_base_and_groups_apart(groups_copy: Path) -> None:
     cache = open_cache(groups_copy)
-    (groups_copy / "ledger" / "train-000000.json").unlink()
+    (groups_copy / "index" / "train-000000.h5").unlink()
     (groups_copy / "wide" / "index" / "train-000001.h5").unlink()
     extraction = Extraction(
         groups_copy, cache.manifest.fingerprint, {n: g.manifest.fingerprint for n, g in cache.groups.items()}, "job",

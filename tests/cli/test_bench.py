@@ -45,7 +45,7 @@ def test_a_cache_without_images_is_measured_without(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--column", "nope"], "no column 'nope'; it holds blocks-1-patch-fp16"),
+        (["--column", "nope"], "no column 'nope'; it holds vit-tiny-patch16-224/blocks-1-patch-fp16"),
         (["--step-ms", "0"], "must be positive"),
         (["--batch-size", "0"], "batch_size must be"),
         (["--threads", "0"], "num_threads must be at least 1"),

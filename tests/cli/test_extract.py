@@ -5,7 +5,8 @@ import pytest
 
 from kdcache.cache import open_cache
 from kdcache.cli.main import main
-from tests.cli.support import extract_words
+from tests.cli.support import extract_words, fails
+from tests.conftest import GROUP
 
 
 def test_a_first_run_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,9 +18,9 @@ def test_a_first_run_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFix
     assert "limited by" in shown.out
     assert f"next: kdcache verify {tmp_path / 'c'}" in shown.out
     assert "6/6 views" in shown.err
-    assert [column.name for column in open_cache(tmp_path / "c").manifest.fingerprint.columns] == [
-        "blocks-1-patch-int8",
-        "head-logits-topk3",
+    assert [column.name for column in open_cache(tmp_path / "c").columns] == [
+        f"{GROUP}/blocks-1-patch-int8",
+        f"{GROUP}/head-logits-topk3",
     ]
 
 
@@ -27,13 +28,14 @@ def test_running_again_says_that_nothing_was_owed(tmp_path: Path, capsys: pytest
     assert main(extract_words(tmp_path / "c")) == 0
     capsys.readouterr()
     assert main(extract_words(tmp_path / "c")) == 0
-    assert "nothing was owed, all 2 shards are there" in capsys.readouterr().out
+    assert "nothing was pending, all 2 shards are there" in capsys.readouterr().out
 
 
 def test_defaults_are_the_last_patch_tokens_and_logits(tmp_path: Path) -> None:
     assert main(extract_words(tmp_path / "c")) == 0
-    fingerprint = open_cache(tmp_path / "c").manifest.fingerprint
-    assert [column.name for column in fingerprint.columns] == ["blocks-1-patch-fp16", "head-logits-fp16"]
+    cache = open_cache(tmp_path / "c")
+    fingerprint = cache.manifest.fingerprint
+    assert [column.facts.name for column in cache.columns] == ["blocks-1-patch-fp16", "head-logits-fp16"]
     assert (fingerprint.views.recipe, fingerprint.views.num_views, fingerprint.images) == ("eval", 1, "embed")
 
 
@@ -62,3 +64,24 @@ def test_bad_images_are_counted_and_named(photos: Path, tmp_path: Path, capsys: 
     assert "1 bad image" in capsys.readouterr().out
     assert main(["show", str(tmp_path / "c")]) == 0
     assert "'cat/3.webp': empty file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "nothing to add: name a teacher, or pixels=raw"),
+        (["--pixels", "jpeg"], "pixels=jpeg cannot be added"),
+        (["--teacher", "t", "--views", "2"], "--views: fixed by the cache's base"),
+        (["--pixels", "raw", "--limit", "3", "--image-size", "32"], "--image-size, --limit: fixed by the cache's base"),
+    ],
+)
+def test_what_cannot_be_added(
+    tiny_root: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert message in fails(capsys, ["extract", "--add", "--out", str(tiny_root), *flags], code=2)
+
+
+def test_pixels_are_added(cache_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extract", "--add", "--pixels", "raw", "--out", str(cache_copy)]) == 0
+    assert "pixels/raw: " in capsys.readouterr().out
+    assert main(["verify", str(cache_copy)]) == 0

@@ -26,8 +26,9 @@ def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: py
     facts = json.loads(capsys.readouterr().out)
     assert facts["sha256"] == tiny_cache.digest
     assert (facts["samples"], facts["records"], facts["shards"], facts["bad"]) == (20, 40, 3, [])
-    assert {column["name"] for column in facts["columns"]} == {c.name for c in tiny_cache.columns}
-    assert all(column["bytes"] > 0 and "cosine" in column["fidelity"] for column in facts["columns"])
+    columns = facts["groups"]["vit-tiny-patch16-224"]["columns"]
+    assert {column["name"] for column in columns} == {c.facts.name for c in tiny_cache.columns}
+    assert all(column["bytes"] > 0 and "cosine" in column["fidelity"] for column in columns)
 
 
 def test_a_record_as_a_picture(
@@ -36,7 +37,7 @@ def test_a_record_as_a_picture(
     key = tiny_cache.index(tiny_cache.manifest.shards[1]).key(3)
     words = ["show", str(tiny_root), "--picture", str(tmp_path / "p.png"), "--key", key, "--view", "1"]
     assert main([*words, "--column", "blocks-0-patch-fp32"]) == 0
-    assert f"{key}, view 1, blocks.0/patch (fp32)" in capsys.readouterr().out
+    assert f"{key}, view 1, vit-tiny-patch16-224:blocks.0/patch (fp32)" in capsys.readouterr().out
     assert (np.asarray(Image.open(tmp_path / "p.png").convert("RGB")) < 250).any()
 
 
@@ -45,7 +46,10 @@ def test_a_record_as_a_picture(
     [
         (["--key", "nobody"], "holds no such image"),
         (["--view", "2"], "views 0 to 1"),
-        (["--column", "head-logits-fp16"], "needs a patch column; this cache has blocks-1-patch-fp16"),
+        (
+            ["--column", "head-logits-fp16"],
+            "needs a patch column; this cache has vit-tiny-patch16-224/blocks-1-patch-fp16",
+        ),
     ],
 )
 def test_what_cannot_be_drawn(

@@ -10,16 +10,16 @@ SURFACE = {
     "extract": """
         --data --limit --order --max-bad --image-timeout --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
-        --view-params --image-size --interpolation --seed --out --split --shard-samples --threads --no-space-check
+        --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads --no-space-check
         --json""",
-    "verify": "--repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
+    "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --method --data --codec --epochs --batch-size --eval-data --seed
         --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
     "analyze": """
-        --column --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size --permutations
+        --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size --permutations
         --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
     "report": "--out --title",
 }

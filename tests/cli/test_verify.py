@@ -11,7 +11,7 @@ from tests.conftest import flip_bit
 
 def test_a_good_cache(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tiny_root)]) == 0
-    assert "good: 3 shards, 40 records" in capsys.readouterr().out
+    assert "OK: 3 shards, 40 views, images and 1 group" in capsys.readouterr().out
 
 
 def test_against_a_fresh_teacher(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +32,7 @@ def test_each_fault_is_one_line_with_shard_key_and_remedy(cache_copy: Path, caps
     _, key = damaged(cache_copy)
     assert main(["verify", str(cache_copy)]) == 1
     first, summary = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"train-000001 blocks-1-patch-fp16 key '{key}'")
+    assert first.startswith(f"train-000001 vit-tiny-patch16-224/blocks-1-patch-fp16 key '{key}'")
     assert "kdcache verify --repair" in first
     assert "1 fault in 3 shards" in summary
 
@@ -43,7 +43,7 @@ def test_repair_and_extract_again(cache_copy: Path, tiny_cache: Cache, capsys: p
 
     damaged(cache_copy)
     assert main(["verify", str(cache_copy), "--repair"]) == 1
-    assert "1 shard set aside" in capsys.readouterr().out
+    assert "vit-tiny-patch16-224: 1 shard moved to" in capsys.readouterr().out
     extract(tiny_extract(cache_copy))
     assert main(["verify", str(cache_copy)]) == 0
     assert open_cache(cache_copy).digest == tiny_cache.digest

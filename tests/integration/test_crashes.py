@@ -10,26 +10,53 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kdcache.cache import Cache, open_cache
+from kdcache.cache import BaseFingerprint, open_cache
+from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cli.main import main
 from kdcache.strict_json import dump_json
 from tests.cli.support import extract_words
 from tests.cli.test_train import words as train_words
-from tests.integration import crash_sweep
+from tests.conftest import GROUP, SECOND_KWARGS, TEACHER
+from tests.integration import crash_sweep, kill_add
 from tests.train.support import losses
 
 
-def test_killed_at_every_step_of_writing_a_cache(tiny_cache: Cache, tmp_path: Path) -> None:
-    plan = msgspec.to_builtins(tiny_cache.manifest.fingerprint)
-    plan["source"]["num_samples"], plan["shard_samples"] = 6, 3
-    plan["columns"] = [column for column in plan["columns"] if column["codec"] in ("int8", "topk")]
-    (tmp_path / "fingerprint.json").write_bytes(dump_json(plan))
-    command = [sys.executable, crash_sweep.__file__, str(tmp_path), str(tmp_path / "fingerprint.json")]
+def test_killed_at_every_step_of_writing_a_cache(groups_root: Path, tmp_path: Path) -> None:
+    """Of a pass that writes a base, a teacher's group and raw pixels, then of one that adds a group."""
+    cache = open_cache(groups_root)
+    base = msgspec.to_builtins(cache.manifest.fingerprint)
+    base["source"]["num_samples"], base["shard_samples"] = 4, 2
+    groups = {name: msgspec.to_builtins(group.manifest.fingerprint) for name, group in cache.groups.items()}
+    kept = {GROUP: ["blocks-1-patch-int8"], "wide": ["head-logits-fp16"], "pixels": ["raw"]}
+    for name, group in groups.items():
+        group["base"] = fingerprint_digest(msgspec.convert(base, BaseFingerprint))
+        group["columns"] = [column for column in group["columns"] if column["name"] in kept[name]]
+    (tmp_path / "plan.json").write_bytes(dump_json({"base": base, "groups": groups}))
+    command = [sys.executable, crash_sweep.__file__, str(tmp_path), str(tmp_path / "plan.json")]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["problems"] == []
-    assert found["kills"] > 80
+    assert found["kills"][0] > 100
+    assert found["kills"][1] > 40
+
+
+def test_an_add_killed_at_ten_random_moments(tiny_root: Path, tmp_path: Path) -> None:
+    """The base and the other group keep their hashes; a rerun gives those of an uninterrupted run."""
+    kwargs = [f"{name}={value}" for name, value in SECOND_KWARGS.items()]
+    words = ["extract", "--add", "--group", "wide", "--teacher", TEACHER, "--teacher-weights", "random"]
+    words += ["--teacher-kwargs", *kwargs, "--tap", "blocks.-1/patch:int8", "--batch-size", "1", "--threads", "1"]
+    command = [sys.executable, kill_add.__file__, str(tiny_root), str(tmp_path), *words, "--cpu-threads", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    before, whole = found["before"], found["whole"]
+    assert {name.split("/")[0] for name in whole.keys() - before.keys()} == {"wide"}
+    for cut in found["cuts"]:
+        assert {name: cut["seen"].get(name) for name in before} == before
+        assert cut["rerun"] == whole
+        assert all(whole[name] == seen for name, seen in cut["seen"].items())
+    assert sum(cut["killed"] for cut in found["cuts"]) >= 5
 
 
 def killed_when(condition: object, words: list[str], path: Path) -> None:
