@@ -114,7 +114,7 @@ def test_the_eager_form_is_the_same_loss(kind: str, masked: str) -> None:
 
     def found(loss: Any) -> list[Tensor]:
         leaves = [each.clone().requires_grad_() for each in (student, weight, bias)]
-        value = loss(Problem(*leaves, values, scale, shift, mask, None))
+        value = loss(Problem(leaves[0], leaves[1], leaves[2], values, scale, shift, mask, None))
         return [value.detach(), *torch.autograd.grad(value, leaves)]
 
     def opaque(given: Problem) -> Tensor:
@@ -129,13 +129,12 @@ def test_the_eager_form_is_the_same_loss(kind: str, masked: str) -> None:
 def test_a_gpu_without_kernels_runs_eagerly_but_for_components(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KD_KERNELS", "torch")
     with FakeTensorMode():
-        given = [
-            torch.empty(size, device="cuda", dtype=torch.bfloat16) for size in ((64, 32), (64, 32), (64,), (64, 64))
-        ]
-        on_gpu = Problem(*given, None, None, None, None)
+        tokens, weight = (torch.empty(64, 32, device="cuda", dtype=torch.bfloat16) for _ in "ab")
+        bias, values = torch.empty(64, device="cuda"), torch.empty(64, 64, device="cuda")
+        on_gpu = Problem(tokens, weight, bias, values, None, None, None, None)
         assert all(runs_eagerly(on_gpu, kind) for kind in KINDS)
         assert not runs_eagerly(replace(on_gpu, basis=torch.empty(64, 64, device="cuda")), "mse")
-        on_cpu = Problem(*(torch.empty(each.shape, dtype=torch.bfloat16) for each in given), None, None, None, None)
+        on_cpu = Problem(tokens.cpu(), weight.cpu(), bias.cpu(), values.cpu(), None, None, None, None)
         assert not any(runs_eagerly(on_cpu, kind) for kind in KINDS)
 
 
@@ -252,7 +251,8 @@ def test_a_step_takes_few_launches(triton_form: str, monkeypatch: pytest.MonkeyP
     assert kernels == ["gram_sums", "gram_reduce", "gram_finish", "gram_prepare", "gram_ds"]
     # The first upstream gradient, and its products with those of weight and bias.
     assert around.names == ["aten::ones_like", "aten::mul", "aten::mul"]
-    problem = Problem(*(each.detach() for each in leaves), targets, None, None, None, None)
+    detached = [each.detach() for each in leaves]
+    problem = Problem(detached[0], detached[1], detached[2], targets, None, None, None, None)
     configs = choice(problem, "mse").configs
     with Traffic() as within:
         device_projection.gram(problem, configs)
