@@ -24,8 +24,9 @@ def proj_mse(
 
     Nothing of size N x Dt is formed for 16-bit students and teachers at least 1.5 times as wide; see `which` for what
     runs. There the loss is a difference of large sums: its relative error is about 2e-6 |T|^2 / |R|^2, 2 % where the
-    residual R is 1 % of the targets T, as much as rounding the weight to bfloat16 costs (measured on an H100). Products use the weight rounded to the student's dtype; under autocast the student is cast as a linear layer
-    would cast it. Gradients go to student, weight and bias, once (no double backward).
+    residual R is 1 % of the targets T, as much as rounding the weight to bfloat16 costs (measured on an H100). Products
+    use the weight rounded to the student's dtype; under autocast the student is cast as a linear layer would cast it.
+    Gradients go to student, weight and bias, once (no double backward).
 
     Args:
         student: (N, Ds) or (B, L, Ds), float64, float32 or 16-bit; kernels read a slice such as ``tokens[:, 1:]`` in

@@ -6,13 +6,11 @@ from kdcache_kernels.aot import (
     Resources,
     compile_case,
     exposed_to_hazard,
-    read_amd,
-    read_nvidia,
     read_ptxas_version,
-    refilled_while_read,
     report,
     require_compiler,
 )
+from kdcache_kernels.assembly import read_amd, read_nvidia, refilled_while_read
 from kdcache_kernels.device.case import Case
 
 LOG = """ptxas info    : Compiling entry function 'gram_ds' for 'sm_90a'

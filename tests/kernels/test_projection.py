@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from tests.kernels.problems import LOSSES, make, three_ways
+from tests.kernels.problems import LOSSES, gradients, make, relative_error, three_ways
 from tests.kernels.test_proj_loss import CAPS, check
 
 KINDS = list(LOSSES)
@@ -112,29 +112,29 @@ def test_the_eager_form_is_the_same_loss(kind: str, masked: str) -> None:
     mask = None if masked == "no" else torch.arange(float(values.shape[0])) % 3
     mask = mask > 0 if mask is not None and masked == "bool" else mask
 
-    def gradients(loss: Any) -> list[Tensor]:
+    def found(loss: Any) -> list[Tensor]:
         leaves = [each.clone().requires_grad_() for each in (student, weight, bias)]
-        value = loss(Problem(*leaves, values, scale, shift, mask, None))
+        value = loss(Problem(leaves[0], leaves[1], leaves[2], values, scale, shift, mask, None))
         return [value.detach(), *torch.autograd.grad(value, leaves)]
 
     def opaque(given: Problem) -> Tensor:
         fields = (given.student, given.weight, given.bias, values, scale, shift, mask, None)
         return proj_loss(*fields, kind, 0.7)[0]
 
-    expected = gradients(opaque)
-    for mine, wanted in zip(gradients(lambda given: eager_loss(given, kind, 0.7)), expected, strict=True):
+    expected = found(opaque)
+    for mine, wanted in zip(found(lambda given: eager_loss(given, kind, 0.7)), expected, strict=True):
         torch.testing.assert_close(mine, wanted)
 
 
-def test_a_gpu_without_kernels_runs_eagerly_where_sums_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_kernels_runs_eagerly_but_for_components(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KD_KERNELS", "torch")
     with FakeTensorMode():
-        given = [
-            torch.empty(size, device="cuda", dtype=torch.bfloat16) for size in ((64, 32), (64, 32), (64,), (64, 64))
-        ]
-        on_gpu = Problem(*given, None, None, None, None)
-        assert [kind for kind in KINDS if runs_eagerly(on_gpu, kind)] == ["smooth_l1", "cosine"]
-        on_cpu = Problem(*(torch.empty(each.shape, dtype=torch.bfloat16) for each in given), None, None, None, None)
+        tokens, weight = (torch.empty(64, 32, device="cuda", dtype=torch.bfloat16) for _ in "ab")
+        bias, values = torch.empty(64, device="cuda"), torch.empty(64, 64, device="cuda")
+        on_gpu = Problem(tokens, weight, bias, values, None, None, None, None)
+        assert all(runs_eagerly(on_gpu, kind) for kind in KINDS)
+        assert not runs_eagerly(replace(on_gpu, basis=torch.empty(64, 64, device="cuda")), "mse")
+        on_cpu = Problem(tokens.cpu(), weight.cpu(), bias.cpu(), values.cpu(), None, None, None, None)
         assert not any(runs_eagerly(on_cpu, kind) for kind in KINDS)
 
 
@@ -165,7 +165,7 @@ class Traffic(TorchDispatchMode):
     [(192, 768, torch.bfloat16), (192, 384, torch.float16), (192, 384, torch.int8), (384, 1024, torch.int8)],
 )
 def test_the_library_form_moves_less_than_eager_on_a_gpu(width: int, depth: int, stored: torch.dtype) -> None:
-    """On a pretended GPU: it is what every card without a table runs, so it must not lose to what users had."""
+    """On a pretended GPU: components of a teacher and compiled graphs run it where a card has no table."""
     with FakeTensorMode():
         num_tokens = 256 * 196
         student = torch.empty(num_tokens, width, device="cuda", dtype=torch.bfloat16)
@@ -251,7 +251,8 @@ def test_a_step_takes_few_launches(triton_form: str, monkeypatch: pytest.MonkeyP
     assert kernels == ["gram_sums", "gram_reduce", "gram_finish", "gram_prepare", "gram_ds"]
     # The first upstream gradient, and its products with those of weight and bias.
     assert around.names == ["aten::ones_like", "aten::mul", "aten::mul"]
-    problem = Problem(*(each.detach() for each in leaves), targets, None, None, None, None)
+    detached = [each.detach() for each in leaves]
+    problem = Problem(detached[0], detached[1], detached[2], targets, None, None, None, None)
     configs = choice(problem, "mse").configs
     with Traffic() as within:
         device_projection.gram(problem, configs)
@@ -259,6 +260,24 @@ def test_a_step_takes_few_launches(triton_form: str, monkeypatch: pytest.MonkeyP
     assert Counter(within.names) == {
         "aten::_to_copy": 2, "aten::full": 1, "aten::sum": 1, "aten::ones": 1, "aten::mul": 1
     }  # fmt: skip
+
+
+def test_weights_of_tokens_cost_no_accuracy(form: str) -> None:
+    """A fitted student's loss is a small difference of large sums, and rounded weights would not cancel in it."""
+    inputs = make((2, 35, 48), 96, torch.bfloat16, residual=0.05)
+    mask = torch.rand(2, 35, generator=torch.Generator().manual_seed(1))
+
+    def weighed(*each: Tensor) -> Tensor:
+        return (mask * (F.linear(*each) - inputs.decoded).square().mean(-1)).sum() / mask.double().sum()
+
+    truth = gradients(weighed, inputs.student.double(), inputs.weight.bfloat16().double(), inputs.bias.double())
+    found = gradients(
+        lambda *each: LOSSES["mse"](*each, inputs.targets.to(form), mask=mask.to(form)),
+        *(each.to(form) for each in (inputs.student, inputs.weight, inputs.bias)),
+    )
+    errors = [relative_error(mine, right) for mine, right in zip(found, truth, strict=True)]
+    assert max(errors) < CAPS[torch.bfloat16], errors
+    assert errors[0] < 1e-3
 
 
 def test_there_is_no_second_derivative_to_get_wrong() -> None:
