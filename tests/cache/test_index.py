@@ -12,7 +12,7 @@ from kdcache.cache.manifest import FileFacts
 from kdcache.cache.sample import Sample
 from kdcache.cache.statistics import TokenStatistics
 from kdcache.cache.tar import Member
-from kdcache.errors import CorruptCacheError
+from kdcache.errors import CorruptCacheError, Remedy
 
 SAMPLES = [
     Sample(
@@ -140,5 +140,6 @@ def test_no_damage_crashes_or_hangs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 1000])
 def test_truncation_is_refused(tmp_path: Path, size: int) -> None:
-    with pytest.raises(CorruptCacheError, match="rebuild"):
+    with pytest.raises(CorruptCacheError, match="not a readable index") as caught:
         read_index(tmp_path / "i.h5", data=index_bytes(make_index())[:size])
+    assert caught.value.remedy is Remedy.REBUILD

@@ -9,6 +9,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.index import index_bytes, read_index
 from kdcache.cache.paths import CachePaths
 from kdcache.cache.verify import Fault, verify_shard, verify_whole
+from kdcache.errors import Remedy
 from tests.conftest import flip_bit
 
 
@@ -54,7 +55,7 @@ def test_a_flipped_bit_names_shard_key_and_remedy(cache_copy: Path) -> None:
     [fault] = all_faults(cache_copy)
     assert (fault.shard, fault.part, fault.key) == ("train-000001", column.name, index.key(2))
     assert "view 1" in fault.problem
-    assert "verify --repair" in fault.remedy
+    assert fault.remedy is Remedy.REPAIR
     assert str(fault).startswith(f"train-000001 {column.name} key '{index.key(2)}': view 1 bytes differ")
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import CacheMismatchError, UsageError
+from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.teacher.extract import extract
 from kdcache.teacher.rerun import rerun_teacher
 from tests.conftest import TEACHER, TEACHER_KWARGS, tiny_extract
@@ -49,8 +49,9 @@ def test_weights_must_be_the_manifests(tmp_path: Path) -> None:
         torch.save(timm.create_model(TEACHER, **TEACHER_KWARGS).state_dict(), tmp_path / f"{name}.pth")
     extract(tiny_extract(tmp_path / "c", teacher_weights=str(tmp_path / "a.pth")))
     cache = open_cache(tmp_path / "c")
-    with pytest.raises(UsageError, match="name it with --teacher-weights"):
+    with pytest.raises(UsageError, match="came from a file") as caught:
         list(rerun_teacher(cache, 1, weights=None, data=None, device=CPU))
+    assert caught.value.remedy is Remedy.NAME_WEIGHTS
     with pytest.raises(CacheMismatchError, match="these are"):
         list(rerun_teacher(cache, 1, weights=str(tmp_path / "b.pth"), data=None, device=CPU))
     assert list(rerun_teacher(cache, 1, weights=str(tmp_path / "a.pth"), data=None, device=CPU))
