@@ -62,6 +62,8 @@ class Remedy(enum.Enum):
 
     # An analysis.
     ANALYZE = "analyze"  # path
+    NAME_ONE_COLUMN = "name_one_column"  # wanted, held
+    NAME_ONE_GROUP = "name_one_group"  # wanted, held
     READ_RECORDS = "read_records"
 
 

@@ -165,7 +165,12 @@ def choose_columns(
             held=[column.label for column in held],
         )
     if len({column.tap for column in chosen}) < len(chosen):
-        raise CacheMismatchError(f"{cache.paths.root}: two of {', '.join(names or [])} are of the same tap; name one")
+        raise CacheMismatchError(
+            f"{cache.paths.root}: two of {', '.join(names or [])} are of the same tap",
+            remedy=Remedy.NAME_ONE_COLUMN,
+            wanted=names,
+            held=[column.label for column in held],
+        )
     others = {column.name: "not patch tokens" for column in held if column.kind != "patch"}
     left = {name: why for name, why in {**reasons, **others}.items() if name not in {each.name for each in chosen}}
     return chosen, [f"{name}: {why}" for name, why in left.items()]
@@ -188,6 +193,9 @@ def _columns_of(cache: Cache, names: Sequence[str] | None, group: str | None) ->
     groups = groups or {column.group for column in cache.columns}
     if len(groups) > 1:
         raise CacheMismatchError(
-            f"{cache.paths.root}: one analysis is of one group, asked are {', '.join(sorted(groups))}; name one"
+            f"{cache.paths.root}: one analysis is of one group, asked are {', '.join(sorted(groups))}",
+            remedy=Remedy.NAME_ONE_GROUP,
+            wanted=sorted(groups),
+            held=list(cache.groups),
         )
     return [column for name in groups for column in cache.group(name).columns]

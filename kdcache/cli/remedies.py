@@ -85,6 +85,8 @@ _WORDS = {
     ),
     # An analysis.
     Remedy.ANALYZE: "write one with `kdcache analyze ... --out {path}`",
+    Remedy.NAME_ONE_COLUMN: "name one for each tap with --column",
+    Remedy.NAME_ONE_GROUP: "choose one with --group",
     Remedy.READ_RECORDS: "read records: leave out `--images 0`",
 }
 

@@ -33,6 +33,9 @@ def test_one_tap_under_several_codecs_says_the_same(tiny_cache: Cache) -> None:
 def test_columns_are_found_or_listed(tiny_cache: Cache) -> None:
     assert tiny_cache.find_column(kind="prefix").name == "blocks-0-prefix-fp32".replace("0", "1")
     assert tiny_cache.find_column(kind="patch", codec="fp32").tap == "blocks.0/patch"
+
+
+def test_columns_that_could_be_several(tiny_cache: Cache) -> None:
     labels = {
         kind: [column.label for column in tiny_cache.columns if column.kind == kind] for kind in ("patch", "logits")
     }
