@@ -1,12 +1,11 @@
-"""How fast views are replayed from a cache's own images: every decoder, one thread and two, features included."""
+"""How fast pixels reach a batch, features included: views replayed by every decoder, stored as JPEG, stored raw."""
 
 import argparse
 import io
-import itertools
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +19,11 @@ from PIL import Image
 from benchmarks.record import environment, spread, write
 from benchmarks.synthetic_cache import SyntheticCache, write_cache
 from kdcache.cache import Cache, open_cache
+from kdcache.costs.memcpy import Memcpy
 from kdcache.images import decode_pixels, decoder_versions, jpeg
 from kdcache.reports.tables import text_table
-from kdcache.stream.loader import CacheLoader
 from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
 from kdcache.views import ViewParams, ViewRecipe, draw_view, replay_view, resample
 
 _MADE_UP = 64
@@ -68,12 +68,27 @@ def _through_pillow(*, views: bool) -> Iterator[None]:
         yield
 
 
-# What is compared: each name with what must be switched while it runs.
-WAYS: Mapping[str, Any] = {
-    "Pillow": lambda: _through_pillow(views=True),
-    "Pillow, views by the extension": lambda: _through_pillow(views=False),
-    "simplejpeg, views by the extension": nullcontext,
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to the pixels of a batch.
+
+    Args:
+        pixels: What the cache stores: replay (nothing), raw or jpeg.
+        switched: What must be switched while it runs.
+    """
+
+    pixels: str = "replay"
+    switched: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+WAYS: Mapping[str, Way] = {
+    "replay, Pillow": Way(switched=lambda: _through_pillow(views=True)),
+    "replay, Pillow, views by the extension": Way(switched=lambda: _through_pillow(views=False)),
+    "replay, simplejpeg, views by the extension": Way(),
+    "stored JPEG": Way(pixels="jpeg"),
+    "stored raw": Way(pixels="raw"),
 }
+_REFERENCE = "replay, simplejpeg, views by the extension"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,8 +109,11 @@ def run(arguments: argparse.Namespace) -> int:
             workload = replace(workload, files="", num_images=16, batch_size=8)
         with tempfile.TemporaryDirectory() as folder:
             images = _images(workload, arguments.data)
-            _write(workload, images, Path(folder))
-            rows += _measure(name, workload, open_cache(Path(folder)), arguments)
+            caches: dict[str, Cache] = {}
+            for pixels in dict.fromkeys(way.pixels for way in WAYS.values()):
+                _write(workload, images, Path(folder) / pixels, pixels)
+                caches[pixels] = open_cache(Path(folder) / pixels)
+            rows += _measure(name, workload, caches, arguments)
     result = {
         "benchmark": "replay",
         **environment(torch.device("cpu")),
@@ -106,39 +124,61 @@ def run(arguments: argparse.Namespace) -> int:
     parts = ("median", "p20", "p80")
     table = [
         [row["workload"], row["way"], str(row["threads"]), *(f"{row['views_per_s'][part]:,.0f}" for part in parts),
-         f"{row['over_one_thread']['median']:.2f}"]
+         *(f"{row[ratio]['median']:.2f}" for ratio in ("over_one_thread", "over_replay", "over_memcpy"))]
         for row in rows
     ]  # fmt: skip
-    print(text_table(["images", "way", "threads", "views/s", "p20", "p80", "x one thread"], table))
+    print(
+        text_table(["images", "way", "threads", "views/s", "p20", "p80", "x one thread", "x replay", "x memcpy"], table)
+    )
     if arguments.out is not None:
         write(arguments.out, result)
     return 0
 
 
-def _measure(name: str, workload: Workload, cache: Cache, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _measure(
+    name: str, workload: Workload, caches: Mapping[str, Cache], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
     """All ways and thread counts in turns, so that what else the machine does falls on all alike."""
-    cases = list(itertools.product(WAYS, arguments.threads))
-    loaders = {case: _loader(cache, workload, case[1]) for case in cases}
+    threads: list[int] = arguments.threads
+    cases = [(way, count) for way in WAYS for count in threads]
+    loaders = {(way, count): _loader(caches[WAYS[way].pixels], workload, count) for way, count in cases}
+    view_bytes = _view_bytes(loaders[cases[0]])
+    memcpy = Memcpy(view_bytes * workload.batch_size, loaders[cases[0]].config.num_buffers)
     rates: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    copies: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
     for repeat in range(arguments.repeats + 1):
         for case in cases:
-            switched: AbstractContextManager[None] = WAYS[case[0]]()
-            with switched:
+            before = memcpy.bytes_per_s(arguments.seconds / 8)
+            with WAYS[case[0]].switched():
                 rate = _views_per_s(loaders[case], arguments.seconds)
             if repeat:  # the first warms up
                 rates[case].append(rate)
+                copies[case].append((before + memcpy.bytes_per_s(arguments.seconds / 8)) / 2 / view_bytes)
     rows: list[dict[str, Any]] = []
-    for (way, threads), measured in rates.items():
-        alone = rates[way, arguments.threads[0]]
-        ratios = [rate / one for rate, one in zip(measured, alone, strict=True)]
-        facts = {"workload": name, "way": way, "threads": threads, "num_images": cache.manifest.num_samples}
-        rows.append({**facts, "views_per_s": spread(measured), "over_one_thread": spread(ratios)})
+    for (way, count), measured in rates.items():
+        facts = {"workload": name, "way": way, "threads": count, "num_images": caches["raw"].manifest.num_samples}
+        others = {
+            "over_one_thread": rates[way, threads[0]],
+            "over_replay": rates[_REFERENCE, count],
+            "over_memcpy": copies[way, count],
+        }
+        ratios = {
+            ratio: spread([rate / one for rate, one in zip(measured, other, strict=True)])
+            for ratio, other in others.items()
+        }
+        rows.append({**facts, "views_per_s": spread(measured), **ratios})
     return rows
+
+
+def _view_bytes(loader: CacheLoader) -> int:
+    """What is delivered of a view: its pixels, its features and its numbers."""
+    batch = next(iter(loader))
+    return sum(tensor.nbytes for tensor in batch.tensors()) // len(batch)
 
 
 def _loader(cache: Cache, workload: Workload, threads: int) -> CacheLoader:
     config = StreamConfig(batch_size=workload.batch_size, num_threads=threads, images="pixels")
-    return CacheLoader(cache, cache.manifest.fingerprint.columns, config)
+    return CacheLoader(cache, cache.columns, config)
 
 
 def _views_per_s(loader: CacheLoader, seconds: float) -> float:
@@ -169,7 +209,7 @@ def _images(workload: Workload, data: Path) -> list[bytes]:
     return files
 
 
-def _write(workload: Workload, images: list[bytes], folder: Path) -> None:
+def _write(workload: Workload, images: list[bytes], folder: Path, pixels: str) -> None:
     recipe = ViewRecipe(name="rrc-flip", size=workload.view_size)
 
     def view(number: int) -> np.ndarray:
@@ -185,6 +225,6 @@ def _write(workload: Workload, images: list[bytes], folder: Path) -> None:
     synthetic = SyntheticCache(
         num_records=len(images), shape=(64, 192), codec="fp16", features=lambda number: features,
         shard_samples=1000, label=lambda number: number % 10, image=images.__getitem__, view=view, replay=replay,
-        view_size=workload.view_size,
+        view_size=workload.view_size, pixels=pixels,
     )  # fmt: skip
     write_cache(synthetic, folder)

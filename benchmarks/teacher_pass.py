@@ -84,10 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _bare(teacher: Teacher, pixels: np.ndarray, num_views: int) -> float:
-    mean, std = teacher.data_config["mean"], teacher.data_config["std"]
     started = time.perf_counter()
     for first in range(0, num_views, len(pixels)):
-        teacher.run(pixels[: min(len(pixels), num_views - first)], mean=mean, std=std)
+        teacher.run(pixels[: min(len(pixels), num_views - first)])
     return time.perf_counter() - started
 
 

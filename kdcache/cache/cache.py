@@ -187,7 +187,7 @@ class Cache:
             digest.update(piece)
             pause(len(piece))
         if digest.hexdigest() != self.file(part, shard).xxh3:
-            raise CorruptCacheError(f"{path}: bytes differ from what was written (xxh3)", remedy=Remedy.REPAIR)
+            raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name})", remedy=Remedy.REPAIR)
 
     def check_shard(self, shard: BaseShard, index: ShardIndex, columns: Sequence[Column]) -> None:
         """What a reader must know before it uses a shard besides hashes: sizes, and that all columns meet by key.

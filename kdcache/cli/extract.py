@@ -78,6 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "jpeg or jpeg:QUALITY (small; teacher and students both see it) (replay)",
     )
 
+    _add_views(parser)
+    _add_output(parser)
+
+
+def _add_views(parser: argparse.ArgumentParser) -> None:
+    default = argparse.SUPPRESS
     views = parser.add_argument_group("views")
     views.add_argument("--views", type=int, metavar="K", default=default, help="views of each image (1)")
     views.add_argument("--view-recipe", choices=("eval", "rrc-flip"), default=default, help="how they are drawn (eval)")
@@ -86,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     views.add_argument("--interpolation", default=default, help="resize filter (the teacher's)")
     views.add_argument("--seed", type=int, default=default, help="of views, order and random weights (0)")
 
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    default = argparse.SUPPRESS
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache")
     out.add_argument("--add", action="store_true", default=default, help="add to a cache that is there, on its views")

@@ -145,11 +145,12 @@ class ViewReplayer:
 
     def _replay(self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
         facts = self._fingerprint.views
-        pixels = replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
+        replayed = replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
         if facts.jpeg_quality:
-            for each in pixels:
-                each[:] = decode_pixels(encode_jpeg(each, facts.jpeg_quality))
-        return pixels
+            # The teacher saw the decoded JPEG of each view.
+            for view in replayed:
+                view[:] = decode_pixels(encode_jpeg(view, facts.jpeg_quality))
+        return replayed
 
     def _is_checked(self, sample: int, view: int) -> bool:
         return (sample * 0x9E3779B1 + view * 0x85EBCA77) % 2**32 < self._check_below

@@ -16,7 +16,7 @@ from kdcache.cache.manifest import differences
 from kdcache.cache.paths import LEDGER, CachePaths
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
-from kdcache.durable import append_line
+from kdcache.durable import append_line, make_folder
 from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
 from kdcache.images import open_source
 from kdcache.interrupt import graceful_stop
@@ -121,6 +121,8 @@ def extract(
 def _begin_new(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     assert config.data is not None, "the config checks it"
     source = open_source(config.data)
+    # A folder that cannot be written is found before the teacher is loaded.
+    make_folder(CachePaths(config.out).job)
     teacher = _teacher(config, env, config.image_size)
     assert teacher is not None, "the config checks it"
     recipe = plan_recipe(config, teacher)

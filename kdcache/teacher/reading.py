@@ -14,9 +14,7 @@ from kdcache.cache.facts import ViewFacts
 from kdcache.cache.sample import Sample
 from kdcache.cache.writer import BadSample
 from kdcache.errors import BadImageError, KdcacheError
-from kdcache.images import decode_image
-from kdcache.images.decode import decode_pixels
-from kdcache.images.jpeg import encode_jpeg
+from kdcache.images import decode_image, decode_pixels, encode_jpeg
 from kdcache.ordered_map import ordered_map
 from kdcache.teacher.plan import SourcePlan
 from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_views

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.facts import ColumnFacts
+from kdcache.cache.manifest import fingerprint_bytes
+from kdcache.cache.shard import trailer
 from kdcache.errors import DiskFullError, Remedy
 from kdcache.teacher.plan import SourcePlan
 
@@ -43,7 +45,9 @@ def estimate_bytes(extraction: Extraction, plan: SourcePlan | None, tasks: Seque
     for task in tasks:
         records = task.shard.num_samples * num_views
         for group in task.groups:
-            columns += sum(_record_bytes(column) for column in extraction.groups[group].columns) * records
+            fingerprint = extraction.groups[group]
+            columns += sum(_record_bytes(column) for column in fingerprint.columns) * records
+            columns += len(trailer(fingerprint_bytes(fingerprint))) * len(fingerprint.columns)
         if task.base and plan is not None:
             num_images += task.shard.num_samples
             if extraction.base.images == "embed":

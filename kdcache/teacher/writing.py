@@ -60,8 +60,10 @@ class ShardSink:
         self._extraction.commit(writer, end.bad)
         self._writer = None
         self.num_shards += 1
-        self.num_bad += len(end.bad) if end.task.base else 0
-        self.refuse_bad(self.num_bad)
+        # Those of a base that is there already were accepted when it was made.
+        if end.task.base:
+            self.num_bad += len(end.bad)
+            self.refuse_bad(self.num_bad)
 
     def refuse_bad(self, num_bad: int) -> None:
         """Fail when more than the stated fraction of the images is bad.

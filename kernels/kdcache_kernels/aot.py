@@ -27,6 +27,7 @@ from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 
 _KIB = 1024
 _LOG = "kdcache_ptxas.log"
@@ -72,6 +73,8 @@ class Resources:
         serialised: The assembler waits after every wgmma (C7515).
         pipelined_register_operand: A wgmma with an operand in registers runs beside later work. Assemblers before 13.3
             may overwrite that operand too early: wrong sums without a word (triton#9433).
+        refilled_while_read: A copy refills a pipelined buffer that a product in flight still reads. Triton up to 3.8
+            gives a tile that both a product and other arithmetic read one slot too few (triton#7110): wrong sums.
         ptxas: Version of the assembler, (13, 4); None on AMD.
     """
 
@@ -85,6 +88,7 @@ class Resources:
     small_loads: int = 0
     serialised: bool = False
     pipelined_register_operand: bool = False
+    refilled_while_read: bool = False
     ptxas: tuple[int, int] | None = None
 
 
@@ -124,13 +128,25 @@ def compile_case(case: Case, target: str) -> Resources:
     if "cubin" in compiled.asm:
         code = _disassemble(compiled.asm["cubin"])
         found = read_nvidia(compiled.asm["ptx"], log, code)
-        return Resources(**shared, **found, ptxas=ptxas_version(target))
+        refilled = refilled_while_read(compiled.asm["ttgir"], case.num_stages)
+        return Resources(**shared, **found, refilled_while_read=refilled, ptxas=ptxas_version(target))
     return Resources(**shared, **read_amd(compiled.asm["amdgcn"]))
 
 
+def kernel_of(module: str) -> Kernel:
+    """The ``KERNEL`` of a module.
+
+    Raises: ValueError if it has none.
+    """
+    found = vars(importlib.import_module(module)).get("KERNEL")
+    if not isinstance(found, Kernel):
+        raise ValueError(f"{module} has no KERNEL, a kdcache_kernels.device.kernel.Kernel; found {found!r}")
+    return found
+
+
 def report_case(module: str, number: int, target: str) -> Report:
-    """Compile the case that comes at a position of a module's ``cases()``; made to be called in another process."""
-    case = list(importlib.import_module(module).cases())[number]
+    """Compile the case that comes at a position of a kernel's ``cases()``; made to be called in another process."""
+    case = list(kernel_of(module).cases())[number]
     return report(case, module, target)
 
 
@@ -177,6 +193,33 @@ def read_nvidia(ptx: str, log: str, code: str) -> dict[str, Any]:
         # wait_group 0 waits for everything: then nothing runs beside the product.
         "pipelined_register_operand": in_registers and any(waits),
     }
+
+
+def refilled_while_read(ttgir: str, num_stages: int) -> bool:
+    """Whether a copy may refill a buffer that an asynchronous product still reads.
+
+    With n stages a copy runs n - 1 tiles ahead, and the products of the newest tile stay in flight where the wait
+    behind them allows any pending: only n slots keep the two apart.
+    """
+    slots = {
+        name: int(count)
+        for name, count in re.findall(r"(%\S+) = ttg\.local_alloc : \(\) -> !ttg\.memdesc<(\d+)x", ttgir)
+    }
+    views = dict(re.findall(r"(%\S+) = ttg\.memdesc_\w+ (%[^\[\s,{]+)", ttgir))
+    in_flight: set[str] = set()
+    for product, wait in re.findall(
+        r"warp_group_dot (%[^\n]*isAsync = true)|warp_group_dot_wait [^\n]*pendings = (\d+)", ttgir
+    ):
+        if product:
+            in_flight.update(re.findall(r"%[^\s,]+", product)[:2])
+            continue
+        for operand in in_flight if int(wait) else ():
+            while operand in views:
+                operand = views[operand]
+            if slots.get(operand, num_stages) < num_stages:
+                return True
+        in_flight.clear()
+    return False
 
 
 def read_amd(code: str) -> dict[str, Any]:

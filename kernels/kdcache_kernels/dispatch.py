@@ -108,11 +108,16 @@ def _cuda_architecture(index: int) -> str:
 
 
 def _obstacle(tensor: Tensor, arch: str) -> str | None:
-    if importlib.util.find_spec("triton") is None:
+    if not _has_triton():
         return "Triton is not installed"
     if not tensor.is_cuda and arch != INTERPRETER:
         return f"tensors on {arch} have no Triton here (TRITON_INTERPRET=1 interprets it on a CPU)"
     return None
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 @functools.cache

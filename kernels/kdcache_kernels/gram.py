@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache_kernels.products import parts_for, token_product, transposed_product
+from kdcache_kernels.products import own_product, parts_for, token_product, transposed_product
 from kdcache_kernels.projection_problem import Problem
 
 
@@ -36,23 +36,26 @@ class GramSums:
 
 def token_sums(problem: Problem) -> GramSums:
     """One sweep over the tokens with library products."""
-    width, depth = problem.student.shape[-1], problem.values.shape[1]
+    parts = [_chunk_sums(problem, *chunk[1:]) for chunk in problem.chunks()]
     # Partial sums in float32, their sum in float64, where no setting of float32 products reaches the small algebra.
-    dtype = torch.float64
+    ss, ts, s_sum, t_sum, square = (torch.stack(each).sum(0, dtype=torch.float64) for each in zip(*parts, strict=True))
+    return GramSums(ss, ts, s_sum, t_sum, square, problem.count().double())
 
-    def zeros(*shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=problem.values.device)
 
-    ss, ts, s_sum, t_sum, square = zeros(width, width), zeros(depth, width), zeros(width), zeros(depth), zeros()
-    for _, student, targets, mask in problem.chunks():
-        # Weights of tokens are float32 and take the products out of 16 bits.
-        weighed, weighed_targets = (student, targets) if mask is None else (student * mask, targets * mask)
-        ss += transposed_product(weighed, student)
-        ts += transposed_product(weighed_targets, student)
-        s_sum += weighed.sum(0, dtype=problem.accumulator)
-        t_sum += weighed_targets.sum(0, dtype=problem.accumulator)
-        square += (weighed_targets.to(problem.accumulator) * targets).sum(dtype=dtype)
-    return GramSums(ss, ts, s_sum, t_sum, square, problem.count().to(dtype))
+def _chunk_sums(problem: Problem, student: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    # A boolean mask keeps 16-bit tokens exact and in 16 bits; float weights take the products out of them.
+    weighed, weighed_targets = (student, targets) if mask is None else (student * mask, targets * mask)
+    if mask is None or mask.dtype == torch.bool:
+        square = torch.linalg.vector_norm(weighed_targets, dtype=torch.float64).square()
+    else:
+        square = (weighed_targets.to(problem.accumulator) * targets).sum(dtype=torch.float64)
+    return (
+        transposed_product(weighed, student),
+        transposed_product(weighed_targets, student),
+        weighed.sum(0, dtype=problem.accumulator),
+        weighed_targets.sum(0, dtype=problem.accumulator),
+        square,
+    )
 
 
 def finish(sums: GramSums, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,20 +88,23 @@ def student_gradient(upstream: Tensor, problem: Problem, ca: Tensor | None = Non
             for those of the mean squared error. They carry the tokens' weights.
     """
     dtype = problem.accumulator
-    weight, bias = problem.rounded_weight.double(), problem.bias.double()
+    weight, rounded = problem.rounded_weight.double(), problem.rounded_weight
+    square = parts_for(problem.student, own_product(rounded), dtype)
     to_student = weight if problem.basis is None else problem.basis.double() @ weight
-    square, to_student = (parts_for(problem.student, each, dtype) for each in (weight.t() @ weight, to_student))
-    constant = (weight.t() @ bias).to(dtype)
+    # A weight in the student's own type has no second half.
+    stored_by = (rounded,) if problem.basis is None else parts_for(problem.student, to_student, dtype)
+    constant = (weight.t() @ problem.bias.double()).to(dtype)
     factor = upstream.to(dtype) * problem.inverse_count().to(dtype)
     if ca is None or cb is None:
         factor = factor * 2 / weight.shape[0]
     out = torch.empty(problem.num_tokens, weight.shape[1], dtype=problem.student.dtype, device=problem.student.device)
     for part, student, targets, mask in problem.chunks():
-        projected = token_product(student, square) + constant
-        stored = token_product(targets, to_student)
+        gradient = token_product(student, square).add_(constant)
+        stored = token_product(targets, stored_by)
         if ca is None or cb is None:
-            gradient = projected - stored if mask is None else (projected - stored) * mask
+            gradient = gradient.sub_(stored)
+            gradient = gradient if mask is None else gradient.mul_(mask)
         else:
-            gradient = ca[part, None] * projected + cb[part, None] * stored
-        out[part] = (gradient * factor).to(out.dtype)
+            gradient = gradient.mul_(ca[part, None]).addcmul_(stored, cb[part, None])
+        torch.mul(gradient, factor, out=out[part])
     return out

@@ -1,11 +1,9 @@
 """``python -m kdcache_kernels.lint``: compile all kernels for GPUs that are not there, refuse slow or wrong code."""
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,9 +13,10 @@ from pathlib import Path
 
 import triton
 
-import kdcache_kernels.device
 from kdcache_kernels import aot
 from kdcache_kernels.aot import TARGETS, Report
+from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.kernels import KERNELS
 
 # What an architecture's full rate needs; a tile of fewer than 64 rows gets the older HMMA on Hopper.
 _MATRIX_INSTRUCTIONS = {"sm_90": "HGMMA", "sm_100": "UTC"}
@@ -62,6 +61,10 @@ def faults_of(report: Report) -> list[Fault]:
         remedy = "set num_stages=1 for this format, or assemble with ptxas 13.3 or newer (TRITON_PTXAS_PATH)"
         found = f"a pipelined wgmma with a register operand from ptxas {version} (triton#9433: wrong sums)"
         faults.append(Fault(found=found, wanted="no operand in registers, or no pipeline", remedy=remedy, breaks=True))
+    if used.refilled_while_read:
+        remedy = "use a tile in products or in other arithmetic, not in both; or set num_stages=1"
+        found = "a copy into a buffer that a product in flight still reads (triton#7110: wrong sums)"
+        faults.append(Fault(found=found, wanted="as many slots as stages", remedy=remedy, breaks=True))
     return faults + (_product_faults(report) if report.has_products else [])
 
 
@@ -80,10 +83,9 @@ def _product_faults(report: Report) -> list[Fault]:
     return faults
 
 
-def kernel_modules(names: Sequence[str] = ()) -> list[str]:
-    """Importable names of the modules to look at: those given, else all of ``kdcache_kernels.device``."""
-    package = kdcache_kernels.device
-    return list(names) or [f"{package.__name__}.{each.name}" for each in pkgutil.iter_modules(package.__path__)]
+def find_kernels(modules: Sequence[str] = ()) -> list[Kernel]:
+    """Those of the modules named, each its ``KERNEL``, else all of ``kdcache_kernels.device``."""
+    return [aot.kernel_of(name) for name in modules] or list(KERNELS)
 
 
 def lint(jobs: Sequence[tuple[str, int, str]]) -> Iterable[Report]:
@@ -129,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         aot.require_compiler()
     except RuntimeError as error:
         parser.error(str(error))
-    jobs = _jobs(kernel_modules(options.modules), targets, options.filter)
+    jobs = _jobs(find_kernels(options.modules), targets, options.filter)
     if not jobs:
         parser.error(f"no case to compile matches --filter {options.filter!r}")
     rows, num_faults = [], 0
@@ -150,12 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if num_faults else 0
 
 
-def _jobs(modules: Iterable[str], targets: Iterable[str], pattern: str) -> list[tuple[str, int, str]]:
-    wanted = []
-    for name in modules:
-        module = importlib.import_module(name)
-        cases = list(module.cases()) if hasattr(module, "cases") else []
-        wanted += [(name, number) for number, case in enumerate(cases) if re.search(pattern, case.name)]
+def _jobs(kernels: Iterable[Kernel], targets: Iterable[str], pattern: str) -> list[tuple[str, int, str]]:
+    wanted = [
+        (kernel.module, number)
+        for kernel in kernels
+        for number, case in enumerate(kernel.cases())
+        if re.search(pattern, case.name)
+    ]
     return [(*case, target) for target in targets for case in wanted]
 
 

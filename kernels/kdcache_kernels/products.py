@@ -15,6 +15,14 @@ def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     return left.to(dtype).t() @ right.to(dtype)
 
 
+def own_product(weight: Tensor) -> Tensor:
+    """``weight.T @ weight``, float64; exact but for its sums, which are float32 for 16-bit weights on a GPU."""
+    if _gives_float32(weight):
+        return transposed_product(weight, weight).double()
+    exact = weight.double()
+    return exact.t() @ exact
+
+
 def in_halves(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A float64 matrix in a 16-bit type, and what its rounding left in the same type."""
     high = matrix.to(dtype)
@@ -27,11 +35,12 @@ def parts_for(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> tuple[Tenso
 
 
 def token_product(tokens: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it."""
-    if len(parts) == 1:
-        return tokens.to(parts[0].dtype) @ parts[0]
-    high, low = (torch.mm(tokens, part, out_dtype=torch.float32) for part in parts)
-    return high + low
+    """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it: float32 or float64, newly made."""
+    if not _gives_float32(tokens):
+        dtype = torch.promote_types(parts[0].dtype, torch.float32)
+        return tokens.to(dtype) @ parts[0].to(dtype)
+    products = [torch.mm(tokens, part, out_dtype=torch.float32) for part in parts]
+    return products[0] if len(products) == 1 else products[0].add_(products[1])
 
 
 def _gives_float32(tokens: Tensor) -> bool:

@@ -30,14 +30,17 @@ def algorithm(problem: Problem, kind: str) -> str:
     """``gram``, ``direct`` or ``cosine``: how a loss is computed, whatever it runs on.
 
     The Gram form subtracts large sums; that costs 16-bit students nothing they had, and float32 students some digits
-    of a small loss, so those keep the residual.
+    of a small loss, so those keep the residual. So do tokens whose mask holds weights and not only bools.
     """
     if kind == "cosine":
         return "cosine"
     if problem.basis is not None:
         return "gram"
     wide = problem.weight.shape[0] >= _GRAM_RATIO * problem.weight.shape[1]
-    return "gram" if kind == "mse" and wide and problem.student.dtype.itemsize == 2 else "direct"
+    # Sums of weighed tokens would round every weight on its own; what they cancel to then keeps those errors.
+    weighed = problem.mask is not None and problem.mask.dtype != torch.bool
+    sums_suffice = wide and problem.student.dtype.itemsize == 2 and not weighed
+    return "gram" if kind == "mse" and sums_suffice else "direct"
 
 
 def choice(problem: Problem, kind: str) -> Choice:
@@ -48,7 +51,19 @@ def choice(problem: Problem, kind: str) -> Choice:
         return Choice("torch", f"library products serve {student.dtype} students")
     if basis is not None and how == "cosine":
         return Choice("torch", "the cosine against a basis has no kernel")
+    if basis is not None and problem.mask is not None and problem.mask.dtype != torch.bool:
+        return Choice("torch", "coefficients of tokens with weights of their own have no kernel; a bool mask has")
     return choose(_KERNELS[how], student, problem.weight.shape[1])
+
+
+def runs_eagerly(problem: Problem, kind: str) -> bool:
+    """Whether plain differentiable torch is the best there is: on a GPU, no kernel, and no sums that spare the work.
+
+    Under torch.compile the opaque operation stays, because what decides here is not for a graph.
+    """
+    if not problem.student.is_cuda or problem.basis is not None or torch.compiler.is_compiling():
+        return False
+    return algorithm(problem, kind) != "gram" and choice(problem, kind).form == "torch"
 
 
 @contextmanager
@@ -162,11 +177,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     *tensors, kind, beta = inputs
     _, grad_weight, grad_bias, factors = output
     ctx.mark_non_differentiable(grad_weight, grad_bias, factors)
+    # Else zeros of the weight's size are made for gradients that nobody can have.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, grad_weight, grad_bias, factors)
     ctx.kind, ctx.beta = kind, beta
 
 
-def _backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return (None,) * 10
     *inputs, grad_weight, grad_bias, factors = ctx.saved_tensors
     needs_student, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     weight, bias = inputs[1], inputs[2]

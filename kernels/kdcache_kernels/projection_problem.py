@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kdcache_kernels.reference import dequantize
 
-# Tokens whose intermediates exist at a time in the plain torch forms.
+# Tokens whose intermediates exist at a time in the plain torch forms; a GPU wants few launches, each a large one.
 CHUNK_TOKENS = 8192
+_GPU_CHUNK_TOKENS = 32768
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Problem:
         bias: (Dt,).
         values: (N, Dt) as stored, or (N, R) coefficients with a basis; contiguous.
         scale, shift: (N,) or None.
-        mask: (N,) weights of tokens, or None.
+        mask: (N,) bool, or float weights of tokens, or None.
         basis: (R, Dt) with orthonormal rows, or None.
     """
 
@@ -50,6 +51,11 @@ class Problem:
         """The projection as the products see it, contiguous."""
         return self.weight.to(self.student.dtype).contiguous()
 
+    @property
+    def weights(self) -> Tensor | None:
+        """The mask as numbers, for kernels."""
+        return self.mask if self.mask is None or self.mask.dtype != torch.bool else self.mask.to(self.accumulator)
+
     def count(self) -> Tensor:
         """Weight of all tokens together, a scalar on the device."""
         if self.mask is None:
@@ -63,21 +69,35 @@ class Problem:
         count = self.count()
         return torch.where(count > 0, 1 / count, torch.zeros_like(count))
 
+    def per_token(self, upstream: Tensor, factor: float) -> Tensor:
+        """Upstream times a factor over the weight of all tokens, a float32 scalar in as few launches as may be."""
+        if self.mask is None:
+            return upstream.float() * (factor / self.num_tokens)
+        return upstream.float() * self.inverse_count() * factor
+
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-        """Slices of the tokens with the student's and the decoded targets there, and the tokens' weights.
+        """Slices of the tokens with the student's and the decoded targets there, and the mask as (n, 1).
 
         Targets are in the student's dtype for 16-bit students, as the kernels round them, else in the accumulator's.
         """
         flat = self.student.reshape(-1, self.student.shape[-1])
+        size = _GPU_CHUNK_TOKENS if flat.is_cuda else CHUNK_TOKENS
+        for first in range(0, self.num_tokens, size):
+            part = slice(first, min(first + size, self.num_tokens))
+            yield part, flat[part], self._targets(part), None if self.mask is None else self.mask[part, None]
+
+    def _targets(self, part: slice) -> Tensor:
         rounded = self.student.dtype if self.student.dtype.itemsize == 2 else self.accumulator
-        for first in range(0, self.num_tokens, CHUNK_TOKENS):
-            part = slice(first, min(first + CHUNK_TOKENS, self.num_tokens))
+        values = self.values[part]
+        if self.shift is not None:
             scale = None if self.scale is None else self.scale[part]
-            shift = None if self.shift is None else self.shift[part]
-            targets = self.values[part]
-            if targets.dtype != rounded or scale is not None or shift is not None:
-                targets = dequantize(targets, scale, shift, dtype=self.accumulator).to(rounded)
-            yield part, flat[part], targets, None if self.mask is None else self.mask[part, None]
+            return dequantize(values, scale, self.shift[part], dtype=self.accumulator).to(rounded)
+        if self.scale is None:
+            return values.to(rounded)
+        # One pass over the values: what is computed in float32 is rounded where it is written. Types of 8 bits that
+        # torch does not promote are exact in 16.
+        values = values.to(rounded) if values.dtype.is_floating_point and values.dtype.itemsize == 1 else values
+        return torch.mul(values, self.scale[part, None], out=torch.empty_like(values, dtype=rounded))
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
 """Tokens to 8 bits with one scale per token, and the token statistics that the losses want, in one pass."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from kdcache_kernels.dispatch import choose
+from kdcache_kernels.quantized import LARGEST, WIDEST, Format
 from kdcache_kernels.token_chunks import check_tokens
 
-Format = Literal["int8", "fp8"]
-# A program of the kernel holds a whole token.
-WIDEST = 16384
-LARGEST = {"int8": 127.0, "fp8": 448.0}
 _DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 

@@ -1,6 +1,5 @@
 """How a token's energy is spread over the frequencies of its channels: mean spectrum and bandwidths."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,7 +98,8 @@ def _triton_form(
         from kdcache_kernels.device.spectrum_dft import launch
     batches = tokens.unsqueeze(0) if tokens.dim() == 2 else tokens
     with torch.cuda.device_of(tokens):
-        partial, bandwidth = launch(batches, _on_device(tuple(levels), tokens.device), fold, config)
+        wanted = _filled(levels, tokens.new_empty(0, dtype=torch.float32))
+        partial, bandwidth = launch(batches, wanted, fold, config)
     bandwidth = bandwidth.view(*tokens.shape[:-1], len(levels))
     energy = _mean(partial.sum(0, dtype=torch.float64), bandwidth, tokens.shape[-1], fold)
     return energy.float(), bandwidth
@@ -136,7 +136,7 @@ def _bandwidth(half: Tensor, levels: list[float], width: int, fold: bool) -> Ten
     dc = half[..., :1]
     # Cumulative energies rise, so a binary search counts those below a level.
     wanted, rest = (
-        half.new_tensor(values).expand(*half.shape[:-1], -1).contiguous()
+        _filled(values, half).expand(*half.shape[:-1], -1).contiguous()
         for values in (levels, [1 - level for level in levels])
     )
     if fold:
@@ -166,6 +166,6 @@ def from_half(half: Tensor, width: int, fold: bool) -> Tensor:
     return torch.cat((half, inner.flip(0)))
 
 
-@functools.lru_cache(maxsize=16)
-def _on_device(levels: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(levels, dtype=torch.float32, device=device)
+def _filled(values: Sequence[float], like: Tensor) -> Tensor:
+    """A tensor of some numbers, filled on the device: a copy from the host cannot be captured in a CUDA graph."""
+    return torch.cat([like.new_full((1,), value) for value in values])

@@ -2,13 +2,11 @@
 
 On a GPU of that architecture each candidate is timed and the fastest is taken. Without one it is the first candidate
 that compiles to clean code, and the table says that nothing was timed. Code that is clean with an old assembler is so
-with a new one, but not the other way round (triton#9433): make a table with the oldest Triton it has to serve. What a
-kernel must offer stands in ``kdcache_kernels/device/__init__.py``.
+with a new one, but not the other way round (triton#9433): make a table with the oldest Triton it has to serve.
 """
 
 import argparse
 import datetime
-import importlib
 import json
 import re
 import sys
@@ -22,12 +20,11 @@ import triton
 from triton.testing import do_bench
 
 from kdcache_kernels import aot
+from kdcache_kernels.device.kernel import Kernel, Settings
 from kdcache_kernels.dispatch import INTERPRETER, architecture
-from kdcache_kernels.lint import Fault, faults_of, kernel_modules
+from kdcache_kernels.lint import Fault, faults_of, find_kernels
 
-Settings = Mapping[str, int]
 _TABLES = Path(__file__).parent / "tables"
-_PARTS = ("WIDTHS", "candidates", "case", "timing")
 
 
 @dataclass(frozen=True)
@@ -56,60 +53,57 @@ def choose_first_clean(trials: Iterable[Trial]) -> Settings | None:
 
 
 def choose_fastest(trials: Iterable[Trial], time_ms: Callable[[Settings], float]) -> Settings | None:
-    """Settings of the fastest trial; one that would fail or give wrong numbers is not timed. None if all would."""
+    """Settings of the fastest trial that runs and is right; None if there is none."""
     times: list[tuple[float, Settings]] = []
     for trial in trials:
         if any(fault.breaks for fault in trial.faults):
             print(f"  {trial}", flush=True)
             continue
-        times.append((time_ms(trial.settings), trial.settings))
+        try:
+            times.append((time_ms(trial.settings), trial.settings))
+        except RuntimeError as error:
+            # Out of resources, or of memory: the next candidate may do, and the rows before are worth keeping.
+            print(f"  {trial}: does not run: {' '.join(str(error).split())[:200]}", flush=True)
+            continue
         print(f"  {times[-1][0]:.4f} ms {trial}", flush=True)
     return min(times, key=lambda timed: timed[0])[1] if times else None
 
 
-def try_all(module: Any, width: int, arch: str) -> Iterable[Trial]:
-    """Compile a module's candidates one by one, as they are asked for."""
-    for settings in module.candidates(width):
-        reports = [aot.report(case, module.__name__, arch) for case in module.case(width, settings)]
+def try_all(kernel: Kernel, width: int, arch: str) -> Iterable[Trial]:
+    """Compile a kernel's candidates one by one, as they are asked for."""
+    for settings in kernel.candidates(width):
+        reports = [aot.report(case, kernel.module, arch) for case in kernel.case(width, settings)]
         yield Trial(settings, [fault for report in reports for fault in faults_of(report)])
 
 
-def tuned_modules(names: Sequence[str], pattern: str) -> dict[str, Any]:
-    """Modules that have candidates, by kernel.
+def chosen_kernels(modules: Sequence[str], pattern: str) -> list[Kernel]:
+    """Kernels of the modules named, or all, whose names match a pattern.
 
-    Raises: ValueError if none matches the pattern, or one lacks another part of the contract.
+    Raises: ValueError if none does.
     """
-    modules = {name.rpartition(".")[2]: importlib.import_module(name) for name in kernel_modules(names)}
-    chosen = {
-        kernel: module
-        for kernel, module in modules.items()
-        if hasattr(module, "candidates") and re.search(pattern, kernel)
-    }
+    kernels = find_kernels(modules)
+    chosen = [kernel for kernel in kernels if re.search(pattern, kernel.name)]
     if not chosen:
-        raise ValueError(f"no kernel to tune matches --kernels {pattern!r}; there are {', '.join(modules)}")
-    for kernel, module in chosen.items():
-        if absent := [part for part in _PARTS if not hasattr(module, part)]:
-            raise ValueError(
-                f"{kernel} has candidates but no {', '.join(absent)}; see kdcache_kernels/device/__init__.py"
-            )
+        names = ", ".join(kernel.name for kernel in kernels)
+        raise ValueError(f"no kernel matches --kernels {pattern!r}; there are {names}")
     return chosen
 
 
-def choose_row(module: Any, width: int, arch: str, device: torch.device | None) -> Settings | None:
+def choose_row(kernel: Kernel, width: int, arch: str, device: torch.device | None) -> Settings | None:
     """Settings for one row of the table; None if no candidate will do.
 
     Args:
-        module: A module of ``kdcache_kernels.device`` or one made like it.
+        kernel: Whose row it is.
         width: Where the row is decided.
         arch: As tables are named.
         device: A GPU of that architecture to time on, or None.
     """
     if arch == INTERPRETER:
-        return getattr(module, "INTERPRETED", None) or module.candidates(width)[0]
-    trials = try_all(module, width, arch)
+        return kernel.interpreted or kernel.candidates(width)[0]
+    trials = try_all(kernel, width, arch)
     if device is None:
         return choose_first_clean(trials)
-    return choose_fastest(trials, lambda settings: _median_ms(module.timing(width, settings, device)))
+    return choose_fastest(trials, lambda settings: _median_ms(kernel.timing(width, settings, device)))
 
 
 def merge(old: Mapping[str, Any], kernels: Mapping[str, Any], made_by: str, arch: str, timed_on: str | None) -> Any:
@@ -136,30 +130,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.arch != INTERPRETER:
             aot.require_compiler()
-        chosen = tuned_modules(options.modules, options.kernels)
+        chosen = chosen_kernels(options.modules, options.kernels)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     device = _gpu(options.arch)
-    kernels: dict[str, dict[str, Settings]] = {}
-    num_missing = 0
-    for name, module in chosen.items():
-        kernels[name] = {}
-        rows = {"*": next(iter(module.WIDTHS.values()))} if options.arch == INTERPRETER else module.WIDTHS
-        for row, width in rows.items():
-            print(f"{name} {row} on {options.arch}", flush=True)
-            settings = choose_row(module, width, options.arch, device)
-            if settings is None:
-                num_missing += 1
-                print(f"  no candidate will do: width {row} gets no row and runs in plain torch", flush=True)
-            else:
-                kernels[name][row] = dict(settings)
-    out = options.out or _TABLES / f"{options.arch}.json"
-    old = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     timed_on = None if device is None else torch.cuda.get_device_name(device)
-    table = merge(old, kernels, f"python -m kdcache_kernels.tune --arch {options.arch}", options.arch, timed_on)
-    out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    out = options.out or _TABLES / f"{options.arch}.json"
+    num_missing = 0
+    for kernel in chosen:
+        rows, missing = _rows(kernel, options.arch, device)
+        num_missing += missing
+        # After every kernel: a run that is cut off keeps what it has, and --kernels goes on from there.
+        old = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+        made_by = f"python -m kdcache_kernels.tune --arch {options.arch}"
+        table = merge(old, {kernel.name: rows}, made_by, options.arch, timed_on)
+        out.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {out}, {'nothing was timed' if timed_on is None else f'timed on {timed_on}'}")
     return 1 if num_missing else 0
+
+
+def _rows(kernel: Kernel, arch: str, device: torch.device | None) -> tuple[dict[str, Settings], int]:
+    """A kernel's rows of the table, and how many no candidate serves."""
+    widths = {"*": next(iter(kernel.widths.values()))} if arch == INTERPRETER else kernel.widths
+    rows: dict[str, Settings] = {}
+    for row, width in widths.items():
+        print(f"{kernel.name} {row} on {arch}", flush=True)
+        settings = choose_row(kernel, width, arch, device)
+        if settings is None:
+            print(f"  no candidate will do: width {row} gets no row and runs in plain torch", flush=True)
+        else:
+            rows[row] = dict(settings)
+    return rows, len(widths) - len(rows)
 
 
 def _gpu(arch: str) -> torch.device | None:
@@ -172,7 +173,7 @@ def _gpu(arch: str) -> torch.device | None:
     return None
 
 
-def _median_ms(launch: Callable[[], None]) -> float:
+def _median_ms(launch: Callable[[], object]) -> float:
     median: Any = do_bench(launch, return_mode="median")
     return float(median)
 

@@ -9,7 +9,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_source
 from kdcache.teacher.extract import extract
-from tests.conftest import tiny_extract
+from tests.conftest import GROUP, tiny_extract
 
 CPU = torch.device("cpu")
 
@@ -85,9 +85,12 @@ def test_a_cache_of_logits_says_how_to_add_tokens(tmp_path: Path) -> None:
 
 def test_which_columns(tiny_cache: Cache) -> None:
     chosen, left_out = choose_columns(tiny_cache, ["blocks-1-patch-int8"])
-    assert [column.name for column in chosen] == ["blocks-1-patch-int8"]
-    assert "blocks-0-patch-fp32: not asked for" in left_out
-    with pytest.raises(CacheMismatchError, match="no column 'nothing' of patch tokens; it holds blocks-1-patch-fp16"):
+    assert [column.name for column in chosen] == [f"{GROUP}/blocks-1-patch-int8"]
+    assert f"{GROUP}/blocks-0-patch-fp32: not asked for" in left_out
+    with pytest.raises(
+        CacheMismatchError,
+        match="no column 'nothing' of patch tokens; it holds vit-tiny-patch16-224/blocks-1-patch-fp16",
+    ):
         choose_columns(tiny_cache, ["nothing"])
     with pytest.raises(CacheMismatchError, match="are of the same tap"):
         choose_columns(tiny_cache, ["blocks-1-patch-int8", "blocks-1-patch-fp16"])

@@ -15,7 +15,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.errors import BadRecordError, Remedy, UsageError
 from kdcache.teacher.extract import extract
 from tests.analysis.synthetic import CHANNELS, GLOBAL_RANK, OWN_RANK, feature_cache, known_rank_image
-from tests.conftest import tiny_extract
+from tests.conftest import GROUP, tiny_extract
 
 CPU = torch.device("cpu")
 
@@ -68,8 +68,8 @@ def test_everything_about_a_cache(tiny_cache: Cache) -> None:
     assert [layer.name for layer in analysis.layers] == ["blocks.0/patch", "blocks.1/patch"]
     assert analysis.layers[1].codec == "fp16"
     assert analysis.left_out[:2] == [
-        "blocks-1-patch-int8: same tap as blocks-1-patch-fp16, which loses less",
-        "blocks-1-patch-bf16: same tap as blocks-1-patch-fp16, which loses less",
+        f"{GROUP}/blocks-1-patch-int8: same tap as {GROUP}/blocks-1-patch-fp16, which loses less",
+        f"{GROUP}/blocks-1-patch-bf16: same tap as {GROUP}/blocks-1-patch-fp16, which loses less",
     ]
     assert len(analysis.left_out) == 5
     assert analysis.source.num_read == 20

@@ -60,7 +60,8 @@ def cycle(modules: dict[str, str]) -> list[str]:
 def sources(package: str) -> dict[str, str]:
     """The sources of a package and of its folders, by full name of the module."""
     root, found = PACKAGES[package], dict[str, str]()
-    for path in sorted(root.rglob("*.py")):
+    # An extension written in C has a stub, and imports nothing.
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.pyi")]):
         parts = [package, *path.relative_to(root).with_suffix("").parts]
         found[".".join(parts).removesuffix(".__init__")] = path.read_text()
     return found

@@ -49,8 +49,8 @@ for verb in ([], *([verb] for verb in VERBS)):
 
 def test_reading_a_cache_needs_no_torch(tiny_root: Path) -> None:
     loaded = loaded_by(
-        f"from kdcache.cache import open_cache\nfrom kdcache.cache.verify import verify_shard\n"
-        f"cache = open_cache({str(tiny_root)!r})\nassert not verify_shard(cache, cache.manifest.shards[0])\n"
+        f"from kdcache.cache import open_cache\nfrom kdcache.cache.verify import verify_base_shard\n"
+        f"cache = open_cache({str(tiny_root)!r})\nassert not verify_base_shard(cache, cache.manifest.shards[0])\n"
         "import kdcache.cache.repair, kdcache.stream.order"
     )
     assert not loaded & {"torch", "timm", "sklearn", "matplotlib", "webdataset"}

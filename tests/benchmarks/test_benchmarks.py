@@ -120,10 +120,10 @@ def test_the_replay_compares_what_it_says(tmp_path: Path) -> None:
     data = encode_jpeg(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8), 90)
     decoders, pixels = {}, []
     for name, way in WAYS.items():
-        with way():
+        with way.switched():
             decoders[name] = decode_jpeg(data) is not None
             view = ViewParams(3, 2, 40, 30, 16, 16, 0, 0, 1)
             pixels.append(replay_view(decode_pixels(data), view, size=16, interpolation="bicubic"))
-    assert [fast for name, fast in decoders.items() if name.startswith("Pillow")] == [False, False]
-    assert decoders["simplejpeg, views by the extension"] == (jpeg.simplejpeg is not None)
+    assert [fast for name, fast in decoders.items() if "Pillow" in name] == [False, False]
+    assert decoders["replay, simplejpeg, views by the extension"] == (jpeg.simplejpeg is not None)
     assert all(np.array_equal(each, pixels[0]) for each in pixels)

@@ -47,9 +47,7 @@ def facts_json(data: bytes, path: Path) -> dict[str, Any]:
     return {"sha256": facts.sha256, "xxh3": facts.xxh3, "size_bytes": facts.size_bytes}
 
 
-def forge(
-    root: Path, shard: str, part: str, data: bytes, change: Callable[[Any], None] = lambda _: None
-) -> None:
+def forge(root: Path, shard: str, part: str, data: bytes, change: Callable[[Any], None] = lambda _: None) -> None:
     """Replace a file of the base (``samples``) or of a group (``<group>/<column>``), and make index and manifest agree.
 
     Args:

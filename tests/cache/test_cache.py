@@ -1,24 +1,29 @@
+import shutil
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import CorruptCacheError, Remedy, TapError, UsageError
-from tests.conftest import flip_bit
+from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy, TapError, UsageError
+from tests.cache.support import rewrite_manifest
+from tests.conftest import GROUP, flip_bit
+
+FP16 = f"{GROUP}/blocks-1-patch-fp16"
 
 
-def test_columns_open_as_strided_arrays(tiny_cache: Cache) -> None:
-    for column in tiny_cache.columns:
-        for shard in tiny_cache.manifest.shards:
-            fields = tiny_cache.strided(column, shard).fields()
+def test_columns_open_as_strided_arrays(groups_root: Path) -> None:
+    cache = open_cache(groups_root)
+    assert {column.group for column in cache.columns} == {GROUP, "wide"}
+    for column in cache.columns:
+        for shard in cache.manifest.shards:
+            fields = cache.strided(column, shard).fields()
             decoded = column.make_codec().decode(fields, tuple(column.shape))
             assert decoded.shape == (shard.num_samples * 2, *column.shape)
             assert np.isfinite(decoded).all()
 
 
-def test_one_tap_under_several_codecs_says_the_same(tiny_cache: Cache) -> None:
+def test_one_tap_under_several_codecs_holds_the_same(tiny_cache: Cache) -> None:
     shard = tiny_cache.manifest.shards[0]
     decoded = {
         codec: column.make_codec().decode(tiny_cache.strided(column, shard).fields(), tuple(column.shape))
@@ -31,7 +36,7 @@ def test_one_tap_under_several_codecs_says_the_same(tiny_cache: Cache) -> None:
 
 
 def test_columns_are_found_or_listed(tiny_cache: Cache) -> None:
-    assert tiny_cache.find_column(kind="prefix").name == "blocks-0-prefix-fp32".replace("0", "1")
+    assert tiny_cache.find_column(kind="prefix").name == f"{GROUP}/blocks-1-prefix-fp32"
     assert tiny_cache.find_column(kind="patch", codec="fp32").tap == "blocks.0/patch"
 
 
@@ -74,12 +79,74 @@ def test_names_that_are_not_there_list_the_held(tiny_cache: Cache) -> None:
     assert caught.value.details == {"wanted": "nope", "held": list(tiny_cache.groups)}
 
 
-def test_a_good_shard_passes(tiny_cache: Cache) -> None:
-    shard = tiny_cache.manifest.shards[0]
-    columns = tiny_cache.columns
-    tiny_cache.check_shard(shard, tiny_cache.index(shard), columns)
-    for part in ("samples", *(column.name for column in columns)):
-        tiny_cache.check_hash(part, shard, lambda _: None)
+def test_a_group_decides_between_teachers_and_without_one_both_are_listed(groups_root: Path) -> None:
+    cache = open_cache(groups_root)
+    assert cache.find_column(kind="logits", codec="fp16", group="wide").name == "wide/head-logits-fp16"
+    with pytest.raises(TapError, match=rf"{GROUP}:head/logits \(fp16\), wide:head/logits \(fp16\)") as caught:
+        cache.find_column(kind="logits", codec="fp16")
+    assert caught.value.remedy is Remedy.CHOOSE_LOGITS
+    with pytest.raises(UsageError, match=f"no group 'narrow'; it holds pixels, {GROUP}, wide"):
+        cache.find_column(kind="logits", group="narrow")
+
+
+def test_a_column_is_named_in_full_or_by_its_own_name_while_one_group_has_it(groups_root: Path) -> None:
+    cache = open_cache(groups_root)
+    assert cache.column(FP16).name == cache.column("blocks-1-patch-fp16").name == FP16
+    assert cache.column("wide/blocks-1-patch-int8").shape == [16, 36]
+    assert cache.column("raw") == cache.pixel_column
+    with pytest.raises(UsageError, match=r"2 columns 'head-logits-fp16'; it holds .*wide/head-logits-fp16"):
+        cache.column("head-logits-fp16")
+    with pytest.raises(UsageError, match=r"no column 'nope'; it holds pixels/raw, "):
+        cache.column("nope")
+
+
+def test_stored_pixels_are_no_column_of_a_teacher(groups_root: Path, tiny_cache: Cache) -> None:
+    cache = open_cache(groups_root)
+    assert tiny_cache.pixel_column is None
+    assert cache.pixel_column is not None
+    assert cache.pixel_column.name == "pixels/raw"
+    assert cache.pixel_column not in cache.columns
+
+
+def test_deleting_the_folder_of_a_group_deletes_the_group_and_nothing_else(groups_copy: Path) -> None:
+    whole = open_cache(groups_copy)
+    shutil.rmtree(groups_copy / GROUP)
+    cache = open_cache(groups_copy)
+    assert list(cache.groups) == ["pixels", "wide"]
+    assert cache.digest == whole.digest
+    assert cache.identity(cache.columns) == whole.identity(whole.groups["wide"].columns)
+    assert cache.unusable == {}
+
+
+def test_a_group_of_another_base_is_named_and_the_others_work(groups_copy: Path) -> None:
+    rewrite_manifest(open_cache(groups_copy).groups["wide"].paths, lambda m: m.update(base="ab" * 32))
+    cache = open_cache(groups_copy)
+    assert list(cache.groups) == ["pixels", GROUP]
+    assert isinstance(cache.unusable["wide"], CacheMismatchError)
+    with pytest.raises(CacheMismatchError, match=r"wide: made for the base abab"):
+        cache.group("wide")
+    with pytest.raises(TapError, match=r"group wide cannot be used: .*made for the base"):
+        cache.find_column(kind="patch", tap="blocks.9/patch")
+    assert cache.find_column(kind="logits", codec="fp16").group == GROUP
+
+
+def test_an_identity_names_what_is_streamed_and_nothing_else(groups_copy: Path, tiny_cache: Cache) -> None:
+    """A group that comes or goes is no other stream of the columns of the others."""
+    cache = open_cache(groups_copy)
+    own = cache.groups[GROUP].columns
+    assert cache.identity(own[:1]) == cache.identity(own[::-1]) == tiny_cache.identity(tiny_cache.columns)
+    assert len({cache.identity([]), cache.identity(own), cache.identity(cache.columns)}) == 3
+    flip_bit(cache.groups["wide"].paths.manifest, 10)
+    assert open_cache(groups_copy).identity(own) == cache.identity(own)
+
+
+def test_a_good_shard_passes(groups_root: Path) -> None:
+    cache = open_cache(groups_root)
+    shard = cache.manifest.shards[0]
+    columns = [column for group in cache.groups.values() for column in group.columns]
+    cache.check_shard(shard, cache.index(shard), columns)
+    for part in ("samples", "ledger", *(column.name for column in columns)):
+        cache.check_hash(part, shard, lambda _: None)
 
 
 def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
@@ -93,11 +160,16 @@ def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
     cache.check_shard(shard, index, columns)
 
 
-def test_the_index_is_hashed_before_it_is_opened(cache_copy: Path) -> None:
+def test_the_indexes_are_hashed_before_they_are_opened(cache_copy: Path) -> None:
     cache = open_cache(cache_copy)
-    flip_bit(cache.paths.shard("index", "train-000000"), 3000)
+    shard, group = cache.manifest.shards[0], cache.groups[GROUP]
+    flip_bit(cache.paths.shard("index", shard.name), 3000)
     with pytest.raises(CorruptCacheError, match="not the index the manifest names"):
-        cache.index(cache.manifest.shards[0])
+        cache.index(shard)
+    assert len(cache.group_index(group, shard).columns) == 7
+    flip_bit(group.paths.shard("index", shard.name), 3000)
+    with pytest.raises(CorruptCacheError, match="not the index the manifest names"):
+        cache.group_index(group, shard)
 
 
 def test_links_truncation_and_absence(cache_copy: Path, tiny_root: Path) -> None:
@@ -115,29 +187,22 @@ def test_links_truncation_and_absence(cache_copy: Path, tiny_root: Path) -> None
 
 def test_swapped_shards_disagree_by_key(cache_copy: Path) -> None:
     cache = open_cache(cache_copy)
-    first, second = (cache.paths.shard("blocks-1-patch-fp16", name) for name in ("train-000000", "train-000001"))
+    column = cache.find_column(kind="patch", codec="fp16")
+    first, second = (cache.path(column.name, shard) for shard in cache.manifest.shards[:2])
     other = first.with_name("other")
     first.rename(other), second.rename(first), other.rename(second)
     shard = cache.manifest.shards[0]
     with pytest.raises(CorruptCacheError, match=r"record 0 is 'digit-\d+.v00.npy', wanted 'digit-\d+.v00.npy'"):
-        cache.check_shard(shard, cache.index(shard), [cache.find_column(kind="patch", codec="fp16")])
+        cache.check_shard(shard, cache.index(shard), [column])
 
 
-@pytest.mark.parametrize("is_old", [False, True])
-def test_damage_is_found_by_either_hash(cache_copy: Path, is_old: bool) -> None:
-    """With XXH3 where the cache has it, with sha256 where it is from before."""
+def test_damage_is_found_at_memory_speed(cache_copy: Path) -> None:
     cache = open_cache(cache_copy)
     shard = cache.manifest.shards[1]
-    if is_old:
-        shard = msgspec.structs.replace(
-            shard, files={part: msgspec.structs.replace(facts, xxh3="") for part, facts in shard.files.items()}
-        )
-    else:
-        assert all(facts.xxh3 for facts in shard.files.values())
     path = cache.paths.shard("samples", shard.name)
     read: list[int] = []
     cache.check_hash("samples", shard, read.append)
     assert sum(read) == path.stat().st_size
     flip_bit(path, 1000)
-    with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ"):
+    with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ.*xxh3"):
         cache.check_hash("samples", shard, read.append)

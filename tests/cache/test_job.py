@@ -1,71 +1,63 @@
-import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from kdcache.cache import Cache, CacheJob, open_cache
-from kdcache.cache.job import read_ledger
-from kdcache.cache.manifest import Fingerprint, read_fingerprint
-from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError
+from kdcache.cache import BaseFingerprint, Cache, GroupFingerprint, open_cache
+from kdcache.cache.job import Job, committed_files, read_ledger
+from kdcache.cache.paths import CachePaths
+from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError, Remedy
 from kdcache.teacher.extract import extract
-from tests.conftest import tiny_extract
+from tests.cache.support import overwrite
+from tests.conftest import GROUP, tiny_extract
 
 
-def changed(fingerprint: Fingerprint, **changes: Any) -> Fingerprint:
-    value = {**msgspec.to_builtins(fingerprint), **changes}
-    return read_fingerprint(json.dumps(value).encode(), where="test")
+def base_job(root: Path, job_id: str = "job") -> Job[BaseFingerprint]:
+    return Job(CachePaths(root), job_id, BaseFingerprint)
+
+
+def group_job(root: Path, name: str = GROUP) -> Job[GroupFingerprint]:
+    return Job(CachePaths(root).group(name), "job", GroupFingerprint)
 
 
 def test_two_jobs_on_one_cache(tmp_path: Path) -> None:
-    job = CacheJob(tmp_path / "c", "one")
+    job = base_job(tmp_path / "c")
     with pytest.raises(CacheBusyError, match="pid"):
         extract(tiny_extract(tmp_path / "c"))
     job.close()
     extract(tiny_extract(tmp_path / "c"))
 
 
-def test_shards_are_planned_from_the_fingerprint(cache_copy: Path) -> None:
-    job = CacheJob(cache_copy, "job")
-    job.adopt(open_cache(cache_copy).manifest.fingerprint)
-    planned = job.planned_shards()
-    assert [(shard.name, shard.first, shard.num_samples) for shard in planned] == [
-        ("train-000000", 0, 8),
-        ("train-000001", 8, 8),
-        ("train-000002", 16, 4),
-    ]
-    assert all(job.is_done(shard.name) for shard in planned)
-    job.close()
-
-
 def test_another_plan_is_refused_once_a_shard_is_finished(cache_copy: Path) -> None:
-    job = CacheJob(cache_copy, "job")
-    fingerprint = open_cache(cache_copy).manifest.fingerprint
-    with pytest.raises(CacheMismatchError, match=r"batch_size: the cache has 6, this run wants 7(.|\n)*Nothing was"):
-        job.adopt(changed(fingerprint, batch_size=7))
+    job = group_job(cache_copy)
+    fingerprint = open_cache(cache_copy).groups[GROUP].manifest.fingerprint
+    assert job.known() == fingerprint
+    message = r"batch_size: the cache has 6, this run wants 7\nNothing was changed"
+    with pytest.raises(CacheMismatchError, match=message) as caught:
+        job.adopt(msgspec.structs.replace(fingerprint, batch_size=7))
+    assert caught.value.remedy is Remedy.SAME_PLAN
+    job.adopt(fingerprint)
     job.close()
 
 
 def test_a_plan_that_finished_nothing_binds_nobody(tiny_cache: Cache, tmp_path: Path) -> None:
     """Out of memory at the first batch: the user runs again with a smaller one."""
-    job = CacheJob(tmp_path / "c", "job")
-    fingerprint = tiny_cache.manifest.fingerprint
+    job = group_job(tmp_path / "c")
+    assert job.known() is None
+    fingerprint = tiny_cache.groups[GROUP].manifest.fingerprint
     job.adopt(fingerprint)
-    job.adopt(changed(fingerprint, batch_size=3))
-    assert job.fingerprint is not None
-    assert job.fingerprint.batch_size == 3
+    job.adopt(msgspec.structs.replace(fingerprint, batch_size=3))
+    known = job.known()
+    assert known is not None
+    assert known.batch_size == 3
     job.close()
 
 
-@pytest.mark.parametrize("part", ["samples", "blocks-1-patch-int8", "ledger"])
+@pytest.mark.parametrize("part", ["samples", "ledger", "blocks-1-patch-int8"])
 def test_a_shard_counts_only_with_all_its_files(cache_copy: Path, part: str) -> None:
-    job = CacheJob(cache_copy, "job")
-    job.adopt(open_cache(cache_copy).manifest.fingerprint)
+    job = group_job(cache_copy) if part.startswith("blocks") else base_job(cache_copy)
     path = job.paths.shard(part, "train-000001")
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1])
+    overwrite(path, path.read_bytes()[:-1])
     assert not job.is_done("train-000001")
     path.unlink()
     assert not job.is_done("train-000001")
@@ -73,39 +65,58 @@ def test_a_shard_counts_only_with_all_its_files(cache_copy: Path, part: str) -> 
     job.close()
 
 
+def test_a_shard_without_a_readable_index_is_not_done(cache_copy: Path) -> None:
+    paths = CachePaths(cache_copy)
+    files = committed_files(paths, "train-000000")
+    assert files is not None
+    assert set(files) == {"samples", "ledger"}
+    overwrite(paths.shard("index", "train-000000"), b"no HDF5")
+    assert committed_files(paths, "train-000000") is None
+    assert committed_files(paths, "train-000099") is None
+
+
+def test_what_lies_of_an_unfinished_shard_is_cleared(cache_copy: Path) -> None:
+    job = base_job(cache_copy)
+    job.clear("train-000001", ["samples", "ledger"])
+    for part in ("samples", "ledger", "index"):
+        assert [path.stem for path in sorted((cache_copy / part).iterdir())] == ["train-000000", "train-000002"]
+    job.close()
+
+
 def test_attempts_are_counted_in_the_cache(tmp_path: Path) -> None:
     for expected in (1, 2, 3):
-        job = CacheJob(tmp_path / "c", f"job {expected}")
+        job = base_job(tmp_path / "c", f"job {expected}")
         assert job.count_attempt("train-000000") == expected
         job.close()
 
 
-def test_a_finished_run_leaves_no_attempts_and_no_temporaries(tiny_root: Path) -> None:
-    assert list((tiny_root / "job" / "attempts").iterdir()) == []
-    assert not [path for path in tiny_root.rglob("*") if path.name.endswith(".tmp")]
+def test_a_finished_run_leaves_no_attempts_and_no_temporaries(groups_root: Path) -> None:
+    for root in (groups_root, *(groups_root / name for name in (GROUP, "wide", "pixels"))):
+        assert list((root / "job" / "attempts").iterdir()) == []
+    assert not [path for path in groups_root.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_working_without_a_plan_is_a_mistake(tmp_path: Path) -> None:
-    job = CacheJob(tmp_path / "c", "job")
-    with pytest.raises(ValueError, match="adopt"):
-        job.planned_shards()
-    job.close()
+def test_opening_a_job_clears_what_a_dead_writer_left(cache_copy: Path) -> None:
+    import os
+    import subprocess
+
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    from kdcache import durable
+
+    name = durable._temporary_name("train-000000.tar").replace(str(os.getpid()), str(dead.pid))
+    left = [cache_copy / "samples" / name, cache_copy / GROUP / "head-logits-fp16" / name]
+    for path in left:
+        path.touch()
+    base_job(cache_copy).close()
+    assert [path.exists() for path in left] == [False, True]
+    group_job(cache_copy).close()
+    assert [path.exists() for path in left] == [False, False]
 
 
-def test_a_damaged_ledger_is_named(cache_copy: Path) -> None:
-    paths = open_cache(cache_copy).paths
-    path = paths.shard("ledger", "train-000000")
-    path.chmod(0o644)
-    path.write_bytes(b'{"bad":[{"x":1}],"fidelity":{}}')
-    with pytest.raises(CorruptCacheError, match="not a ledger"):
-        read_ledger(paths, "train-000000")
-
-
-def test_a_lost_shard_alone_is_made_again(cache_copy: Path) -> None:
-    """And the manifest comes out the same to the byte."""
-    before = open_cache(cache_copy)
-    for part in ("index", "blocks-1-patch-fp16"):
-        before.paths.shard(part, "train-000001").unlink()
-    report = extract(replace(tiny_extract(cache_copy)))
-    assert (report.num_shards, report.num_skipped) == (1, 2)
-    assert open_cache(cache_copy).digest == before.digest
+@pytest.mark.parametrize("text", [b'{"bad":[{"x":1}]}', b"[]", b"{}", b'{"bad":[1]}'])
+def test_a_damaged_ledger_is_named(cache_copy: Path, text: bytes) -> None:
+    path = CachePaths(cache_copy).shard("ledger", "train-000000")
+    overwrite(path, text)
+    with pytest.raises(CorruptCacheError, match=r"train-000000.json: not a ledger"):
+        read_ledger(path)

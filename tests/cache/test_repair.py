@@ -1,77 +1,82 @@
-import shutil
 from pathlib import Path
 
 import pytest
 
-from kdcache.cache import Cache, CacheJob, open_cache
-from kdcache.cache.repair import rebuild, set_aside
-from kdcache.cache.verify import verify_shard
-from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
+from kdcache.cache import BaseFingerprint, GroupFingerprint, open_cache
+from kdcache.cache.job import Job
+from kdcache.cache.repair import move_aside_base, move_aside_group
+from kdcache.errors import IncompleteCacheError
 from kdcache.teacher.extract import extract
-from tests.conftest import flip_bit, tiny_extract
+from kdcache.teacher.model import Teacher
+from tests.conftest import GROUP, file_hashes, flip_bit, tiny_add, tiny_extract
 
 
-def rebuilt(root: Path) -> None:
-    job = CacheJob(root, "rebuild")
-    try:
-        rebuild(job)
-    finally:
-        job.close()
-
-
-def test_index_and_manifest_come_back_from_the_tars_to_the_byte(cache_copy: Path, tiny_cache: Cache) -> None:
-    shutil.rmtree(cache_copy / "index")
-    shutil.rmtree(cache_copy / "job")
-    (cache_copy / "manifest.json").unlink()
-    (cache_copy / "manifest.sha256").unlink()
-    rebuilt(cache_copy)
-    assert open_cache(cache_copy).digest == tiny_cache.digest
-
-
-def test_without_ledgers_only_the_fidelity_is_lost(cache_copy: Path, tiny_cache: Cache) -> None:
-    shutil.rmtree(cache_copy / "ledger")
-    shutil.rmtree(cache_copy / "index")
-    (cache_copy / "manifest.json").unlink()
-    rebuilt(cache_copy)
-    cache = open_cache(cache_copy)
-    assert all(column.fidelity == {} for column in cache.manifest.columns.values())
-    for name, column in tiny_cache.manifest.columns.items():
-        assert cache.manifest.columns[name].rms == column.rms
-    assert [fault for shard in cache.manifest.shards for fault in verify_shard(cache, shard)] == []
-
-
-def test_damaged_tars_are_not_blessed(cache_copy: Path) -> None:
-    flip_bit(cache_copy / "blocks-1-patch-fp16" / "train-000000.tar", 4000)
-    with pytest.raises(CorruptCacheError, match="bytes differ") as caught:
-        rebuilt(cache_copy)
-    assert caught.value.remedy is Remedy.REPAIR
-    (cache_copy / "manifest.json").unlink()
-    with pytest.raises(CorruptCacheError, match="bytes differ"):
-        rebuilt(cache_copy)
-
-
-def test_a_missing_shard_is_no_rebuild(cache_copy: Path) -> None:
-    (cache_copy / "samples" / "train-000001.tar").unlink()
-    with pytest.raises(IncompleteCacheError, match=r"1 of 3 shards are missing \(train-000001"):
-        rebuilt(cache_copy)
-
-
-def test_nothing_to_rebuild_from(tmp_path: Path) -> None:
-    with pytest.raises(IncompleteCacheError, match="no shards"):
-        rebuilt(tmp_path)
-
-
-def test_a_damaged_shard_is_set_aside_and_written_again(cache_copy: Path, tiny_cache: Cache) -> None:
-    damaged = cache_copy / "blocks-1-patch-int8" / "train-000002.tar"
-    flip_bit(damaged, 3000)
-    cache = open_cache(cache_copy)
-    job = CacheJob(cache_copy, "repair")
-    set_aside(job, cache.manifest.fingerprint, ["train-000002"])
+def set_aside(root: Path, group: str, shards: list[str]) -> None:
+    cache = open_cache(root)
+    if group:
+        own = cache.groups[group]
+        job = Job(own.paths, "repair", GroupFingerprint)
+        move_aside_group(job, own.manifest.fingerprint, shards)
+    else:
+        job = Job(cache.paths, "repair", BaseFingerprint)
+        move_aside_base(job, cache.manifest.fingerprint, shards)
     job.close()
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches the teacher runs on, but for the one black image that finds the shapes."""
+    sizes: list[int] = []
+    original = Teacher.run
+
+    def counted(self: Teacher, pixels: object) -> object:
+        if pixels.any():  # type: ignore[attr-defined]
+            sizes.append(len(pixels))  # type: ignore[arg-type]
+        return original(self, pixels)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Teacher, "run", counted)
+    return sizes
+
+
+def test_a_damaged_shard_of_a_group_is_written_again(groups_copy: Path, forwards: list[int]) -> None:
+    before = file_hashes(groups_copy)
+    damaged = groups_copy / GROUP / "blocks-1-patch-int8" / "train-000002.tar"
+    flip_bit(damaged, 3000)
+    set_aside(groups_copy, GROUP, ["train-000002"])
     assert not damaged.exists()
-    assert (cache_copy / "job" / "damaged" / "blocks-1-patch-int8" / "train-000002.tar").is_file()
+    assert (groups_copy / GROUP / "job" / "damaged" / "blocks-1-patch-int8" / "train-000002.tar").is_file()
+    cache = open_cache(groups_copy)
+    assert isinstance(cache.unusable[GROUP], IncompleteCacheError)
+    assert list(cache.groups) == ["pixels", "wide"]
+    report = extract(tiny_extract(groups_copy))
+    assert (report.num_shards, report.num_skipped, sum(forwards)) == (1, 2, 8)
+    assert file_hashes(groups_copy) == before
+
+
+def test_a_damaged_shard_of_the_base_needs_no_teacher(groups_copy: Path, forwards: list[int]) -> None:
+    """And the groups stay as they are, and fit again once it is back."""
+    before = file_hashes(groups_copy)
+    flip_bit(groups_copy / "samples" / "train-000001.tar", 3000)
+    set_aside(groups_copy, "", ["train-000001"])
     with pytest.raises(IncompleteCacheError, match="has not finished"):
-        open_cache(cache_copy)
-    report = extract(tiny_extract(cache_copy))
-    assert (report.num_shards, report.num_skipped) == (1, 2)
-    assert open_cache(cache_copy).digest == tiny_cache.digest
+        open_cache(groups_copy)
+    report = extract(tiny_extract(groups_copy))
+    assert (report.num_shards, report.num_skipped, forwards) == (1, 2, [])
+    assert file_hashes(groups_copy) == before
+
+
+def test_a_damaged_shard_of_an_added_group_is_written_by_the_same_add(groups_copy: Path, forwards: list[int]) -> None:
+    before = file_hashes(groups_copy)
+    flip_bit(groups_copy / "wide" / "head-logits-fp16" / "train-000000.tar", 700)
+    set_aside(groups_copy, "wide", ["train-000000"])
+    report = extract(tiny_add(groups_copy))
+    assert (report.num_shards, report.num_skipped, sum(forwards)) == (1, 2, 16)
+    assert file_hashes(groups_copy) == before
+
+
+def test_stored_pixels_are_repaired_without_a_teacher(groups_copy: Path, forwards: list[int]) -> None:
+    before = file_hashes(groups_copy)
+    set_aside(groups_copy, "pixels", ["train-000000", "train-000002"])
+    report = extract(tiny_add(groups_copy, teacher=None, group=None, pixels="raw", batch_size=5))
+    assert (report.num_shards, forwards) == (2, [])
+    assert file_hashes(groups_copy) == before

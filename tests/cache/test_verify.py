@@ -1,95 +1,94 @@
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kdcache.cache import Cache, open_cache
-from kdcache.cache.index import index_bytes, read_index
 from kdcache.cache.paths import CachePaths
-from kdcache.cache.verify import Fault, verify_shard, verify_whole
 from kdcache.errors import Remedy
-from tests.conftest import flip_bit
+from tests.cache.support import all_faults, forge, rewrite_manifest
+from tests.conftest import GROUP, flip_bit
 
 
-def all_faults(root: Path) -> list[Fault]:
-    cache = open_cache(root)
-    faults = [fault for shard in cache.manifest.shards for fault in verify_shard(cache, shard)]
-    return faults + list(verify_whole(cache))
+def test_a_good_cache_has_no_faults(tiny_root: Path, groups_root: Path, jpeg_root: Path) -> None:
+    for root in (tiny_root, groups_root, jpeg_root):
+        assert all_faults(root) == []
 
 
-def forge(root: Path, shard: str, part: str, data: bytes) -> None:
-    """Replace a file and make index and manifest agree with it: only its content is wrong."""
-    paths = CachePaths(root)
-    path = paths.shard(part, shard)
-    path.chmod(0o644)
-    path.write_bytes(data)
-    index_path = paths.shard("index", shard)
-    index = read_index(index_path)
-    facts = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-    manifest = json.loads(paths.manifest.read_bytes())
-    entry = next(each for each in manifest["shards"] if each["name"] == shard)
-    if part != "index":
-        index.files[part] = type(index.files[part])(**facts)
-        index_path.chmod(0o644)
-        index_path.write_bytes(index_bytes(index))
-    entry["files"][part] = facts
-    again = index_path.read_bytes()
-    entry["files"]["index"] = {"sha256": hashlib.sha256(again).hexdigest(), "size_bytes": len(again)}
-    text = json.dumps(manifest).encode()
-    paths.manifest.write_bytes(text)
-    paths.manifest_digest.write_text(hashlib.sha256(text).hexdigest())
-
-
-def test_a_good_cache_has_no_faults(tiny_root: Path) -> None:
-    assert all_faults(tiny_root) == []
-
-
-def test_a_flipped_bit_names_shard_key_and_remedy(cache_copy: Path) -> None:
+def test_a_flipped_bit_names_shard_group_key_and_remedy(cache_copy: Path) -> None:
     cache = open_cache(cache_copy)
     column = cache.find_column(kind="patch", codec="fp16")
     index = cache.index(cache.manifest.shards[1])
     strided = cache.strided(column, cache.manifest.shards[1])
     flip_bit(strided.path, strided.payload_offset(5) + 3)
     [fault] = all_faults(cache_copy)
-    assert (fault.shard, fault.part, fault.key) == ("train-000001", column.name, index.key(2))
-    assert "view 1" in fault.problem
+    assert (fault.shard, fault.group, fault.part, fault.key) == (
+        "train-000001",
+        GROUP,
+        column.facts.name,
+        index.key(2),
+    )
+    assert fault.problem == "view 1 bytes differ from what was written"
     assert fault.remedy is Remedy.REPAIR
-    assert str(fault).startswith(f"train-000001 {column.name} key '{index.key(2)}': view 1 bytes differ")
+    assert fault.where == f"train-000001 {column.name} key '{index.key(2)}'"
 
 
-def test_every_flipped_bit_is_found(cache_copy: Path) -> None:
+@pytest.mark.parametrize("root", ["groups_root", "jpeg_root"])
+def test_every_flipped_bit_is_found(root: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Random places all over the cache: none goes by."""
+    import shutil
+
+    copy = Path(shutil.copytree(request.getfixturevalue(root), tmp_path / "copy"))
     random = np.random.default_rng(0)
-    files = [path for path in cache_copy.rglob("*") if path.is_file() and "job" not in path.parts]
-    named = [path for path in files if path.parent != cache_copy]
-    for _ in range(40):
+    named = [
+        path
+        for path in sorted(copy.rglob("*"))
+        if path.is_file() and path.suffix in (".tar", ".h5") and "job" not in path.relative_to(copy).parts
+    ] + sorted((copy / "ledger").iterdir())
+    for _ in range(10):
         path = named[int(random.integers(len(named)))]
         position = int(random.integers(path.stat().st_size))
         flip_bit(path, position)
-        assert all_faults(cache_copy), f"{path} at {position}"
+        assert all_faults(copy), f"{path} at {position}"
         flip_bit(path, position)
-    assert all_faults(cache_copy) == []
+    assert all_faults(copy) == []
 
 
-@pytest.mark.parametrize("part", ["samples", "index", "ledger", "blocks-1-patch-int8"])
+@pytest.mark.parametrize("part", ["samples", "index", "ledger", f"{GROUP}/blocks-1-patch-int8", f"{GROUP}/index"])
 def test_missing_and_truncated_files(cache_copy: Path, part: str) -> None:
-    path = CachePaths(cache_copy).shard(part, "train-000000")
+    group, _, own = part.rpartition("/")
+    paths = CachePaths(cache_copy).group(group) if group else CachePaths(cache_copy)
+    path = paths.shard(own, "train-000000")
     path.chmod(0o644)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    assert {fault.part for fault in all_faults(cache_copy) if fault.shard == "train-000000"} == {part}
+    found = {(fault.group, fault.part) for fault in all_faults(cache_copy) if fault.shard == "train-000000"}
+    assert found == {(group, own)}
     path.unlink()
     assert any("missing" in fault.problem for fault in all_faults(cache_copy))
 
 
-def test_strangers_in_the_folder(cache_copy: Path) -> None:
-    (cache_copy / "samples" / "train-000099.tar").touch()
-    (cache_copy / "more").mkdir()
-    problems = [str(fault) for fault in all_faults(cache_copy)]
-    assert len(problems) == 2
-    assert all("no manifest names this" in problem for problem in problems)
+def test_strangers_in_the_folders(groups_copy: Path) -> None:
+    (groups_copy / "samples" / "train-000099.tar").touch()
+    (groups_copy / "wide" / "index" / "train-000099.h5").touch()
+    (groups_copy / "more").mkdir()
+    (groups_copy / "wide" / "more").mkdir()
+    found = all_faults(groups_copy)
+    assert [fault.where for fault in found] == [
+        "samples/train-000099.tar",
+        "more",
+        "wide/index/train-000099.h5",
+        "wide/more",
+    ]
+    assert {fault.remedy for fault in found} == {Remedy.REMOVE_FILE}
+    assert all("no manifest names this" in fault.problem for fault in found)
+
+
+def test_a_group_of_another_base_is_a_fault_of_its_own(groups_copy: Path) -> None:
+    rewrite_manifest(CachePaths(groups_copy).group("wide"), lambda m: m.update(base="ab" * 32))
+    [fault] = all_faults(groups_copy)
+    assert (fault.group, fault.remedy) == ("wide", Remedy.REBUILD_OR_DELETE_GROUP)
+    assert "made for the base abab" in fault.problem
 
 
 def test_many_damaged_records_are_counted_not_all_listed(cache_copy: Path) -> None:
@@ -102,49 +101,41 @@ def test_many_damaged_records_are_counted_not_all_listed(cache_copy: Path) -> No
     assert "4 more records" in faults[-1].problem
 
 
-def test_values_that_are_not_finite_are_found_whatever_the_hashes_say(cache_copy: Path) -> None:
-    cache = open_cache(cache_copy)
-    strided = cache.strided(cache.find_column(kind="patch", codec="fp32"), cache.manifest.shards[0])
-    data = bytearray(strided.path.read_bytes())
-    start = strided.payload_offset(4)
-    data[start : start + 4] = np.float32("nan").tobytes()
-    import zlib
-
-    index_path = cache.paths.shard("index", "train-000000")
-    index = read_index(index_path)
-    payload = bytes(data[start : start + strided.layout.payload_bytes])
-    index.columns["blocks-0-patch-fp32"].crc32[4] = zlib.crc32(payload)
-    index_path.chmod(0o644)
-    index_path.write_bytes(index_bytes(index))
-    forge(cache_copy, "train-000000", "blocks-0-patch-fp32", bytes(data))
-    [fault] = all_faults(cache_copy)
-    assert "NaN" in fault.problem
-
-
-def test_impossible_top_k_indices_are_found(cache_copy: Path) -> None:
-    cache = open_cache(cache_copy)
-    strided = cache.strided(cache.find_column(kind="logits", codec="topk"), cache.manifest.shards[0])
-    data = bytearray(strided.path.read_bytes())
-    data[strided.payload_offset(0)] = 200
-    forge(cache_copy, "train-000000", "head-logits-topk3", bytes(data))
-    assert any("bytes differ" in fault.problem for fault in all_faults(cache_copy))
-
-
 def test_samples_that_contradict_the_index(cache_copy: Path, tiny_cache: Cache) -> None:
     path = CachePaths(cache_copy).shard("samples", "train-000000")
     data = path.read_bytes()
     forge(cache_copy, "train-000000", "samples", data.replace(b'"orientation":1', b'"orientation":2', 1))
     [fault] = all_faults(cache_copy)
     assert fault.key == tiny_cache.index(tiny_cache.manifest.shards[0]).key(0)
-    assert "index" in fault.problem
+    assert (fault.group, fault.remedy) == ("", Remedy.REBUILD)
+
+
+def test_an_image_that_is_not_the_sources(cache_copy: Path, tiny_cache: Cache) -> None:
+    path = CachePaths(cache_copy).shard("samples", "train-000000")
+    index = tiny_cache.index(tiny_cache.manifest.shards[0])
+    data = bytearray(path.read_bytes())
+    data[int(index.image_offsets[3]) + 20] ^= 1
+    forge(cache_copy, "train-000000", "samples", bytes(data))
+    [fault] = all_faults(cache_copy)
+    assert fault.key.startswith(index.key(3))
+    assert "not the source's" in fault.problem
 
 
 def test_shards_of_two_caches_do_not_mix(cache_copy: Path) -> None:
-    """A whole shard appears twice: hashes are right, keys are not."""
+    """A whole shard of the base appears twice: hashes are right, keys are not."""
     paths = CachePaths(cache_copy)
-    parts = [path.name for path in cache_copy.iterdir() if path.is_dir() and path.name != "job"]
-    for part in parts:
-        forge(cache_copy, "train-000001", part, paths.shard(part, "train-000000").read_bytes())
-    problems = [fault.problem for fault in all_faults(cache_copy)]
+    forge(cache_copy, "train-000001", "ledger", paths.shard("ledger", "train-000000").read_bytes())
+    from kdcache.cache.index import read_index
+
+    def as_first(index: object) -> None:
+        first = read_index(paths.shard("index", "train-000000"))
+        for name, values in vars(first).items():
+            if name != "files":
+                setattr(index, name, values)
+
+    forge(cache_copy, "train-000001", "samples", paths.shard("samples", "train-000000").read_bytes(), as_first)
+    faults = all_faults(cache_copy)
+    problems = [fault.problem for fault in faults]
     assert any("also in shard train-000000" in problem for problem in problems)
     assert any("not the ones of the plan" in problem for problem in problems)
+    assert any("wanted 'digit-" in fault.problem and fault.group == GROUP for fault in faults)

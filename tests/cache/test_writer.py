@@ -1,69 +1,72 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kdcache.cache import Cache
+from kdcache.cache.job import read_ledger
 from kdcache.cache.paths import CachePaths
 from kdcache.cache.sample import Sample
-from kdcache.cache.writer import BadSample, ShardWriter
-from kdcache.errors import BadRecordError, Remedy
+from kdcache.cache.shard import read_meta
+from kdcache.cache.tar import read_members
+from kdcache.cache.writer import BadSample, BaseShardWriter
+from kdcache.errors import ShardConflictError
+from tests.cache.sample_support import sample_named
+
+BAD = [BadSample(1, "b", "b.jpg", "empty file")]
 
 
-def writer_for(cache: Cache, root: Path) -> ShardWriter:
+def writer_for(cache: Cache, root: Path) -> BaseShardWriter:
     root.mkdir(exist_ok=True)
-    return ShardWriter(CachePaths(root), cache.manifest.fingerprint, "train-000000")
+    return BaseShardWriter(CachePaths(root), cache.manifest.fingerprint, "train-000000")
 
 
-def values_for(cache: Cache, count: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    columns = cache.columns
-    return {column.tap: random.standard_normal((count, *column.shape)).astype(np.float32) for column in columns}
-
-
-def sample_named(key: str) -> Sample:
-    return Sample(
-        key=key, source_key=key, label=0, source_sha256="00" * 32, size=(8, 8), mode="L", orientation=1,
-        views=((0,) * 9,) * 2, pixel_hashes=("00" * 16,) * 2,
-    )  # fmt: skip
-
-
-NAMES = [("a", 0), ("a", 1)]
+def files_below(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
 
 
 def test_nothing_is_visible_before_commit(tiny_cache: Cache, tmp_path: Path) -> None:
     with writer_for(tiny_cache, tmp_path / "c") as writer:
         writer.add_sample(sample_named("a"), b"image", "pgm")
-        writer.add_records(NAMES, values_for(tiny_cache, 2))
-        visible = [path for path in (tmp_path / "c").rglob("*") if path.is_file() and not path.name.startswith(".")]
-        assert visible == []
-    assert not [path for path in (tmp_path / "c").rglob("*") if path.is_file()]
+        assert [path for path in files_below(tmp_path / "c") if not path.name.startswith(".")] == []
+    assert files_below(tmp_path / "c") == []
 
 
 def test_the_index_names_every_file_of_the_shard(tiny_cache: Cache, tmp_path: Path) -> None:
     with writer_for(tiny_cache, tmp_path / "c") as writer:
         writer.add_sample(sample_named("a"), b"image", "pgm")
-        writer.add_records(NAMES, values_for(tiny_cache, 2))
-        index = writer.commit([BadSample(1, "b", "b.jpg", "empty file")])
-    columns = {column.name for column in tiny_cache.columns}
-    assert set(index.files) == {"samples", "ledger", *columns}
+        index = writer.commit(BAD)
+    paths = CachePaths(tmp_path / "c")
+    assert set(index.files) == {"samples", "ledger"}
     for part, facts in index.files.items():
-        assert CachePaths(tmp_path / "c").shard(part, "train-000000").stat().st_size == facts.size_bytes
+        assert paths.shard(part, "train-000000").stat().st_size == facts.size_bytes
+    assert read_ledger(paths.shard("ledger", "train-000000")) == BAD
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused_by_name(tiny_cache: Cache, tmp_path: Path, bad: float) -> None:
-    values = values_for(tiny_cache, 2)
-    values["blocks.1/patch"][1, 3, 5] = bad
-    message = r"key 'a', view 1, tap blocks.1/patch at position \[3, 5\]"
-    with writer_for(tiny_cache, tmp_path / "c") as writer, pytest.raises(BadRecordError, match=message):
-        writer.add_records(NAMES, values)
+def test_the_fingerprint_is_the_first_member_and_an_image_follows_its_record(tiny_cache: Cache, tmp_path: Path) -> None:
+    with writer_for(tiny_cache, tmp_path / "c") as writer:
+        writer.add_sample(sample_named("a"), b"image", "pgm")
+        index = writer.commit([])
+    path = CachePaths(tmp_path / "c").shard("samples", "train-000000")
+    assert [member.name for member in read_members(path)] == ["__kdcache__", "a.json", "a.pgm"]
+    assert read_meta(path) == read_meta(tiny_cache.path("samples", tiny_cache.manifest.shards[0]))
+    start, size = int(index.image_offsets[0]), int(index.image_sizes[0])
+    assert path.read_bytes()[start : start + size] == b"image"
 
 
-def test_values_beyond_the_codec_are_refused_with_the_remedy(tiny_cache: Cache, tmp_path: Path) -> None:
-    values = values_for(tiny_cache, 2)
-    values["blocks.1/patch"][0, 0, 0] = 1e5
-    message = r"codec fp16 makes .* inf "
-    with writer_for(tiny_cache, tmp_path / "c") as writer, pytest.raises(BadRecordError, match=message) as caught:
-        writer.add_records(NAMES, values)
-    assert caught.value.remedy is Remedy.WIDER_CODEC
+def test_another_content_for_the_same_shard_is_a_conflict(tiny_cache: Cache, tmp_path: Path) -> None:
+    def write(key: str) -> None:
+        with writer_for(tiny_cache, tmp_path / "c") as writer:
+            writer.add_sample(sample_named(key), b"image", "pgm")
+            writer.commit([])
+
+    write("a")
+    write("a")
+    with pytest.raises(ShardConflictError):
+        write("b")
+
+
+def test_a_sample_needs_all_its_views(tiny_cache: Cache, tmp_path: Path) -> None:
+    short = Sample(**{**vars(sample_named("a")), "views": ((0,) * 9,), "pixel_hashes": ("00" * 16,)})
+    with writer_for(tiny_cache, tmp_path / "c") as writer, pytest.raises(ValueError, match="reshape"):
+        writer.add_sample(short, b"image", "pgm")
+        writer.commit([])

@@ -13,6 +13,7 @@ from kdcache.cache import open_cache
 from kdcache.cli.main import main
 from tests.cli.support import extract_words, fails
 from tests.cli.test_train import words as train_words
+from tests.conftest import GROUP
 from tests.images.test_tars import make_tar
 from tests.test_durable import as_another_user
 
@@ -137,7 +138,7 @@ def test_a_truncated_source_tar(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_truncated_shard(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = finished / "blocks-1-patch-fp16" / "train-000000.tar"
+    path = finished / GROUP / "blocks-1-patch-fp16" / "train-000000.tar"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-512])
     capsys.readouterr()
@@ -169,7 +170,7 @@ def test_no_images_left(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     for path in photos.rglob("*.*"):
         path.write_bytes(b"")
     message = fails(capsys, extract_words(tmp_path / "c", data=str(photos)))
-    assert "cannot be used, more than the share of 0.01" in message
+    assert "cannot be used, more than the fraction of 0.01" in message
 
 
 def test_every_image_bad_and_that_accepted(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,9 +196,11 @@ def test_every_image_bad_and_that_accepted(photos: Path, tmp_path: Path, capsys:
 
 
 def test_two_jobs_at_once(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kdcache.cache import CacheJob
+    from kdcache.cache import BaseFingerprint
+    from kdcache.cache.job import Job
+    from kdcache.cache.paths import CachePaths
 
-    job = CacheJob(finished, "somebody else")
+    job = Job(CachePaths(finished), "somebody else", BaseFingerprint)
     capsys.readouterr()
     message = fails(capsys, extract_words(finished))
     job.close()

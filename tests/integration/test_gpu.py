@@ -24,6 +24,10 @@ from tests.train.support import losses, tiny_run
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine"),
+    # Widths as small as these are in no table, and torch 2.11's compiler warns of its own parts.
+    pytest.mark.filterwarnings("ignore:plain torch instead of Triton"),
+    pytest.mark.filterwarnings("ignore:TensorFloat32"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
 ]
 TAP = "blocks.1/patch"
 
@@ -68,7 +72,7 @@ def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
         moved = batch.to("cuda")
         assert moved.pixels.is_cuda
         for name, targets in batch.targets.items():
-            torch.testing.assert_close(moved.targets[name].decode().cpu(), targets.decode(), rtol=1e-6, atol=0)
+            assert torch.equal(moved.targets[name].decode().cpu(), targets.to(torch.device("cpu")).decode())
 
 
 @pytest.mark.parametrize("images", ["pixels", "none", "encoded"])

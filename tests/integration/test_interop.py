@@ -1,5 +1,6 @@
 """The cache without kdcache: webdataset, tar, numpy."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -10,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from PIL import Image
 
-from kdcache.cache import Cache
+from kdcache.cache import Cache, open_cache
 from kdcache.cache.ecosystem import write_dali_indexes
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from tests.conftest import GROUP
 
 
 def strided(cache: Cache, column_name: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
     """Every record of a column through the strided view, by key and view."""
-    column = cache.manifest.fingerprint.column(column_name)
+    column = cache.column(column_name)
     records: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for shard in cache.manifest.shards:
         fields = cache.strided(column, shard).fields()
@@ -42,7 +45,7 @@ COLUMNS = ["blocks-1-patch-fp16", "blocks-1-patch-int8", "blocks-1-patch-bf16", 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_plain_webdataset(tiny_root: Path, tiny_cache: Cache, column: str) -> None:
     expected = strided(tiny_cache, column)
-    urls = str(tiny_root / column / "train-{000000..000002}.tar")
+    urls = str(tiny_root / GROUP / column / "train-{000000..000002}.tar")
     seen = 0
     for sample in webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=lambda source: source):
         for view in range(2):
@@ -66,7 +69,7 @@ def test_plain_webdataset_reads_images_and_facts(tiny_root: Path) -> None:
 def test_tar_and_numpy(tiny_root: Path, tiny_cache: Cache, tmp_path: Path, column: str) -> None:
     """Unpacked by the `tar` program and loaded by numpy alone."""
     expected = strided(tiny_cache, column)
-    for path in sorted((tiny_root / column).glob("*.tar")):
+    for path in sorted((tiny_root / GROUP / column).glob("*.tar")):
         subprocess.run(["tar", "xf", path, "-C", tmp_path], check=True)
     found = {(path.name.split(".")[0], int(path.name.split(".v")[1][:2])): path for path in tmp_path.glob("*.npy")}
     assert found.keys() == expected.keys()
@@ -75,12 +78,12 @@ def test_tar_and_numpy(tiny_root: Path, tiny_cache: Cache, tmp_path: Path, colum
 
 
 def test_a_batch_of_the_stream_equals_records_read_that_way(tiny_root: Path, tiny_cache: Cache) -> None:
-    columns = [tiny_cache.manifest.fingerprint.column(name) for name in COLUMNS]
+    columns = [tiny_cache.column(name) for name in COLUMNS]
     read = [tiny_cache.index(shard) for shard in tiny_cache.manifest.shards]
     keys = [index.key(row) for index in read for row in range(len(index))]
     records: dict[tuple[str, str], np.ndarray] = {}
     for name in COLUMNS:
-        for path in (tiny_root / name).glob("*.tar"):
+        for path in (tiny_root / GROUP / name).glob("*.tar"):
             with tarfile.open(path) as tar:
                 for member in tar:
                     data = tar.extractfile(member).read()  # type: ignore[union-attr]
@@ -88,7 +91,7 @@ def test_a_batch_of_the_stream_equals_records_read_that_way(tiny_root: Path, tin
     for batch in CacheLoader(tiny_cache, columns, StreamConfig(batch_size=10)):
         for row, (sample, view) in enumerate(zip(batch.samples.tolist(), batch.views.tolist(), strict=True)):
             for column in columns:
-                loaded = records[column.name, f"{keys[sample]}.v{view:02d}.npy"]
+                loaded = records[column.facts.name, f"{keys[sample]}.v{view:02d}.npy"]
                 fields = {name: values[row] for name, values in batch.targets[column.name].fields.items()}
                 if column.codec == "bf16":
                     fields = {name: values.view(torch.uint16) for name, values in fields.items()}
@@ -96,19 +99,56 @@ def test_a_batch_of_the_stream_equals_records_read_that_way(tiny_root: Path, tin
                 assert_same(loaded, fields)
 
 
-def test_no_pickle_anywhere(tiny_root: Path) -> None:
-    for path in tiny_root.rglob("*.tar"):
-        with tarfile.open(path) as tar:
-            assert {member.name.rpartition(".")[2] for member in tar} <= {"npy", "json", "pgm", "__kdcache__"}
+def test_no_pickle_anywhere_and_the_fingerprint_in_its_place(groups_root: Path, jpeg_root: Path) -> None:
+    """Every tar by `tarfile` alone, every array by numpy; the fingerprint is first in samples and last in columns."""
+    paths = [path for root in (groups_root, jpeg_root) for path in root.rglob("*.tar")]
+    assert len(paths) == 3 * (1 + 7 + 2 + 1) + 3 * (1 + 2 + 1)
+    for path in paths:
+        with tarfile.open(path, "r:") as tar:
+            members = list(tar)
+            names = [member.name for member in members]
+            assert names.index("__kdcache__") == (0 if path.parent.name == "samples" else len(names) - 1)
+            assert {name.rpartition(".")[2] for name in names} <= {"npy", "json", "pgm", "jpg", "__kdcache__"}
+            for member in members:
+                assert member.isreg()
+                if member.name.endswith(".npy"):
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    np.load(io.BytesIO(file.read()), allow_pickle=False)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_plain_webdataset_reads_stored_pixels(groups_root: Path, jpeg_root: Path) -> None:
+    for root, column, name in ((groups_root, "raw", "v01.npy"), (jpeg_root, "jpeg", "v01.jpg")):
+        cache = open_cache(root)
+        hashes = {
+            index.key(row): index.sample(row).pixel_hashes[1]
+            for shard in cache.manifest.shards
+            for index in [cache.index(shard)]
+            for row in range(len(index))
+        }
+        urls = str(root / "pixels" / column / "train-{000000..000002}.tar")
+        samples = [
+            sample
+            for sample in webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=lambda source: source)
+            if name in sample
+        ]
+        assert [sample["__key__"] for sample in samples] == list(hashes)
+        for sample in samples:
+            data = io.BytesIO(sample[name])
+            pixels = np.asarray(Image.open(data)) if name.endswith("jpg") else np.load(data, allow_pickle=False)
+            assert hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()[:32] == hashes[sample["__key__"]]
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_dali_indexes_are_those_of_its_own_tool(tiny_cache: Cache, tmp_path: Path, column: str) -> None:
     """Extension, offset, size and name of every member, as Python's tarfile sees them."""
-    for path, shard in zip(write_dali_indexes(tiny_cache, column, tmp_path), tiny_cache.manifest.shards, strict=True):
+    for path, shard in zip(
+        write_dali_indexes(tiny_cache, tiny_cache.column(column), tmp_path), tiny_cache.manifest.shards, strict=True
+    ):
         head, *lines = path.read_text().splitlines()
         assert head == f"v1.2 {shard.num_samples}"
-        with tarfile.open(tiny_cache.paths.shard(column, shard.name)) as tar:
+        with tarfile.open(tiny_cache.path(f"{GROUP}/{column}", shard)) as tar:
             members = list(tar)
         for line, pair in zip(lines, zip(members[0::2], members[1::2], strict=True), strict=True):
             wanted = [f"{each.name.partition('.')[2]} {each.offset_data} {each.size} {each.name}" for each in pair]
@@ -120,11 +160,11 @@ def test_dali_reads_a_column(tiny_root: Path, tiny_cache: Cache, tmp_path: Path)
     column = COLUMNS[0]
     expected = strided(tiny_cache, column)
     names = [shard.name for shard in tiny_cache.manifest.shards]
-    indexes = write_dali_indexes(tiny_cache, column, tmp_path)
+    indexes = write_dali_indexes(tiny_cache, tiny_cache.column(column), tmp_path)
     pipeline = dali.Pipeline(batch_size=4, num_threads=1, device_id=None)
     with pipeline:
         views = dali.fn.readers.webdataset(
-            paths=[str(tiny_root / column / f"{name}.tar") for name in names],
+            paths=[str(tiny_root / GROUP / column / f"{name}.tar") for name in names],
             index_paths=[str(path) for path in indexes],
             ext=["v00.npy", "v01.npy"],
         )

@@ -24,7 +24,7 @@ def test_cait_to_deit_tiny_with_lift(
     words += ["--view-recipe", "rrc-flip", "--seed", "0", "--limit", str(limit), "--out", str(cache)]
     assert main(words) == 0
     assert main(["verify", str(cache)]) == 0
-    [features, logits] = open_cache(cache).manifest.fingerprint.columns
+    [features, logits] = open_cache(cache).columns
     assert (features.shape, features.grid, logits.shape) == ([196, 384], [14, 14], [1000])
     run = tmp_path / "lift"
     words = ["train", "--cache", str(cache), "--student", "deit_tiny_patch16_224", "--method", "lift", "--epochs", "8"]

@@ -1,8 +1,11 @@
 """Kernels with a known fault each, for tests of the lint: copied into a folder and compiled there, never launched."""
 
+from dataclasses import replace
+
 import triton
 import triton.language as tl
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 
 
 @triton.jit
@@ -18,6 +21,33 @@ def matmul(
         b = tl.load(right + (start + step)[:, None] * stride + col[None, :])
         total = tl.dot(a, b, total)
     tl.store(out + row[:, None] * stride + col[None, :], total, mask=(row < rows)[:, None])
+
+
+@triton.jit
+def matmul_and_sums(
+    left,
+    right,
+    out,
+    sums,
+    rows,
+    stride,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    col = tl.arange(0, COLS)
+    step = tl.arange(0, STEP)
+    total = tl.zeros((ROWS, COLS), tl.float32)
+    sum_of_b = tl.zeros((COLS,), tl.float32)
+    for start in range(0, WIDTH, STEP):
+        a = tl.load(left + row[:, None] * stride + (start + step)[None, :], mask=(row < rows)[:, None], other=0.0)
+        b = tl.load(right + (start + step)[:, None] * stride + col[None, :])
+        total = tl.dot(a, b, total)
+        sum_of_b += tl.sum(b.to(tl.float32), 0)
+    tl.store(out + row[:, None] * stride + col[None, :], total, mask=(row < rows)[:, None])
+    tl.store(sums + col, sum_of_b)
 
 
 @triton.jit
@@ -39,6 +69,11 @@ def products(name, *, tile=64, stages=3, ragged=("rows",), width=512):
     )
 
 
+def shared_tile(name, *, stages):
+    plain = products(name, stages=stages)
+    return replace(plain, kernel=matmul_and_sums, types={**plain.types, "sums": "*fp32"})
+
+
 def vector(name, size, *, has_products=False):
     types = {"values": "*fp32", "out": "*fp32"}
     constants = {"SIZE": size}
@@ -49,8 +84,21 @@ def vector(name, size, *, has_products=False):
 def cases():
     yield products("clean products")
     yield vector("clean vector", 1024)
+    yield shared_tile("clean sums", stages=1)
+    yield shared_tile("refilled while read", stages=3)
     yield vector("spilling", 16384)
     yield products("too much shared memory", tile=128, stages=9, width=1024)
     yield products("narrow loads", ragged=("rows", "stride"))
     yield vector("no products", 1024, has_products=True)
     yield vector("no code", 1000)
+
+
+KERNEL = Kernel(
+    name="planted",
+    launch=matmul,
+    widths={},
+    candidates=lambda width: [],
+    case=lambda width, settings: [],
+    cases=cases,
+    timing=lambda width, settings, device: lambda: None,
+)

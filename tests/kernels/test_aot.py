@@ -9,6 +9,7 @@ from kdcache_kernels.aot import (
     read_amd,
     read_nvidia,
     read_ptxas_version,
+    refilled_while_read,
     report,
     require_compiler,
 )
@@ -63,6 +64,35 @@ def test_every_number_of_an_nvidia_kernel_is_found() -> None:
 )
 def test_only_a_pipelined_product_with_a_register_operand_is_marked(ptx: str, pipelined: bool) -> None:
     assert read_nvidia(ptx, "", "")["pipelined_register_operand"] is pipelined
+
+
+LOOP = """
+    %a = ttg.local_alloc : () -> !ttg.memdesc<3x64x128xbf16, #shared, #smem, mutable>
+    %b = ttg.local_alloc : () -> !ttg.memdesc<SLOTSx64x64xbf16, #shared, #smem, mutable>
+      %a_1 = ttg.memdesc_index %a[%i] : !ttg.memdesc<3x64x128xbf16> -> !ttg.memdesc<64x128xbf16>
+      %a_2 = ttg.memdesc_trans %a_1 {order = array<i32: 1, 0>} : !ttg.memdesc<64x128xbf16> -> !ttg.memdesc<128x64xbf16>
+      %b_1 = ttg.memdesc_index %b[%i] : !ttg.memdesc<SLOTSx64x64xbf16> -> !ttg.memdesc<64x64xbf16>
+      %c = ttng.warp_group_dot %a_2, %b_1, %arg0 {isAsync = true} : !ttg.memdesc<128x64xbf16> -> tensor<128x64xf32>
+      %c_1:2 = ttng.warp_group_dot_wait %c, %a_2 {pendings = PENDINGS : i32} : tensor<128x64xf32>
+    %c_2 = ttng.warp_group_dot_wait %loop {pendings = 0 : i32} : tensor<128x64xf32>
+"""
+
+
+@pytest.mark.parametrize(
+    ("slots", "pendings", "stages", "refilled"),
+    [(2, 1, 3, True), (3, 1, 3, False), (2, 0, 3, False), (2, 1, 2, False), (1, 1, 2, True)],
+)
+def test_a_buffer_needs_as_many_slots_as_stages_where_products_stay_in_flight(
+    slots: int, pendings: int, stages: int, refilled: bool
+) -> None:
+    ttgir = LOOP.replace("SLOTS", str(slots)).replace("PENDINGS", str(pendings))
+    assert refilled_while_read(ttgir, stages) is refilled
+
+
+def test_an_operand_stored_by_its_own_loop_is_no_pipelined_buffer() -> None:
+    """Triton waits for a product right behind it where an operand has one buffer only."""
+    ttgir = LOOP.replace("%b_1 = ttg.memdesc_index %b[%i]", "%b_1 = ttg.local_alloc %value").replace("PENDINGS", "1")
+    assert not refilled_while_read(ttgir.replace("SLOTS", "1"), 3)
 
 
 def test_numbers_of_an_amd_kernel_are_found() -> None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 import kdcache_kernels.device
 import pytest
 from kdcache_kernels.aot import Report, Resources
-from kdcache_kernels.lint import faults_of
+from kdcache_kernels.device.kernels import KERNELS
+from kdcache_kernels.lint import faults_of, find_kernels
 
 PLANTED = Path(__file__).with_name("planted.py")
 CLEAN = Resources(
@@ -51,6 +53,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
     [
         ("spilling", "registers; wanted none; take smaller tiles"),
         ("too much shared memory", "bytes of shared memory; wanted at most 232,448"),
+        ("refilled while read", "a copy into a buffer that a product in flight still reads (triton#7110"),
         ("narrow loads", "wanted 16-byte loads and none of one or two bytes"),
         ("no products", "no matrix instruction; wanted HGMMA"),
         ("no code", "does not compile: "),
@@ -63,7 +66,7 @@ def test_a_planted_fault_is_found(planted: Any, name: str, found: str) -> None:
     assert any(line.startswith(f"FAULT sm_90 {name}: ") and found in line for line in result.stdout.splitlines())
 
 
-@pytest.mark.parametrize("name", ["clean products", "clean vector"])
+@pytest.mark.parametrize("name", ["clean products", "clean vector", "clean sums"])
 def test_a_clean_kernel_has_no_fault(planted: Any, name: str) -> None:
     result, rows = planted
     assert rows[name]["faults"] == []
@@ -88,7 +91,7 @@ def test_only_strict_targets_decide_the_exit_status(tmp_path: Path) -> None:
 
 def test_some_real_kernels_pass_on_hopper(tmp_path: Path) -> None:
     """One of each kind, for time's sake; .ci/run lints them all, with two versions of Triton."""
-    sample = "gram_ds bf16 192->768$|gram_prepare 192|spectrum_fold4 192 levels 1|quantize_rows int8 D 192"
+    sample = "gram_sums bf16 192->768|gram_prepare 192|spectrum_fold4 192 levels 1|quantize_rows int8 D 192"
     out = tmp_path / "out.json"
     result = run_lint("--strict", "sm_90", "--filter", sample, "--json", str(out), path=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -96,13 +99,23 @@ def test_some_real_kernels_pass_on_hopper(tmp_path: Path) -> None:
 
 
 def test_no_kernel_escapes_the_lint() -> None:
+    """Every device file that launches kernels offers them in its `Kernel`, each with a case."""
     files = Path(next(iter(kdcache_kernels.device.__path__))).glob("[a-z]*.py")
-    launches = ("num_warps=config", "num_warps=num_warps")
-    launched = {file.stem for file in files if any(each in file.read_text(encoding="utf-8") for each in launches)}
-    assert len(launched) > 8
-    for name in launched:
-        module = importlib.import_module(f"kdcache_kernels.device.{name}")
-        assert {case.name.split()[0] for case in module.cases()}
+    launching = {
+        file.stem for file in files if re.search(r"^\s+num_warps=|, num_warps=", file.read_text(encoding="utf-8"), re.M)
+    }
+    launching -= {"sizes"}  # makes cases for others
+    assert {kernel.name for kernel in KERNELS} == launching
+    assert {kernel.module.rpartition(".")[2] for kernel in KERNELS} == launching
+    for kernel in KERNELS:
+        source = Path(importlib.import_module(kernel.module).__file__ or "").read_text(encoding="utf-8")
+        launched = set(re.findall(r"^\s+(?:kernel: Any = )?([a-z]\w+)\[[(g]", source, re.M))
+        assert launched == {case.name.split()[0] for case in kernel.cases()}, kernel.name
+
+
+def test_a_module_without_a_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"kdcache_kernels\.device\.tile has no KERNEL"):
+        find_kernels(["kdcache_kernels.device.tile"])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +127,7 @@ def test_no_kernel_escapes_the_lint() -> None:
         ({"serialised": True}, "C7515"),
         ({"pipelined_register_operand": True}, "ptxas 12.8"),
         ({"pipelined_register_operand": True, "ptxas": (13, 3)}, None),
+        ({"refilled_while_read": True}, "triton#7110"),
         ({"matrix_instructions": {}}, "no matrix instruction"),
         ({"wide_loads": 0}, "0 loads of 16 bytes"),
         ({"small_loads": 1}, "1 of one or two"),

@@ -164,6 +164,24 @@ def test_rows_of_any_stride(form: str, kind: str) -> None:
         assert torch.equal(found, wanted)
 
 
+def test_weights_of_tokens_cost_no_accuracy(form: str) -> None:
+    """A fitted student's loss is a small difference of large sums, and rounded weights would not cancel in it."""
+    inputs = make((2, 35, 48), 96, torch.bfloat16, residual=0.05)
+    mask = torch.rand(2, 35, generator=torch.Generator().manual_seed(1))
+
+    def weighed(*each: Tensor) -> Tensor:
+        return (mask * (F.linear(*each) - inputs.decoded).square().mean(-1)).sum() / mask.double().sum()
+
+    truth = gradients(weighed, inputs.student.double(), inputs.weight.bfloat16().double(), inputs.bias.double())
+    found = gradients(
+        lambda *each: LOSSES["mse"](*each, inputs.targets.to(form), mask=mask.to(form)),
+        *(each.to(form) for each in (inputs.student, inputs.weight, inputs.bias)),
+    )
+    errors = [relative_error(mine, right) for mine, right in zip(found, truth, strict=True)]
+    assert max(errors) < CAPS[torch.bfloat16], errors
+    assert errors[0] < 1e-3
+
+
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_scale_of_the_masks_does_not_matter(form: str, kind: str) -> None:
     inputs = make((40, 48), 96, torch.float16)

@@ -1,16 +1,22 @@
 """The operations as torch sees them: schema, fakes, autograd and compilation; and planted faults that must show."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import proj_mse
-from kdcache_kernels.device import gram_ds, gram_sums
-from kdcache_kernels.projection import algorithm, proj_loss, proj_loss_ds
+from kdcache_kernels import gram, proj_mse
+from kdcache_kernels.device import gram_ds, gram_small, gram_sums
+from kdcache_kernels.device import projection as device_projection
+from kdcache_kernels.direct import eager_loss
+from kdcache_kernels.projection import algorithm, choice, proj_loss, proj_loss_ds, runs_eagerly
 from kdcache_kernels.projection_problem import Problem, TokenRows
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from tests.kernels.problems import LOSSES, make, three_ways
 from tests.kernels.test_proj_loss import CAPS, check
@@ -92,6 +98,96 @@ def test_the_algorithm_follows_widths_and_types() -> None:
     assert algorithm(problem(8, 32, torch.float32, torch.eye(32)), "mse") == "gram"
     assert algorithm(problem(8, 32, torch.bfloat16), "smooth_l1") == "direct"
     assert algorithm(problem(8, 32, torch.bfloat16), "cosine") == "cosine"
+    masked = problem(8, 32, torch.bfloat16)
+    assert algorithm(replace(masked, mask=torch.ones(4, dtype=torch.bool)), "mse") == "gram"
+    assert algorithm(replace(masked, mask=torch.ones(4)), "mse") == "direct"
+
+
+@pytest.mark.parametrize("masked", ["no", "bool", "weights"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_eager_form_is_the_same_loss(kind: str, masked: str) -> None:
+    student, weight, bias, values, scale, shift, *_ = (
+        each.detach() if isinstance(each, Tensor) else each for each in arguments(packed=True)
+    )
+    mask = None if masked == "no" else torch.arange(float(values.shape[0])) % 3
+    mask = mask > 0 if mask is not None and masked == "bool" else mask
+
+    def gradients(loss: Any) -> list[Tensor]:
+        leaves = [each.clone().requires_grad_() for each in (student, weight, bias)]
+        value = loss(Problem(*leaves, values, scale, shift, mask, None))
+        return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+    def opaque(given: Problem) -> Tensor:
+        fields = (given.student, given.weight, given.bias, values, scale, shift, mask, None)
+        return proj_loss(*fields, kind, 0.7)[0]
+
+    expected = gradients(opaque)
+    for mine, wanted in zip(gradients(lambda given: eager_loss(given, kind, 0.7)), expected, strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
+def test_a_gpu_without_kernels_runs_eagerly_where_sums_do_not_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_KERNELS", "torch")
+    with FakeTensorMode():
+        given = [
+            torch.empty(size, device="cuda", dtype=torch.bfloat16) for size in ((64, 32), (64, 32), (64,), (64, 64))
+        ]
+        on_gpu = Problem(*given, None, None, None, None)
+        assert [kind for kind in KINDS if runs_eagerly(on_gpu, kind)] == ["smooth_l1", "cosine"]
+        on_cpu = Problem(*(torch.empty(each.shape, dtype=torch.bfloat16) for each in given), None, None, None, None)
+        assert not any(runs_eagerly(on_cpu, kind) for kind in KINDS)
+
+
+class Traffic(TorchDispatchMode):
+    """Counts operations that would launch on a GPU, and the bytes that they read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches, self.bytes, self.double_flops = 0, 0, 0
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.is_view or func.namespace != "aten" or "empty" in func._schema.name:
+            return result
+        flat, _ = tree_flatten((args, kwargs, result))
+        tensors = {id(each): each for each in flat if isinstance(each, Tensor)}.values()
+        self.launches += 1
+        self.names.append(func._schema.name)
+        self.bytes += sum(each.numel() * each.element_size() for each in tensors)
+        if func._schema.name == "aten::mm" and args[0].dtype == torch.float64:
+            self.double_flops += 2 * args[0].numel() * args[1].shape[1]
+        return result
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "stored"),
+    [(192, 768, torch.bfloat16), (192, 384, torch.float16), (192, 384, torch.int8), (384, 1024, torch.int8)],
+)
+def test_the_library_form_moves_less_than_eager_on_a_gpu(width: int, depth: int, stored: torch.dtype) -> None:
+    """On a pretended GPU: it is what every card without a table runs, so it must not lose to what users had."""
+    with FakeTensorMode():
+        num_tokens = 256 * 196
+        student = torch.empty(num_tokens, width, device="cuda", dtype=torch.bfloat16)
+        weight, bias = torch.empty(depth, width, device="cuda"), torch.empty(depth, device="cuda")
+        values = torch.empty(num_tokens, depth, device="cuda", dtype=stored)
+        scale = torch.empty(num_tokens, device="cuda") if stored == torch.int8 else None
+        upstream = torch.empty((), device="cuda")
+        problem = Problem(student, weight, bias, values, scale, None, None, None)
+        with Traffic() as ours:
+            gram.finish(gram.token_sums(problem), problem)
+            gram.student_gradient(upstream, problem)
+        with Traffic() as eager:
+            rounded = weight.bfloat16()
+            projected = torch.addmm(bias.bfloat16(), student, rounded.t()).float()
+            wanted = values.float() if scale is None else values.float() * scale[:, None]
+            torch.ops.aten.mse_loss(projected, wanted)
+            gradient = torch.ops.aten.mse_loss_backward(upstream, projected, wanted, 1).bfloat16()
+            _ = gradient @ rounded, gradient.t() @ student, gradient.sum(0)
+    assert ours.bytes < 0.9 * eager.bytes, (ours.bytes, eager.bytes)
+    assert ours.launches < 100
+    # A consumer card does about 1 TFLOP/s in float64: no more than 2 N / 1000 of the products may be in it.
+    assert ours.double_flops < 2 * depth * width**2 * 1.5
 
 
 def test_rows_of_a_slice_are_addressed_and_not_copied() -> None:
@@ -107,10 +203,10 @@ def test_a_planted_wrong_reduction_is_caught(triton_form: str, monkeypatch: pyte
     """The checks of the other tests fail when one split of the tokens is left out of the sums."""
     honest = gram_sums.launch
 
-    def forgets_a_split(*given: Any) -> gram_sums.PartialSums:
+    def forgets_a_split(*given: Any) -> gram_sums.Sums:
         sums = honest(*given)
-        assert len(sums.st) > 1
-        return replace(sums, st=sums.st[:-1].contiguous(), t_sum=sums.t_sum[:-1], t_square=sums.t_square[:-1])
+        assert len(sums.values) > 1
+        return replace(sums, values=sums.values[:-1].contiguous())
 
     inputs = make((130, 48), 96, torch.bfloat16)
     check(three_ways("mse", inputs, triton_form), CAPS[torch.bfloat16])
@@ -130,6 +226,39 @@ def test_a_planted_unwritten_output_is_caught(triton_form: str, monkeypatch: pyt
     monkeypatch.setattr(gram_ds, "gram_ds", OneProgramShort())
     with pytest.raises(AssertionError, match="student"):
         check(three_ways("mse", make((130, 48), 96, torch.bfloat16), triton_form), CAPS[torch.bfloat16])
+
+
+def test_a_step_takes_few_launches(triton_form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a sweep of 60 us and the next, what a launch costs the host (5 to 25 us) is what a user waits for."""
+    kernels: list[str] = []
+
+    class Counted:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *_, **__: kernels.append(self.name)
+
+    monkeypatch.setattr(gram_sums, "gram_sums", Counted("gram_sums"))
+    monkeypatch.setattr(gram_ds, "gram_ds", Counted("gram_ds"))
+    for name in ("gram_reduce", "gram_finish", "gram_prepare"):
+        monkeypatch.setattr(gram_small, name, Counted(name))
+    inputs = make((130, 48), 96, torch.bfloat16)
+    leaves = [each.to(triton_form).requires_grad_() for each in (inputs.student, inputs.weight, inputs.bias)]
+    targets = inputs.targets.to(triton_form)
+    with Traffic() as around:
+        proj_mse(*leaves, targets).backward()
+    assert kernels == ["gram_sums", "gram_reduce", "gram_finish", "gram_prepare", "gram_ds"]
+    # The first upstream gradient, and its products with those of weight and bias.
+    assert around.names == ["aten::ones_like", "aten::mul", "aten::mul"]
+    problem = Problem(*(each.detach() for each in leaves), targets, None, None, None, None)
+    configs = choice(problem, "mse").configs
+    with Traffic() as within:
+        device_projection.gram(problem, configs)
+        device_projection.gram_student_gradient(torch.ones((), device=triton_form), problem, torch.empty(2, 0), configs)
+    assert Counter(within.names) == {
+        "aten::_to_copy": 2, "aten::full": 1, "aten::sum": 1, "aten::ones": 1, "aten::mul": 1
+    }  # fmt: skip
 
 
 def test_there_is_no_second_derivative_to_get_wrong() -> None:

@@ -1,12 +1,17 @@
 """Mean spectra and bandwidths of tokens, in torch and in Triton, against float64 FFTs."""
 
 import importlib
+from typing import Any
 
 import pytest
 import torch
 from kdcache_kernels import reference_spectral
-from kdcache_kernels.token_spectrum import cumulative_energy, skipped_tokens, token_spectrum
+from kdcache_kernels.device import spectrum_dft, spectrum_fold4
+from kdcache_kernels.token_spectrum import _torch_form, cumulative_energy, skipped_tokens, token_spectrum
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 LEVELS = (0.5, 0.9, 0.99)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -206,3 +211,27 @@ def test_other_levels_are_refused(levels: tuple[float, ...]) -> None:
 def test_integers_are_refused() -> None:
     with pytest.raises(ValueError, match="int8"):
         token_spectrum(torch.ones(2, 4, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("kernel", [spectrum_fold4, spectrum_dft])
+def test_nothing_is_kept_that_a_graph_owns(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="call token_spectrum once at this width before the capture"):
+        kernel._matrices(20, 32, 32, torch.device("cpu"))
+
+
+def test_the_torch_form_copies_nothing_from_the_host() -> None:
+    """Such a copy cannot be captured in a CUDA graph; levels are filled on the device."""
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func._schema.name in ("aten::_to_copy", "aten::copy_", "aten::lift_fresh"):
+                tensors = [each for each in tree_flatten((args, result))[0] if isinstance(each, torch.Tensor)]
+                assert len({each.device.type for each in tensors}) == 1, func
+                assert func._schema.name != "aten::lift_fresh"
+            return result
+
+    with FakeTensorMode(), Copies():
+        _torch_form(torch.empty(32, 24, device="cuda"), [0.5, 0.9], False)

@@ -4,14 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kdcache_kernels import dispatch
-from kdcache_kernels.lint import Fault, kernel_modules
-from kdcache_kernels.tune import Trial, choose_fastest, choose_first_clean, main, merge, tuned_modules
+from kdcache_kernels import dispatch, tune
+from kdcache_kernels.device.kernels import KERNELS
+from kdcache_kernels.lint import Fault
+from kdcache_kernels.tune import Trial, choose_fastest, choose_first_clean, chosen_kernels, main, merge
 
 SLOW = Fault(found="spills", wanted="none", remedy="smaller tiles")
 WRONG = Fault(found="hazard", wanted="none", remedy="one stage", breaks=True)
@@ -19,8 +20,7 @@ TOY = """
 import triton
 import triton.language as tl
 from kdcache_kernels.device.case import Case
-
-WIDTHS = {"64": 64}
+from kdcache_kernels.device.kernel import Kernel
 
 @triton.jit
 def toy(values, out, SIZE: tl.constexpr):
@@ -37,6 +37,9 @@ def case(width, settings):
 
 def timing(width, settings, device):
     raise AssertionError("nothing is timed without a GPU")
+
+KERNEL = Kernel(name="toy", launch=toy, widths={"64": 64}, candidates=candidates, case=case,
+                cases=lambda: case(64, {"size": 64}), timing=timing)
 """
 
 
@@ -62,6 +65,30 @@ def test_the_fastest_candidate_that_is_right_is_chosen() -> None:
 
     assert choose_fastest(trials([], [SLOW], [WRONG], []), time_ms) == {"number": 1}
     assert choose_fastest(trials([WRONG]), time_ms) is None
+
+
+def test_a_candidate_that_does_not_run_costs_only_itself() -> None:
+    def time_ms(settings: Any) -> float:
+        if settings["number"] == 0:
+            raise RuntimeError("out of resource: shared memory")
+        return 1.0
+
+    assert choose_fastest(trials([], []), time_ms) == {"number": 1}
+    assert choose_fastest(trials([]), time_ms) is None
+
+
+def test_what_was_decided_survives_a_run_that_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kernels, the second of which fails: the first one's rows are in the file."""
+
+    def fails(width: int) -> Any:
+        raise KeyboardInterrupt
+
+    first, second = KERNELS[0], replace(KERNELS[1], candidates=fails, interpreted=None)
+    monkeypatch.setattr(tune, "chosen_kernels", lambda modules, pattern: [first, second])
+    out = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        main(["--arch", "interpreter", "--out", str(out)])
+    assert json.loads(out.read_text(encoding="utf-8"))["kernels"].keys() == {first.name}
 
 
 def test_other_kernels_keep_their_rows() -> None:
@@ -105,17 +132,13 @@ def test_the_interpreter_gets_the_first_candidate(tmp_path: Path, monkeypatch: p
     out = tmp_path / "table.json"
     assert main(["toy_interpreted", "--arch", "interpreter", "--out", str(out)]) == 0
     written = json.loads(out.read_text(encoding="utf-8"))
-    assert written["kernels"] == {"toy_interpreted": {"*": {"size": 16384}}}
+    assert written["kernels"] == {"toy": {"*": {"size": 16384}}}
     assert written["versions"]["ptxas"] is None
 
 
-def test_incomplete_modules_and_unknown_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    half: Any = SimpleNamespace(candidates=lambda width: [], WIDTHS={})
-    monkeypatch.setitem(sys.modules, "half_done", half)
-    with pytest.raises(ValueError, match="half_done has candidates but no case, timing"):
-        tuned_modules(["half_done"], "")
-    with pytest.raises(ValueError, match="'nothing'"):
-        tuned_modules([], "nothing")
+def test_an_unknown_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match="'nothing'; there are cosine_factors"):
+        chosen_kernels([], "nothing")
 
 
 def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,14 +152,14 @@ def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.parametrize("arch", ["sm_90", "interpreter"])
 def test_shipped_tables_hold_rows_that_the_kernels_know(arch: str) -> None:
     table = dispatch.read_table(arch)
-    for kernel, module in tuned_modules([], "").items():
+    for kernel in KERNELS:
         if arch == dispatch.INTERPRETER:
-            assert table[kernel] == {"*": getattr(module, "INTERPRETED", None) or module.candidates(1024)[0]}
+            assert table[kernel.name] == {"*": kernel.interpreted or kernel.candidates(1024)[0]}
             continue
-        assert table[kernel].keys() <= module.WIDTHS.keys()
-        for row, settings in table[kernel].items():
+        assert table[kernel.name].keys() <= kernel.widths.keys()
+        for row, settings in table[kernel.name].items():
             if settings.get("form") == "torch":
                 continue
-            names = {frozenset(each) for each in module.candidates(module.WIDTHS[row])}
+            names = {frozenset(each) for each in kernel.candidates(kernel.widths[row])}
             assert frozenset(settings) - {"form"} in names
-    assert table.keys() <= {name.rpartition(".")[2] for name in kernel_modules()}
+    assert table.keys() == {kernel.name for kernel in KERNELS}

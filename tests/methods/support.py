@@ -8,6 +8,7 @@ from kdcache.methods import Targets
 from kdcache.stream.batch import Batch
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from tests.conftest import GROUP
 
 
 def one_batch(cache: Cache) -> Batch:
@@ -17,9 +18,10 @@ def one_batch(cache: Cache) -> Batch:
 
 
 def targets_of(batch: Batch, *, logits: str | None = None, features: str | None = None) -> Targets:
-    """The targets of some columns by name."""
+    """The targets of some columns of the one group by their own names."""
     return Targets(
-        logits=batch.targets[logits] if logits else None, features=batch.targets[features] if features else None
+        logits=batch.targets[f"{GROUP}/{logits}"] if logits else None,
+        features=batch.targets[f"{GROUP}/{features}"] if features else None,
     )
 
 

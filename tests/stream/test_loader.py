@@ -125,7 +125,9 @@ def test_ctrl_c_ends_the_process(tiny_root: Path, workers: int, check: str, dela
 def test_the_memory_budget_is_respected(tiny_cache: Cache) -> None:
     """Mapped bytes never exceed it; a window that does not fit is read instead."""
     columns = tiny_cache.columns
-    shard_bytes = [sum(shard.files[each.name].size_bytes for each in columns) for shard in tiny_cache.manifest.shards]
+    shard_bytes = [
+        sum(tiny_cache.file(each.name, shard).size_bytes for each in columns) for shard in tiny_cache.manifest.shards
+    ]
     buffers = 3 * 4 * sum(each.layout().payload_bytes for each in columns)
     for room in (sum(shard_bytes), max(shard_bytes) * 2):
         loader = cache_loader(tiny_cache, images="none", window=1, memory_budget=buffers + room)

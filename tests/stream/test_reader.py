@@ -14,7 +14,7 @@ def test_records_equal_the_strided_view(tiny_cache: Cache) -> None:
     reader = ShardReader(tiny_cache, columns)
     for sample in (0, 7, 8, 19):
         shard, row = reader.locate(sample)
-        facts = tiny_cache.shard_facts(shard.name)
+        facts = next(each for each in tiny_cache.manifest.shards if each.name == shard.name)
         for column in columns:
             decoded = column.make_codec().decode(tiny_cache.strided(column, facts).fields(), tuple(column.shape))
             for view in range(2):

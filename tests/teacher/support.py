@@ -1,6 +1,6 @@
 """What several tests of the teacher pass need."""
 
-from kdcache.cache.manifest import ViewFacts
+from kdcache.cache.facts import ViewFacts
 from kdcache.views import VIEW_FIELDS
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.config import BASE_SETTINGS, ExtractConfig
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,52 @@ from kdcache.teacher.config import ExtractConfig
         ({"precision": "fp8"}, "auto, fp32, bf16, fp16"),
         ({"taps": ()}, "at least one tap"),
         ({"max_bad": 2.0}, "between 0 and 1"),
+        ({"data": None}, "needs data and a teacher"),
+        ({"teacher": None}, "needs data and a teacher"),
+        ({"pixels": "png"}, "pixels must be replay, raw, jpeg or jpeg:QUALITY"),
+        ({"pixels": "jpeg:0"}, "pixels must be"),
+        ({"pixels": "jpeg:101"}, "pixels must be"),
+        ({"pixels": "jpeg:"}, "pixels must be"),
+        ({"group": "Wide"}, "group 'Wide': use lower-case"),
+        ({"group": "samples"}, "group 'samples'"),
+        ({"group": "pixels"}, "group 'pixels'"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExtractConfig(**{"data": "digits", "out": Path("c"), "teacher": "t", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "nothing to add"),
+        ({"pixels": "jpeg"}, "jpeg cannot be added"),
+        ({"teacher": "t", "pixels": "jpeg:80"}, "jpeg cannot be added"),
+        ({"teacher": "t", "views": 2, "view_recipe": "rrc-flip"}, "views, view_recipe: fixed by the base"),
+        ({"teacher": "t", "view_params": {"flip": 0}}, "view_params: fixed"),
+        ({"teacher": "t", "images": "reference"}, "images: fixed"),
+    ],
+)
+def test_what_cannot_be_added(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExtractConfig(**{"out": Path("c"), "add": True, **changes})
+
+
+@pytest.mark.parametrize("name", BASE_SETTINGS)
+def test_every_setting_of_the_base_is_refused_with_add(name: str) -> None:
+    changed: dict[str, Any] = {
+        "views": 2, "view_recipe": "rrc-flip", "view_params": {"flip": 0}, "image_size": 32, "interpolation": "bilinear",
+        "limit": 3, "order": "source", "images": "reference", "split": "val", "shard_samples": 3, "max_bad": 0.5,
+    }  # fmt: skip
+    more = {"view_recipe": "rrc-flip"} if name == "views" else {}
+    with pytest.raises(ValueError, match=f"{name}.*fixed by the base"):
+        ExtractConfig(out=Path("c"), add=True, teacher="t", **{name: changed[name], **more})
+
+
+def test_groups_and_qualities_have_defaults() -> None:
+    config = ExtractConfig(out=Path("c"), data="digits", teacher="hf-hub:A/cait_s24_224", pixels="jpeg")
+    assert (config.group_name, config.jpeg_quality) == ("hf-hub-a-cait-s24-224", 95)
+    assert ExtractConfig(out=Path("c"), data="d", teacher="t", pixels="jpeg:80").jpeg_quality == 80
+    assert ExtractConfig(out=Path("c"), data="d", teacher="t", pixels="raw").jpeg_quality == 0
+    assert ExtractConfig(out=Path("c"), add=True, pixels="raw").teacher is None

@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,23 @@ from kdcache.cache import Cache, open_cache
 from kdcache.distributed import WorkerEnv
 from kdcache.errors import CacheMismatchError, InterruptedRunError, SourceError
 from kdcache.teacher.extract import Progress, extract
-from tests.conftest import tiny_extract
+from tests.conftest import GROUP, TEACHER_KWARGS, file_hashes, tiny_extract
 
 
-def test_it_is_a_pure_function_of_the_plan(tiny_cache: Cache, tmp_path: Path) -> None:
-    """Other threads, another folder, another time: the same bytes everywhere, so the same manifest."""
-    assert tiny_cache.manifest.fingerprint.teacher.cpu_threads == 2
+def test_it_is_a_pure_function_of_the_plan(tiny_root: Path, tiny_cache: Cache, tmp_path: Path) -> None:
+    """Other threads, another folder, another time: the same bytes everywhere, ledgers and indexes included."""
+    assert tiny_cache.groups[GROUP].manifest.fingerprint.teacher.cpu_threads == 2
     extract(tiny_extract(tmp_path / "c", threads=1))
-    assert open_cache(tmp_path / "c").digest == tiny_cache.digest
+    assert file_hashes(tmp_path / "c") == file_hashes(tiny_root)
     torch.set_num_threads(1)
     extract(tiny_extract(tmp_path / "d"))
-    assert open_cache(tmp_path / "d").digest == tiny_cache.digest
+    assert file_hashes(tmp_path / "d") == file_hashes(tiny_root)
 
 
 def test_progress_counts_up_and_names_the_bottleneck(tmp_path: Path) -> None:
     seen: list[Progress] = []
     report = extract(tiny_extract(tmp_path / "c"), on_progress=seen.append)
-    assert seen[-1].num_records == seen[-1].num_owed == report.num_records == 40
+    assert seen[-1].num_records == seen[-1].num_pending == report.num_records == 40
     assert [each.num_records for each in seen] == sorted(each.num_records for each in seen)
     assert {each.bottleneck for each in seen} <= {"read", "compute", "write"}
     entry = json.loads((tmp_path / "c" / "job" / "runs.jsonl").read_text())
@@ -37,10 +36,13 @@ def test_progress_counts_up_and_names_the_bottleneck(tmp_path: Path) -> None:
 
 
 def test_running_again_does_nothing(tiny_root: Path, tiny_cache: Cache) -> None:
-    before = {path: path.stat().st_mtime_ns for path in tiny_root.rglob("*.tar")}
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tiny_root.rglob("*.*") if path.suffix in (".tar", ".h5")}
+
+    before, hashes = times(), file_hashes(tiny_root)
     report = extract(tiny_extract(tiny_root))
     assert (report.num_shards, report.num_skipped, report.num_records) == (0, 3, 0)
-    assert {path: path.stat().st_mtime_ns for path in tiny_root.rglob("*.tar")} == before
+    assert (times(), file_hashes(tiny_root)) == (before, hashes)
     assert open_cache(tiny_root).digest == tiny_cache.digest
 
 
@@ -48,24 +50,22 @@ def test_running_again_does_nothing(tiny_root: Path, tiny_cache: Cache) -> None:
     ("changes", "field"),
     [
         ({"seed": 1}, "views.seed: the cache has 0, this run wants 1"),
-        ({"teacher_kwargs": {"depth": 2}}, "teacher.kwargs.patch_size"),
+        ({"teacher_kwargs": {**TEACHER_KWARGS, "img_size": 64}}, "views.size: the cache has 16, this run wants 64"),
+        ({"teacher_kwargs": {**TEACHER_KWARGS, "depth": 3}}, "teacher.kwargs.depth: the cache has 2, this run wants 3"),
         ({"limit": 19}, "source.num_samples: the cache has 20, this run wants 19"),
         ({"views": 3}, "views.num_views: the cache has 2, this run wants 3"),
+        ({"batch_size": 5}, "batch_size: the cache has 6, this run wants 5(.|\\n)*--add --group NAME"),
     ],
 )
 def test_another_plan_is_refused_with_both_values(tiny_root: Path, changes: dict[str, Any], field: str) -> None:
-    kwargs = {**tiny_extract(tiny_root).teacher_kwargs, **changes.get("teacher_kwargs", {})}
-    if "teacher_kwargs" in changes:
-        kwargs.pop("patch_size")
-        kwargs["img_size"], changes = 64, {"image_size": None}
     with pytest.raises(CacheMismatchError, match=field):
-        extract(replace(tiny_extract(tiny_root, **changes), teacher_kwargs=kwargs))
+        extract(tiny_extract(tiny_root, **changes))
 
 
 def test_other_weights_are_another_teacher(tiny_root: Path, tmp_path: Path) -> None:
     import timm
 
-    from tests.conftest import TEACHER, TEACHER_KWARGS
+    from tests.conftest import TEACHER
 
     torch.save(timm.create_model(TEACHER, **TEACHER_KWARGS).state_dict(), tmp_path / "w.pth")
     with pytest.raises(CacheMismatchError, match=r"teacher.weights_sha256: the cache has .* this run wants"):
@@ -76,8 +76,9 @@ def test_two_workers_write_the_same_shards_as_one(tiny_cache: Cache, tmp_path: P
     """Each takes every second shard; whoever finishes last writes the manifest."""
     reports = [extract(tiny_extract(tmp_path / "c"), env=WorkerEnv(rank, 2, rank, "job")) for rank in range(2)]
     assert [report.num_shards for report in reports] == [2, 1]
-    assert reports[0].manifest is None
-    assert reports[1].manifest is not None
+    assert reports[0].base is None
+    assert list(reports[1].groups) == [GROUP]
+    assert reports[1].base is not None
     assert open_cache(tmp_path / "c").digest == tiny_cache.digest
 
 
@@ -88,7 +89,7 @@ def test_a_signal_finishes_the_shard_and_leaves(tiny_cache: Cache, tmp_path: Pat
 
     previous = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with pytest.raises(InterruptedRunError, match=r"stopped by signal 15 after \d of 3 owed shards") as caught:
+        with pytest.raises(InterruptedRunError, match=r"stopped by signal 15 after \d of 3 pending shards") as caught:
             extract(tiny_extract(tmp_path / "c", shard_samples=8), on_progress=interrupt)
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -112,18 +113,18 @@ def test_keys_join_labels_and_columns(tiny_cache: Cache) -> None:
             assert sample.key == sample.source_key
 
 
-def test_the_cache_says_what_the_teacher_says(tiny_cache: Cache) -> None:
+def test_the_cache_holds_the_outputs_of_the_teacher(tiny_cache: Cache) -> None:
     """Against a fresh model, by hand and for every record."""
     import timm
 
     from kdcache.models import weights_sha256
     from kdcache.seeds import derived_seed
     from kdcache.stream.dataset import CacheDataset
-    from tests.conftest import TEACHER, TEACHER_KWARGS
+    from tests.conftest import TEACHER
 
     torch.manual_seed(derived_seed("teacher", 0))
     model = timm.create_model(TEACHER, **TEACHER_KWARGS).eval()
-    assert weights_sha256(model) == tiny_cache.manifest.fingerprint.teacher.weights_sha256
+    assert weights_sha256(model) == tiny_cache.groups[GROUP].manifest.fingerprint.teacher.weights_sha256
     column = tiny_cache.find_column(kind="patch", codec="fp16")
     for record in range(0, 40, 7):
         item = CacheDataset(tiny_cache, [column])[record]
@@ -136,7 +137,7 @@ def test_the_cache_says_what_the_teacher_says(tiny_cache: Cache) -> None:
 def test_statistics_can_be_left_light(tmp_path: Path) -> None:
     extract(tiny_extract(tmp_path / "c", statistics="light"))
     cache = open_cache(tmp_path / "c")
-    for column in cache.index(cache.manifest.shards[0]).columns.values():
+    for column in cache.group_index(cache.groups[GROUP], cache.manifest.shards[0]).columns.values():
         assert column.statistics.raw_moment.size == 0
         assert column.singular_energies.size == 0
         assert column.column_sums.size > 0

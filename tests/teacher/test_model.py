@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from kdcache.errors import ModelError, TapError, UsageError
 from kdcache.models import parse_tap
@@ -16,7 +17,6 @@ def teacher(**changes: Any) -> Teacher:
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
-NORM = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 TAPS = [parse_tap("blocks.-1/patch"), parse_tap("blocks.0/prefix"), parse_tap("head/logits")]
 
 
@@ -29,15 +29,15 @@ def test_taps_report_their_shapes_and_grids() -> None:
     ]
 
 
-def test_it_says_what_the_model_says() -> None:
+def test_its_outputs_are_those_of_the_model() -> None:
     made = teacher()
     made.set_taps(TAPS)
-    said = made.run(PIXELS, **NORM)
+    outputs = made.run(PIXELS)
     images = (torch.from_numpy(PIXELS).float() / 255 - 0.5).permute(0, 3, 1, 2) / 0.5
     with torch.inference_mode():
         logits = made.model(images)
-    np.testing.assert_allclose(said["head/logits"], logits.numpy(), rtol=1e-5, atol=1e-6)
-    assert said["blocks.1/patch"].dtype == np.float32
+    np.testing.assert_allclose(outputs["head/logits"], logits.numpy(), rtol=1e-5, atol=1e-6)
+    assert outputs["blocks.1/patch"].dtype == np.float32
 
 
 def test_random_weights_are_the_same_everywhere_and_no_students() -> None:
@@ -56,11 +56,11 @@ def test_the_same_batch_gives_the_same_bits_whatever_the_threads_around(around: 
     """torchrun sets one OpenMP thread a process; a worker must say what a process on its own says."""
     made, again = teacher(cpu_threads=2), teacher(cpu_threads=2)
     made.set_taps(TAPS)
-    expected = made.run(PIXELS, **NORM)
+    expected = made.run(PIXELS)
     torch.set_num_threads(around)
     again.set_taps(TAPS)
     torch.set_num_threads(around)
-    for tap, values in again.run(PIXELS, **NORM).items():
+    for tap, values in again.run(PIXELS).items():
         np.testing.assert_array_equal(values, expected[tap])
 
 
@@ -70,6 +70,18 @@ def test_facts_for_the_fingerprint() -> None:
     assert facts.kwargs == TEACHER_KWARGS
     assert facts.pretrained_cfg["interpolation"] == "bicubic"
     assert "url" not in facts.pretrained_cfg
+    assert (facts.mean, facts.std) == ([0.5] * 3, [0.5] * 3)
+
+
+def test_pixels_are_normalised_as_this_teacher_wants_them() -> None:
+    """Not as the base says: a second teacher of a cache may want other means than the first."""
+    made = teacher()
+    made.facts = replace(made.facts, mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0])
+    made.set_taps(TAPS)
+    images = torch.from_numpy(PIXELS).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        logits = made.model(images)
+    np.testing.assert_allclose(made.run(PIXELS)["head/logits"], logits.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_autocast_is_applied() -> None:
@@ -77,7 +89,7 @@ def test_autocast_is_applied() -> None:
     made.set_taps(TAPS)
     single = teacher()
     single.set_taps(TAPS)
-    difference = np.abs(made.run(PIXELS, **NORM)["blocks.1/patch"] - single.run(PIXELS, **NORM)["blocks.1/patch"]).max()
+    difference = np.abs(made.run(PIXELS)["blocks.1/patch"] - single.run(PIXELS)["blocks.1/patch"]).max()
     assert 0 < difference < 0.1
 
 

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from kdcache.cache import BaseFingerprint, GroupFingerprint
+from kdcache.cache.manifest import fingerprint_digest
 from kdcache.errors import ModelError, TapError, UsageError
 from kdcache.images import open_source
 from kdcache.teacher.model import Teacher
-from kdcache.teacher.plan import make_fingerprint, plan_columns, plan_recipe, plan_source
-from tests.conftest import TEACHER_KWARGS, tiny_extract
+from kdcache.teacher.plan import base_fingerprint, group_fingerprints, plan_columns, plan_recipe, plan_source
+from tests.conftest import GROUP, TEACHER_KWARGS, tiny_extract
 
 
 @pytest.fixture
@@ -95,24 +97,55 @@ def test_wrong_view_parameters(teacher: Teacher, params: dict[str, Any]) -> None
         plan_recipe(config(view_params=params), teacher)
 
 
-def test_fingerprints_change_with_what_decides_bytes_and_with_nothing_else(teacher: Teacher) -> None:
-    source = open_source("digits:test")
+def made(teacher: Teacher, **changes: Any) -> tuple[BaseFingerprint, dict[str, GroupFingerprint]]:
+    asked = config(**changes)
+    source = plan_source(open_source("digits:test"), asked)
+    base = base_fingerprint(asked, teacher, source, plan_recipe(asked, teacher))
+    return base, group_fingerprints(asked, base, teacher)
 
-    def made(**changes: Any) -> Any:
-        asked = config(**changes)
-        return make_fingerprint(
-            asked, teacher, plan_source(source, asked), plan_recipe(asked, teacher), plan_columns(asked, teacher)
-        )
 
-    base = made()
-    for same in ({"threads": 7}, {"max_bad": 0.5}, {"check_space": False}):
-        assert made(**same) == base
-    for other in (
-        {"seed": 1}, {"views": 3}, {"batch_size": 7}, {"shard_samples": 9}, {"limit": 19}, {"order": "source"},
-        {"images": "reference"}, {"split": "val"}, {"statistics": "light"}, {"view_params": {"flip": 0.1}},
-        {"interpolation": "bilinear"}, {"taps": ("head/logits",)},
-    ):  # fmt: skip
-        assert made(**other) != base
+def test_what_decides_no_bytes_changes_no_fingerprint(teacher: Teacher) -> None:
+    for same in ({"threads": 7}, {"max_bad": 0.5}, {"check_space": False}, {"image_timeout_s": 1.0}):
+        assert made(teacher, **same) == made(teacher)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1}, {"views": 3}, {"shard_samples": 9}, {"limit": 19}, {"order": "source"}, {"images": "reference"},
+        {"split": "val"}, {"view_params": {"flip": 0.1}}, {"interpolation": "bilinear"}, {"pixels": "jpeg"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_decides_bytes_of_the_base_changes_both(teacher: Teacher, changes: dict[str, Any]) -> None:
+    before, after = made(teacher), made(teacher, **changes)
+    assert before[0] != after[0]
+    assert before[1][GROUP] != after[1][GROUP]
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 7}, {"statistics": "light"}, {"taps": ("head/logits",)}], ids=str)
+def test_what_decides_bytes_of_a_group_leaves_the_base(teacher: Teacher, changes: dict[str, Any]) -> None:
+    before, after = made(teacher), made(teacher, **changes)
+    assert before[0] == after[0]
+    assert before[1][GROUP] != after[1][GROUP]
+
+
+def test_what_belongs_to_the_teacher_belongs_to_its_group(teacher: Teacher) -> None:
+    base, groups = made(teacher)
+    assert "torch" not in base.versions
+    assert groups[GROUP].versions["torch"] == torch.__version__
+    assert groups[GROUP].teacher == teacher.facts
+    assert groups[GROUP].base == fingerprint_digest(base)
+
+
+def test_stored_pixels_are_a_group_without_a_teacher(teacher: Teacher) -> None:
+    base, groups = made(teacher, pixels="raw")
+    assert list(groups) == [GROUP, "pixels"]
+    assert (groups["pixels"].teacher, groups["pixels"].columns[0].shape) == (None, [16, 16, 3])
+    assert list(group_fingerprints(config(pixels="raw"), base, None)) == ["pixels"]
+    assert base == made(teacher)[0], "raw pixels can be added later, so the base must not know them"
+    base, groups = made(teacher, pixels="jpeg:80")
+    assert (base.views.jpeg_quality, groups["pixels"].columns[0].params) == (80, {"quality": 80})
 
 
 @pytest.mark.parametrize("changes", [{"split": "a/b"}, {"split": "index"}, {"interpolation": "random"}])
@@ -120,7 +153,7 @@ def test_settings_that_cannot_be(teacher: Teacher, changes: dict[str, Any]) -> N
     asked = config(**changes)
     source = plan_source(open_source("digits:test"), asked)
     with pytest.raises(UsageError, match=next(iter(changes))):
-        make_fingerprint(asked, teacher, source, plan_recipe(config(), teacher), [])
+        base_fingerprint(asked, teacher, source, plan_recipe(config(), teacher))
 
 
 def test_source_facts(teacher: Teacher, photos: Path) -> None:

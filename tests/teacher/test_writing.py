@@ -8,12 +8,12 @@ from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher import extract as extract_module
 from kdcache.teacher.extract import extract
 from kdcache.teacher.model import Teacher
-from tests.conftest import tiny_extract
+from tests.conftest import tiny_add, tiny_extract
 
 
 def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), max_error=1e-4)
-    message = r"column .*blocks-1-patch-int8: relative error .* more than max_error, 0.0001"
+    message = r"column vit-tiny-patch16-224/blocks-1-patch-int8: relative error .* more than max_error, 0.0001"
     with pytest.raises(BadRecordError, match=message) as caught:
         extract(config)
     assert caught.value.remedy is Remedy.FINER_CODEC
@@ -29,7 +29,7 @@ def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return {tap: values * 0 for tap, values in original(self, *arguments, **keywords).items()}  # type: ignore[arg-type]
 
     monkeypatch.setattr(extract_module.Teacher, "run", dead)
-    with pytest.raises(BadRecordError, match="exactly the same of every token"):
+    with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
         extract(tiny_extract(tmp_path / "c"))
 
 
@@ -37,12 +37,12 @@ def test_too_many_bad_images_fail_the_run_and_lose_nothing(photos: Path, tmp_pat
     for name in ("cat/1.JPEG", "dog/2.png"):
         (photos / name).write_bytes(b"")
     config = tiny_extract(tmp_path / "c", data=str(photos), limit=None, shard_samples=3)
-    with pytest.raises(TooManyBadImagesError, match=r"1 of 6 images cannot be used, more than the share of 0.01"):
+    with pytest.raises(TooManyBadImagesError, match=r"1 of 6 images cannot be used, more than the fraction of 0.01"):
         extract(config)
     report = extract(replace(config, max_bad=0.5))
     assert report.num_skipped >= 1
-    assert report.manifest is not None
-    assert (report.manifest.num_samples, report.manifest.num_bad) == (4, 2)
+    assert report.base is not None
+    assert (report.base.num_samples, report.base.num_bad) == (4, 2)
     open_cache(tmp_path / "c")
 
 
@@ -52,3 +52,12 @@ def test_bad_images_of_finished_shards_still_count(photos: Path, tmp_path: Path)
     extract(config)
     with pytest.raises(TooManyBadImagesError):
         extract(replace(config, max_bad=0.1))
+
+
+def test_bad_images_of_the_base_stop_no_group_that_is_added(photos: Path, tmp_path: Path) -> None:
+    """They were accepted when the base was made, and are not in it."""
+    (photos / "cat" / "1.JPEG").write_bytes(b"")
+    extract(tiny_extract(tmp_path / "c", data=str(photos), limit=None, max_bad=0.5))
+    report = extract(tiny_add(tmp_path / "c"))
+    assert report.base is not None
+    assert (report.num_records, report.base.num_bad) == (10, 1)

@@ -187,6 +187,5 @@ def test_memory_is_that_of_this_process(tiny_root: Path, tmp_path: Path) -> None
     summary = train(tiny_root, tmp_path / "run", tiny_run())
     assert 10**8 < summary["peak_memory_bytes"] < 10**11
     assert summary["target_bytes_per_view"] == sum(
-        open_cache(tiny_root).manifest.fingerprint.column(name).stride_bytes
-        for name in ("head-logits-fp16", "blocks-1-patch-fp16")
+        open_cache(tiny_root).column(name).stride_bytes for name in ("head-logits-fp16", "blocks-1-patch-fp16")
     )

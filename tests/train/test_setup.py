@@ -10,7 +10,7 @@ from kdcache.errors import CacheMismatchError, GridMismatchError, ModelError, Re
 from kdcache.methods import FeatureConfig, LiftConfig, LogitConfig, StandaloneConfig
 from kdcache.teacher.extract import extract
 from kdcache.train.setup import make_loader, prepare
-from tests.conftest import STUDENT_KWARGS, tiny_extract
+from tests.conftest import GROUP, STUDENT_KWARGS, tiny_extract
 from tests.train.support import tiny_run
 
 ALONE = WorkerEnv(0, 1, 0, "job")
@@ -20,10 +20,10 @@ def test_columns_in_use_follow_from_the_method(tiny_cache: Cache) -> None:
     def columns(**changes: Any) -> list[str]:
         return [column.name for column in prepare(tiny_run(**changes), tiny_cache).columns]
 
-    assert columns() == ["head-logits-fp16", "blocks-1-patch-fp16"]
+    assert columns() == [f"{GROUP}/head-logits-fp16", f"{GROUP}/blocks-1-patch-fp16"]
     assert columns(method=StandaloneConfig()) == []
-    assert columns(method=LogitConfig()) == ["head-logits-fp16"]
-    assert columns(method=LiftConfig(tap="blocks.1/patch", logit_weight=0.0)) == ["blocks-1-patch-fp16"]
+    assert columns(method=LogitConfig()) == [f"{GROUP}/head-logits-fp16"]
+    assert columns(method=LiftConfig(tap="blocks.1/patch", logit_weight=0.0)) == [f"{GROUP}/blocks-1-patch-fp16"]
 
 
 def test_the_student_is_seeded(tiny_cache: Cache) -> None:
@@ -49,7 +49,7 @@ def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
         (
             {"teacher": "cait_s24_224"},
             CacheMismatchError,
-            r"cache holds teacher 'vit_tiny_patch16_224', this run wants",
+            r"holds teacher 'vit_tiny_patch16_224', this run wants",
         ),
         ({"method": LiftConfig()}, TapError, r"could be any of"),
         ({"method": LiftConfig(tap="blocks.7/patch")}, TapError, "no column for blocks.7/patch"),

@@ -11,13 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
-from kdcache_kernels.device.sizes import DIRECT_WIDTHS as WIDTHS
-from kdcache_kernels.device.sizes import format_cases, linted_cases, tile_constants, timing_problem
+from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.sizes import DIRECT_WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
-
-__all__ = ["WIDTHS"]
 
 
 @triton.jit(do_not_specialize=["num_rows", "per_batch"])
@@ -114,3 +112,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     """One sweep for a teacher twice as wide."""
     problem = timing_problem(width, 2 * width, device)
     return lambda: launch(problem, problem.weight, settings)
+
+
+KERNEL = Kernel(
+    name="cosine_factors",
+    launch=launch,
+    widths=DIRECT_WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

@@ -11,13 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
-from kdcache_kernels.device.sizes import DIRECT_WIDTHS as WIDTHS
-from kdcache_kernels.device.sizes import format_cases, linted_cases, tile_constants, timing_problem
+from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.sizes import DIRECT_WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets, value_and_slope
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
-
-__all__ = ["WIDTHS"]
 
 
 @triton.jit(do_not_specialize=["num_rows", "per_batch"])
@@ -84,7 +82,7 @@ def launch(problem: Problem, weight: Tensor, upstream: Tensor, kind: str, beta: 
     out = torch.empty((problem.num_tokens, width), dtype=problem.student.dtype, device=values.device)
     direct_ds[(triton.cdiv(problem.num_tokens, config["block_n"]),)](
         student.tokens, values, pointer(problem.scale, upstream), pointer(problem.shift, upstream),
-        pointer(problem.mask, upstream), weight, problem.bias, upstream, out, beta,
+        pointer(problem.weights, upstream), weight, problem.bias, upstream, out, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
         IS_SMOOTH=kind == "smooth_l1", HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
@@ -125,3 +123,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     problem = timing_problem(width, 2 * width, device)
     upstream = torch.ones((), device=device)
     return lambda: launch(problem, problem.weight, upstream, "smooth_l1", 1.0, settings)
+
+
+KERNEL = Kernel(
+    name="direct_ds",
+    launch=launch,
+    widths=DIRECT_WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

@@ -11,12 +11,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets, value_and_slope
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
-
-__all__ = ["WIDTHS"]
 
 
 @triton.jit(do_not_specialize=["num_rows", "per_batch", "tiles_per_split"])
@@ -127,7 +126,8 @@ def launch(
     part, sums, losses = empty(splits, depth, width), empty(splits, depth), empty(splits, blocks)
     direct_dw[(blocks, splits, own_blocks)](
         student.tokens, values, pointer(problem.scale, part), pointer(problem.shift, part),
-        pointer(problem.mask, part), part if factors is None else factors[0], part if factors is None else factors[1],
+        pointer(problem.weights, part),
+        part if factors is None else factors[0], part if factors is None else factors[1],
         weight, problem.bias, part, sums, losses, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
@@ -172,3 +172,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     problem = timing_problem(width, 2 * width, device)
     num_programs = torch.cuda.get_device_properties(device).multi_processor_count
     return lambda: launch(problem, problem.weight, "smooth_l1", 1.0, settings, num_programs)
+
+
+KERNEL = Kernel(
+    name="direct_dw",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import (
     WIDTHS,
     format_cases,
@@ -19,13 +20,10 @@ from kdcache_kernels.device.sizes import (
     stages,
     tile_constants,
     timing_problem,
-    unpipelined,
 )
 from kdcache_kernels.device.tile import column_pieces, pointer, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
-
-__all__ = ["WIDTHS"]
 
 
 @triton.jit
@@ -51,6 +49,26 @@ def _factors(
     return -1.0 / scale, -weight * scale, -weight
 
 
+@triton.jit
+def _added(acc, tokens, matrix, IS_SWAPPED: tl.constexpr):
+    """acc + tokens @ matrix, or its transpose where acc is held so."""
+    if IS_SWAPPED:
+        acc = tl.dot(tl.trans(matrix), tl.trans(tokens), acc, input_precision="ieee")
+    else:
+        acc = tl.dot(tokens, matrix, acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def _begun(acc, constant, before, IS_SWAPPED: tl.constexpr):
+    """The sum over S, ready for T's products."""
+    if IS_SWAPPED:
+        acc = (acc * 16.0 + constant[:, None]) * before[None, :]
+    else:
+        acc = (acc * 16.0 + constant[None, :]) * before[:, None]
+    return acc
+
+
 @triton.jit(do_not_specialize=["num_rows", "per_batch"])
 def gram_ds(
     S, T, SCALE, SHIFT, CA, CB, MASK, SQUARE, CONSTANT, FROM_T, FROM_ONE, UPSTREAM, OUT,
@@ -66,7 +84,11 @@ def gram_ds(
     rows, because their rounding would reach the difference of the two sums. ca = mask and cb = -mask for the squared
     error. UPSTREAM, a scalar on the device, holds all constant factors. FROM_ONE is the column sum of U, for shifted
     targets.
+
+    A T of another type than S would be a left operand in registers, which pipelined products must not have before
+    ptxas 13.3 (triton#9433): there everything is transposed, and T the right operand, in shared memory.
     """
+    IS_SWAPPED: tl.constexpr = T.dtype != S.dtype
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row = rows < num_rows
     first = tl.program_id(1) * (C0 + C1)
@@ -74,10 +96,10 @@ def gram_ds(
     s_at = token_offsets(rows, per_batch, s_batch, s_row)
     t_at = rows.to(tl.int64) * t_row
     before, after, by_shift = _factors(SCALE, CA, CB, MASK, rows, is_row, HAS_SCALE, HAS_FACTORS, HAS_MASK)
-    acc0 = tl.zeros((BLOCK_N, C0), tl.float32)
+    acc0 = tl.zeros((C0, BLOCK_N) if IS_SWAPPED else (BLOCK_N, C0), tl.float32)
     if C1 > 0:
         c1 = first + C0 + tl.arange(0, C1)
-        acc1 = tl.zeros((BLOCK_N, C1), tl.float32)
+        acc1 = tl.zeros((C1, BLOCK_N) if IS_SWAPPED else (BLOCK_N, C1), tl.float32)
     S_TILES: tl.constexpr = (DS + BLOCK_K - 1) // BLOCK_K
     for tile in range(HALVES * S_TILES):
         ks = (tile % S_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -85,13 +107,13 @@ def gram_ds(
         is_k = ks < DS
         s = tl.load(S + s_at[:, None] + ks[None, :], mask=is_row[:, None] & is_k[None, :], other=0.0)
         m0 = tl.load(SQUARE + at + c0[None, :], mask=is_k[:, None] & (c0 < DS)[None, :], other=0.0)
-        acc0 = tl.dot(s, m0, acc0, input_precision="ieee")
+        acc0 = _added(acc0, s, m0, IS_SWAPPED)
         if C1 > 0:
             m1 = tl.load(SQUARE + at + c1[None, :], mask=is_k[:, None] & (c1 < DS)[None, :], other=0.0)
-            acc1 = tl.dot(s, m1, acc1, input_precision="ieee")
-    acc0 = (acc0 * 16.0 + tl.load(CONSTANT + c0, mask=c0 < DS, other=0.0)[None, :]) * before[:, None]
+            acc1 = _added(acc1, s, m1, IS_SWAPPED)
+    acc0 = _begun(acc0, tl.load(CONSTANT + c0, mask=c0 < DS, other=0.0), before, IS_SWAPPED)
     if C1 > 0:
-        acc1 = (acc1 * 16.0 + tl.load(CONSTANT + c1, mask=c1 < DS, other=0.0)[None, :]) * before[:, None]
+        acc1 = _begun(acc1, tl.load(CONSTANT + c1, mask=c1 < DS, other=0.0), before, IS_SWAPPED)
     T_TILES: tl.constexpr = (DT + BLOCK_K - 1) // BLOCK_K
     for tile in range(T_HALVES * T_TILES):
         ks = (tile % T_TILES) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -100,11 +122,15 @@ def gram_ds(
         t = tl.load(T + t_at[:, None] + ks[None, :], mask=is_row[:, None] & is_k[None, :], other=0.0)
         t = t.to(S.dtype.element_ty)
         u0 = tl.load(FROM_T + at + c0[None, :], mask=is_k[:, None] & (c0 < DS)[None, :], other=0.0)
-        acc0 = tl.dot(t, u0, acc0, input_precision="ieee")
+        acc0 = _added(acc0, t, u0, IS_SWAPPED)
         if C1 > 0:
             u1 = tl.load(FROM_T + at + c1[None, :], mask=is_k[:, None] & (c1 < DS)[None, :], other=0.0)
-            acc1 = tl.dot(t, u1, acc1, input_precision="ieee")
+            acc1 = _added(acc1, t, u1, IS_SWAPPED)
     upstream = tl.load(UPSTREAM)
+    if IS_SWAPPED:
+        acc0 = tl.trans(acc0)
+        if C1 > 0:
+            acc1 = tl.trans(acc1)
     acc0 *= after[:, None]
     if HAS_SHIFT:
         shift = tl.load(SHIFT + rows, mask=is_row, other=0.0) * by_shift
@@ -146,7 +172,7 @@ def launch(
     gram_ds[(triton.cdiv(num_rows, config["block_n"]), triton.cdiv(width, c0 + c1))](
         student.tokens, values, pointer(problem.scale, constant), pointer(problem.shift, constant),
         constant if factors is None else factors[0], constant if factors is None else factors[1],
-        pointer(problem.mask, constant), square, constant, from_t, from_one, upstream, out,
+        pointer(problem.weights, constant), square, constant, from_t, from_one, upstream, out,
         num_rows, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_N=config["block_n"], BLOCK_K=config["block_k"],
         HALVES=square.shape[0] // width, T_HALVES=from_t.shape[0] // depth, HAS_SCALE=problem.scale is not None,
@@ -168,7 +194,7 @@ def candidates(width: int) -> list[dict[str, int]]:
     else:
         sizes = [(384, 64, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 32, 8, 3)]
     names = ("columns", "block_n", "block_k", "num_warps", "num_stages")
-    return [unpipelined(dict(zip(names, size, strict=True))) for size in sizes]
+    return [dict(zip(names, size, strict=True)) | {"num_stages_converted": size[-1]} for size in sizes]
 
 
 def case(width: int, settings: Config) -> list[Case]:
@@ -177,9 +203,9 @@ def case(width: int, settings: Config) -> list[Case]:
     types = {**dict.fromkeys(("S", "SQUARE", "FROM_T", "OUT"), "*bf16"), **dict.fromkeys(rows, "*fp32")}
     kind = {"HALVES": 2, "T_HALVES": 1, "HAS_FACTORS": False, "HAS_MASK": False}
     constants = {**tile_constants(width, 4 * width, settings), **kind}
-    plain, converted = format_cases(gram_ds, types, constants, settings)
+    plain, *converted = format_cases(gram_ds, types, constants, settings)
     cosine = replace(plain, name=f"{plain.name} cosine", constants={**plain.constants, "HAS_FACTORS": True})
-    return [plain, replace(converted, num_stages=stages(settings, True)), cosine]
+    return [plain, *(replace(each, num_stages=stages(settings, True)) for each in converted), cosine]
 
 
 def cases() -> Iterator[Case]:
@@ -193,3 +219,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     small = torch.zeros(2 * width, width, device=device, dtype=torch.bfloat16), torch.zeros(width, device=device)
     upstream = torch.ones((), device=device)
     return lambda: launch(problem, upstream, None, small, problem.weight, settings)
+
+
+KERNEL = Kernel(
+    name="gram_ds",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

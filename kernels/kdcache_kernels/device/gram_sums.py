@@ -1,7 +1,8 @@
 """S^T m T and S^T m S over the tokens in one launch, with the column sums on the way."""
 
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
-# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportOperatorIssue=false, reportAssignmentType=false
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,26 +13,40 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem, TokenRows
 
-__all__ = ["WIDTHS"]
-
 # Partial sums that may lie in memory between this kernel and the next.
 _PARTIAL_BYTES = 14_000_000
+# Rows of the sums that a program keeps until its end, so that no sum crosses threads within the loop.
+_LANES = tl.constexpr(16)
+
+
+@triton.jit
+def _tile(T, rows, cols, is_col, num_rows, per_batch, t_batch, t_row, IS_FLAT: tl.constexpr):
+    """A tile of T as it lies in memory, 0 outside."""
+    at = rows.to(tl.int64) * t_row if IS_FLAT else token_offsets(rows, per_batch, t_batch, t_row)
+    return tl.load(T + at[:, None] + cols[None, :], mask=(rows < num_rows)[:, None] & is_col[None, :], other=0.0)
 
 
 @triton.jit
 def _sweep(
     S, T, SCALE, SHIFT, MASK, PART, SUM, SQUARE, block_t,
-    num_rows, per_batch, s_batch, s_row, t_per_batch, t_batch, t_row, tiles_per_split,
+    num_rows, per_batch, s_batch, s_row, t_batch, t_row, tiles_per_split,
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
-    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, LENGTH: tl.constexpr,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr, HAS_SQUARE: tl.constexpr,
+    S_IS_FLAT: tl.constexpr, T_IS_FLAT: tl.constexpr,
 ):  # fmt: skip
-    """One split's PART (DS, DT) for one block of T's columns and one of S's, and sums and squares of T's columns."""
+    """One split's PART (DS, DT) for one block of T's columns and one of S's, and sums and squares of T's columns.
+
+    A tile of S's own type waits in registers, not in the pipeline's shared memory, until its turn: Triton up to 3.8
+    gives a buffer that both a product and other arithmetic read one slot too few, and a copy then overwrites what the
+    product still reads (triton#6691, triton#7110).
+    """
     split = tl.program_id(1)
     block_s = tl.program_id(2)
     cols = block_t * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -41,93 +56,124 @@ def _sweep(
     if C1 > 0:
         c1 = block_s * (C0 + C1) + C0 + tl.arange(0, C1)
         acc1 = tl.zeros((C1, BLOCK_T), tl.float32)
-    t_sum = tl.zeros((BLOCK_T,), tl.float32)
-    t_square = tl.zeros((BLOCK_T,), tl.float32)
+    t_sum = tl.zeros((_LANES, BLOCK_T), tl.float32)
+    t_square = tl.zeros((_LANES, BLOCK_T), tl.float32)
+    first = split * tiles_per_split * BLOCK_N
+    # What is converted on its way to the product has a buffer of its own there, and may wait in the pipeline.
+    IS_AHEAD: tl.constexpr = T.dtype == S.dtype and not HAS_SCALE and not HAS_SHIFT
+    if IS_AHEAD:
+        rows = first + tl.arange(0, BLOCK_N)
+        ahead = _tile(T, rows, cols, is_col, num_rows, per_batch, t_batch, t_row, T_IS_FLAT)
     tl.assume(tiles_per_split > 0)  # else Triton 3.6 waits after every product of the loop
     for tile in range(tiles_per_split):
-        rows = (split * tiles_per_split + tile) * BLOCK_N + tl.arange(0, BLOCK_N)
+        rows = first + tile * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = rows < num_rows
-        s_at = token_offsets(rows, per_batch, s_batch, s_row)
-        t_at = token_offsets(rows, t_per_batch, t_batch, t_row)
-        stored = tl.load(T + t_at[:, None] + cols[None, :], mask=is_row[:, None] & is_col[None, :], other=0.0)
-        if HAS_SCALE or HAS_SHIFT:
-            t = scaled(stored.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
-            if HAS_SHIFT:
-                t = tl.where(is_row[:, None], t, 0.0)
-            right = t.to(S.dtype.element_ty)
+        if IS_AHEAD:
+            right = ahead
+            next_rows = tl.where(tile + 1 < tiles_per_split, rows + BLOCK_N, num_rows)
+            ahead = _tile(T, next_rows, cols, is_col, num_rows, per_batch, t_batch, t_row, T_IS_FLAT)
         else:
-            right = stored.to(S.dtype.element_ty)
-        # The squares too are of what was rounded: then the loss is that of the rounded targets, with no other error.
+            right = _tile(T, rows, cols, is_col, num_rows, per_batch, t_batch, t_row, T_IS_FLAT)
+            if HAS_SCALE or HAS_SHIFT:
+                t = scaled(right.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
+                if HAS_SHIFT:
+                    t = tl.where(is_row[:, None], t, 0.0)
+                right = t.to(S.dtype.element_ty)
+            else:
+                right = right.to(S.dtype.element_ty)
+        # Sums are of what was rounded: then the loss is that of the rounded targets, with no other error.
         t = right.to(tl.float32)
+        weighed = t
         if HAS_MASK:
             weighed = t * tl.load(MASK + rows, mask=is_row, other=0.0)[:, None]
             right = weighed.to(S.dtype.element_ty)
-        else:
-            weighed = t
-        t_sum += tl.sum(weighed, 0)
-        t_square += tl.sum(weighed * t, 0)
+        if block_s == 0:
+            t_sum += tl.sum(tl.reshape(weighed, (BLOCK_N // _LANES, _LANES, BLOCK_T)), 0)
+            if HAS_SQUARE:
+                t_square += tl.sum(tl.reshape(weighed * t, (BLOCK_N // _LANES, _LANES, BLOCK_T)), 0)
+        s_at = rows.to(tl.int64) * s_row if S_IS_FLAT else token_offsets(rows, per_batch, s_batch, s_row)
         s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
         acc0 = tl.dot(tl.trans(s0), right, acc0, input_precision="ieee")
         if C1 > 0:
             s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
             acc1 = tl.dot(tl.trans(s1), right, acc1, input_precision="ieee")
-    part = PART + split.to(tl.int64) * DS * DT
+    at_split = split.to(tl.int64) * LENGTH
+    part = PART + at_split
     tl.store(part + c0[:, None] * DT + cols[None, :], acc0, mask=(c0 < DS)[:, None] & is_col[None, :])
     if C1 > 0:
         tl.store(part + c1[:, None] * DT + cols[None, :], acc1, mask=(c1 < DS)[:, None] & is_col[None, :])
     if block_s == 0:
-        tl.store(SUM + split * DT + cols, t_sum, mask=is_col)
-        tl.store(SQUARE + split * DT + cols, t_square, mask=is_col)
+        tl.store(SUM + at_split + cols, tl.sum(t_sum, 0), mask=is_col)
+        if HAS_SQUARE:
+            tl.store(SQUARE + at_split + cols, tl.sum(t_square, 0), mask=is_col)
 
 
 @triton.jit(do_not_specialize=["num_rows", "per_batch", "tiles_per_split"])
 def gram_sums(
-    S, T, SCALE, SHIFT, MASK, PART_T, T_SUM, T_SQUARE, PART_S, S_SUM, S_SQUARE,
+    S, T, SCALE, SHIFT, MASK, PARTS,
     num_rows, per_batch, s_batch, s_row, t_row, tiles_per_split,
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
-    T_BLOCKS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, T_BLOCKS: tl.constexpr, LENGTH: tl.constexpr,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr, IS_FLAT: tl.constexpr,
 ):  # fmt: skip
     """Grid: blocks of T's columns and then of S's, splits of the tokens, blocks of the other factor's columns.
 
     T = scale * values + shift is decoded and rounded to S's type in registers. Splits cover fixed ranges of tokens, so
-    every run adds in the same order.
+    every run adds in the same order. PARTS (splits, LENGTH) is laid out as `Sums` says.
     """
     block = tl.program_id(0)
+    SS = PARTS + DS * DT
+    S_SUM = SS + DS * DS
+    T_SUM = S_SUM + DS
     if block < T_BLOCKS:
         _sweep(
-            S, T, SCALE, SHIFT, MASK, PART_T, T_SUM, T_SQUARE, block,
-            num_rows, per_batch, s_batch, s_row, num_rows, 0, t_row, tiles_per_split,
-            DS, DT, C0, C1, BLOCK_T, BLOCK_N, HAS_SCALE, HAS_SHIFT, HAS_MASK,
+            S, T, SCALE, SHIFT, MASK, PARTS, T_SUM, T_SUM + DT, block,
+            num_rows, per_batch, s_batch, s_row, 0, t_row, tiles_per_split,
+            DS, DT, C0, C1, BLOCK_T, BLOCK_N, LENGTH, HAS_SCALE, HAS_SHIFT, HAS_MASK, True, IS_FLAT, True,
         )  # fmt: skip
     else:
         _sweep(
-            S, S, SCALE, SHIFT, MASK, PART_S, S_SUM, S_SQUARE, block - T_BLOCKS,
-            num_rows, per_batch, s_batch, s_row, per_batch, s_batch, s_row, tiles_per_split,
-            DS, DS, C0, C1, BLOCK_T, BLOCK_N, False, False, HAS_MASK,
+            S, S, SCALE, SHIFT, MASK, SS, S_SUM, S_SUM, block - T_BLOCKS,
+            num_rows, per_batch, s_batch, s_row, s_batch, s_row, tiles_per_split,
+            DS, DS, C0, C1, BLOCK_T, BLOCK_N, LENGTH, False, False, HAS_MASK, False, IS_FLAT, IS_FLAT,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class PartialSums:
-    """Sums of each split of the tokens, float32; m stands for the tokens' weights.
+class Sums:
+    """Sums over tokens in one float32 tensor, so that one launch adds those of all splits; m stands for weights.
+
+    One after another: S^T m T (Ds, Dt), S^T m S (Ds, Ds), the sums of m s (Ds,), of m t (Dt,) and of m t^2 (Dt,), and
+    zeros up to `length`.
 
     Args:
-        st: (splits, Ds, Dt), sum of m s t^T.
-        t_sum, t_square: (splits, Dt), sum of m t and m t^2.
-        ss: (splits, Ds, Ds), sum of m s s^T.
-        s_sum: (splits, Ds), sum of m s.
+        values: (..., `length`).
+        width, depth: Ds and Dt.
     """
 
-    st: Tensor
-    t_sum: Tensor
-    t_square: Tensor
-    ss: Tensor
-    s_sum: Tensor
+    values: Tensor
+    width: int
+    depth: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Elements of each part."""
+        return [self.width * self.depth, self.width * self.width, self.width, self.depth, self.depth]
+
+    def parts(self) -> list[Tensor]:
+        """Views: S^T m T, S^T m S, and the three sums."""
+        st, ss, *sums = self.values[..., : sum(self.sizes)].split(self.sizes, dim=-1)
+        shape = self.values.shape[:-1]
+        return [st.view(*shape, self.width, self.depth), ss.view(*shape, self.width, self.width), *sums]
 
 
-def launch(problem: Problem, config: Config, num_programs: int) -> PartialSums:
-    """Run it.
+def length(width: int, depth: int) -> int:
+    """Elements that `Sums` take; a multiple of 32, so that every split's begin aligned."""
+    return triton.cdiv(width * (depth + width + 1) + 2 * depth, 32) * 32
+
+
+def launch(problem: Problem, config: Config, num_programs: int) -> Sums:
+    """Sums of each split of the tokens, (splits, `length`).
 
     Args:
         problem: Tokens and targets.
@@ -144,21 +190,18 @@ def launch(problem: Problem, config: Config, num_programs: int) -> PartialSums:
     splits = max(1, min(num_tiles, most, num_programs // ((t_blocks + s_blocks) * own_blocks)))
     per_split = triton.cdiv(num_tiles, splits)
     splits = triton.cdiv(num_tiles, per_split)
-
-    def empty(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=values.device)
-
-    st, t_sum, t_square = empty(splits, width, depth), empty(splits, depth), empty(splits, depth)
-    ss, s_sum, s_square = empty(splits, width, width), empty(splits, width), empty(splits, width)
+    size = length(width, depth)
+    parts = torch.empty((splits, size), dtype=torch.float32, device=values.device)
     gram_sums[(t_blocks + s_blocks, splits, own_blocks)](
-        student.tokens, values, pointer(problem.scale, st), pointer(problem.shift, st), pointer(problem.mask, st),
-        st, t_sum, t_square, ss, s_sum, s_square,
+        student.tokens, values, pointer(problem.scale, parts), pointer(problem.shift, parts),
+        pointer(problem.weights, parts), parts,
         num_rows, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"], T_BLOCKS=t_blocks,
-        HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None, HAS_MASK=problem.mask is not None,
+        LENGTH=size, HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
+        HAS_MASK=problem.mask is not None, IS_FLAT=student.per_batch == num_rows,
         num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
-    return PartialSums(st, t_sum, t_square, ss, s_sum)
+    return Sums(parts, width, depth)
 
 
 # Tiles so small that tests at toy sizes launch several programs.
@@ -177,10 +220,11 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher four times as wide."""
-    pointers = ("SCALE", "SHIFT", "MASK", "PART_T", "T_SUM", "T_SQUARE", "PART_S", "S_SUM", "S_SQUARE")
+    pointers = ("SCALE", "SHIFT", "MASK", "PARTS")
     types = {"S": "*bf16", **dict.fromkeys(pointers, "*fp32"), "tiles_per_split": "i32"}
-    blocks = {"T_BLOCKS": triton.cdiv(4 * width, settings["block_t"]), "HAS_MASK": False}
-    return format_cases(gram_sums, types, {**tile_constants(width, 4 * width, settings), **blocks}, settings)
+    blocks = {"T_BLOCKS": triton.cdiv(4 * width, settings["block_t"]), "LENGTH": length(width, 4 * width)}
+    kind = {"HAS_MASK": False, "IS_FLAT": True}
+    return format_cases(gram_sums, types, {**tile_constants(width, 4 * width, settings), **blocks, **kind}, settings)
 
 
 def cases() -> Iterator[Case]:
@@ -193,3 +237,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     problem = timing_problem(width, 4 * width, device)
     num_programs = torch.cuda.get_device_properties(device).multi_processor_count
     return lambda: launch(problem, settings, num_programs)
+
+
+KERNEL = Kernel(
+    name="gram_sums",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

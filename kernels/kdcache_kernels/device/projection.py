@@ -1,5 +1,6 @@
 """The projected feature losses as sequences of kernels; what each sequence computes, its plain torch twin says."""
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -19,7 +20,8 @@ Configs = Mapping[str, Config]
 
 def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error: loss and gradients for weight and bias."""
-    sums = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values))
+    parts = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values))
+    sums = gram_small.reduce(parts, configs["gram_small"])
     if problem.basis is None:
         return gram_small.finish(problem, problem.rounded_weight, sums, configs["gram_small"])
     return finish_in_torch(_summed(problem, sums), problem)
@@ -29,7 +31,7 @@ def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, 
     """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
     weight = problem.rounded_weight
     pp, pt, tt = cosine_factors.launch(problem, weight, configs["cosine_factors"])
-    losses, ca, cb = factors_from_products(pp, pt, tt, problem.mask)
+    losses, ca, cb = factors_from_products(pp, pt, tt, problem.weights)
     # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
     widened = float(weight.shape[0])
     factors = torch.stack([ca, cb])
@@ -44,9 +46,7 @@ def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, 
 def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, configs: Configs) -> Tensor:
     """The student's gradient (N, Ds) of either; the factors are empty for the squared error."""
     weight = problem.rounded_weight
-    scaled_upstream = upstream.float() * problem.inverse_count()
-    if factors.shape[1] == 0:
-        scaled_upstream = scaled_upstream * (2 / weight.shape[0])
+    scaled_upstream = problem.per_token(upstream, 1.0 if factors.shape[1] else 2 / weight.shape[0])
     from_t = weight if problem.basis is None else _stacked(problem.basis.double() @ weight.double(), weight.dtype)
     small = gram_small.prepare(weight, problem.bias, configs["gram_small"])
     own = factors if factors.shape[1] else None
@@ -65,19 +65,13 @@ def direct(problem: Problem, kind: str, beta: float, configs: Configs) -> tuple[
 def direct_student_gradient(upstream: Tensor, problem: Problem, kind: str, beta: float, configs: Configs) -> Tensor:
     """The student's gradient (N, Ds) of the same."""
     weight = problem.rounded_weight
-    scaled_upstream = upstream.float() * problem.inverse_count() / weight.shape[0]
+    scaled_upstream = problem.per_token(upstream, 1 / weight.shape[0])
     return direct_ds.launch(problem, weight, scaled_upstream, kind, beta, configs["direct_ds"])
 
 
-def _summed(problem: Problem, sums: gram_sums.PartialSums) -> GramSums:
-    return GramSums(
-        ss=sums.ss.sum(0, dtype=torch.float64),
-        ts=sums.st.sum(0, dtype=torch.float64).t(),
-        s_sum=sums.s_sum.sum(0, dtype=torch.float64),
-        t_sum=sums.t_sum.sum(0, dtype=torch.float64),
-        t_square=sums.t_square.sum(dtype=torch.float64),
-        count=problem.count().double(),
-    )
+def _summed(problem: Problem, sums: gram_sums.Sums) -> GramSums:
+    st, ss, s_sum, t_sum, t_square = (each.double() for each in sums.parts())
+    return GramSums(ss, st.t(), s_sum, t_sum, t_square.sum(), problem.count().double())
 
 
 def _stacked(matrix: Tensor, dtype: torch.dtype) -> Tensor:
@@ -89,4 +83,9 @@ def _num_programs(tensor: Tensor) -> int:
     """Programs that run at a time: one a multiprocessor, since the partial sums' traffic grows with their number."""
     if not tensor.is_cuda:
         return _INTERPRETED_PROGRAMS
-    return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+    return _multiprocessors(tensor.device)
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -9,9 +9,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.tile import token_offsets
 from kdcache_kernels.dispatch import read_table
-from kdcache_kernels.quantize import LARGEST, WIDEST
+from kdcache_kernels.quantized import LARGEST, WIDEST
 
 # One setting serves all widths, because it fixes the number of values in a program and not the number of rows.
 WIDTHS = {"*": 1024}
@@ -158,3 +159,14 @@ def timing(width: int, settings: Mapping[str, int], device: torch.device) -> Cal
     values = torch.empty_like(tokens, dtype=torch.int8)
     scale, sums, squares = (torch.empty(len(tokens), device=device) for _ in range(3))
     return lambda: launch(tokens, values, scale, sums, squares, **settings)
+
+
+KERNEL = Kernel(
+    name="quantize_rows",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+)

@@ -14,8 +14,9 @@ from kdcache_kernels.projection_problem import Problem
 WIDTHS = {str(width): width for width in (192, 256, 384, 512, 768, 1024)}
 # The direct form holds a whole row of student channels in a tile, which wider students do not fit into.
 DIRECT_WIDTHS = {name: width for name, width in WIDTHS.items() if width <= 512}
-# Stored formats that a row must serve: as the student's, and converted in registers.
-FORMATS = ("bf16", "int8")
+# Stored formats that a row must serve: as the student's, and converted in registers. Caches hold float16 by default,
+# and students train in bfloat16.
+FORMATS = ("bf16", "fp16", "int8")
 _RAGGED = frozenset(("num_rows", "per_batch", "tiles_per_split"))
 _LINTED = (192, 384, 768)
 _TOKENS = 256 * 196
@@ -77,8 +78,3 @@ def timing_problem(width: int, depth: int, device: torch.device) -> Problem:
 def stages(settings: Mapping[str, int], is_converted: bool) -> int:
     """Stages of the pipeline: an operand that is converted in registers has its own number (triton#9433)."""
     return settings.get("num_stages_converted", settings["num_stages"]) if is_converted else settings["num_stages"]
-
-
-def unpipelined(settings: Mapping[str, int]) -> dict[str, int]:
-    """The same settings without a pipeline for converted operands: right with every assembler, and slower."""
-    return {**settings, "num_stages_converted": 1}

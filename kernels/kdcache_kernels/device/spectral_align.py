@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.map_tile import (
     channels_last,
     example_strides,
@@ -128,3 +129,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     """256 maps of 14 x 14."""
     student, teacher = (torch.randn(256, width, 14, 14, device=device).bfloat16() for _ in "ab")
     return lambda: launch(student, teacher, settings)
+
+
+KERNEL = Kernel(
+    name="spectral_align",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.map_tile import (
     channels_last,
     line_offsets,
@@ -109,3 +110,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     student, teacher = (torch.randn(256, width, 14, 14, device=device).bfloat16() for _ in "ab")
     upstream = torch.ones((), device=device)
     return lambda: launch(upstream, student, teacher, 1.0, settings)
+
+
+KERNEL = Kernel(
+    name="spectral_align_grad",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

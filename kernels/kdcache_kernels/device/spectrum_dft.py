@@ -13,10 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.spectrum_tile import (
     count_bins,
     normaliser,
     power_of_two_scale,
+    refuse_capture,
     sizes,
     store_bandwidth,
 )
@@ -106,6 +108,7 @@ def _padded(width: int, block_bins: int, block_k: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _matrices(width: int, block_bins: int, block_k: int, device: torch.device) -> Tensor:
+    refuse_capture("the DFT matrix")
     num_bins = width // 2 + 1
     places = torch.arange(width, device=device)[:, None]
     # Whole turns are dropped in integers, where that is exact.
@@ -169,3 +172,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     tokens = torch.randn(256, 196, width, device=device).bfloat16()
     levels = torch.tensor([0.9], device=device)
     return lambda: launch(tokens, levels, False, settings)
+
+
+KERNEL = Kernel(
+    name="spectrum_dft",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

@@ -18,10 +18,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.spectrum_tile import (
     count_bins,
     normaliser,
     power_of_two_scale,
+    refuse_capture,
     sizes,
     store_bandwidth,
 )
@@ -153,6 +155,7 @@ def quarter_pieces(quarter: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _matrices(quarter: int, entries: int, block_bins: int, device: torch.device) -> Tensor:
+    refuse_capture("the DFT matrix")
     width = 4 * quarter
     columns = math.ceil(quarter / block_bins) * block_bins
     places = torch.arange(quarter, dtype=torch.float64, device=device)[:, None] + 0.5
@@ -224,3 +227,15 @@ def timing(width: int, settings: Config, device: torch.device) -> Callable[[], o
     tokens = torch.randn(256, 196, width, device=device).bfloat16()
     levels = torch.tensor([0.9], device=device)
     return lambda: launch(tokens, levels, False, settings)
+
+
+KERNEL = Kernel(
+    name="spectrum_fold4",
+    launch=launch,
+    widths=WIDTHS,
+    candidates=candidates,
+    case=case,
+    cases=cases,
+    timing=timing,
+    interpreted=INTERPRETED,
+)

@@ -3,6 +3,7 @@
 # Triton's launch options, indexing and constexprs are beyond the type checker.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -58,6 +59,15 @@ def store_bandwidth(BANDWIDTH, counts, energy, rows, num_tokens, NUM_LEVELS: tl.
     bandwidth = tl.where((energy == 0)[:, None], 0, bandwidth)
     mask = (rows < num_tokens)[:, None] & (column < NUM_LEVELS)[None, :]
     tl.store(BANDWIDTH + rows.to(tl.int64)[:, None] * NUM_LEVELS + column[None, :], bandwidth, mask=mask)
+
+
+def refuse_capture(what: str) -> None:
+    """Raises: RuntimeError while a CUDA graph is captured: a tensor made there is the graph's own, and not to keep."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{what} would be made inside a CUDA graph and kept for later calls; "
+            "call token_spectrum once at this width before the capture"
+        )
 
 
 def sizes(tokens: Tensor) -> tuple[int, int, int, int]:

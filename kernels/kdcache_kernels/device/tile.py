@@ -3,6 +3,8 @@
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
+import functools
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -42,6 +44,7 @@ def value_and_slope(residual, beta, IS_SMOOTH: tl.constexpr):
     return value, slope
 
 
+@functools.cache
 def column_pieces(width: int, limit: int) -> tuple[int, int]:
     """Two powers of two (the second may be 0) that cover a width with the least padding: 192 is 128 + 64.
 

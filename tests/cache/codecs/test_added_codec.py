@@ -15,8 +15,8 @@ from kdcache.losses import feature_loss, top_k_logit_kd
 from kdcache.methods import FeatureConfig, LogitConfig
 from kdcache.methods.feature import Feature
 from kdcache.methods.logit import Logit
-from kdcache.stream.loader import CacheLoader
 from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
 from kdcache.teacher.extract import extract
 from tests.cache.codecs.conformance import Case, Conformance
 from tests.conftest import tiny_extract

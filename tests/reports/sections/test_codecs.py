@@ -1,7 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from kdcache.cache.job import BadSample
+from kdcache.cache.writer import BadSample
 from kdcache.reports.blocks import Bullets, Text
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.codecs import codecs_section
@@ -17,8 +17,8 @@ def test_fidelity_of_the_analysed_layers(tmp_path: Path) -> None:
 def test_columns_and_sizes_of_a_cache(tiny_root: Path) -> None:
     inputs = read_inputs([tiny_root])
     (table,) = tables(codecs_section([], inputs.caches))
-    manifest = inputs.caches[0].cache.manifest
-    assert [row[0] for row in cells(table)] == [column.name for column in manifest.fingerprint.columns]
+    held = inputs.caches[0].cache.columns
+    assert [row[0] for row in cells(table)] == [column.name for column in held]
     assert all(row[5] != "\N{EN DASH}" for row in cells(table))
 
 
