@@ -26,12 +26,12 @@ def apply_settings(config: Config, settings: Iterable[str]) -> Config:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise UsageError(f"--set {setting}: wanted NAME=VALUE, for example optimizer.weight_decay=0.1")
+            raise UsageError(f"{setting}: wanted NAME=VALUE, for example optimizer.weight_decay=0.1")
         config = _replace(config, path.split("."), text, setting)
     return config
 
 
-def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
+def parse_pairs(pairs: Iterable[str], where: str) -> dict[str, Any]:
     """``name=value`` pairs with values read as JSON where they are JSON, else as text.
 
     Raises: UsageError.
@@ -40,7 +40,7 @@ def parse_pairs(pairs: Iterable[str], flag: str) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise UsageError(f"{flag} {pair}: wanted NAME=VALUE, for example img_size=224")
+            raise UsageError(f"{where} {pair}: wanted NAME=VALUE, for example img_size=224")
         try:
             values[name] = json.loads(text)
         except ValueError:
@@ -59,21 +59,21 @@ def _replace(config: Config, names: list[str], text: str, setting: str) -> Confi
     if name not in known:
         close = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
-        raise UsageError(f"--set {setting}: {type(config).__name__} has no field {name!r}; {hint}")
+        raise UsageError(f"{setting}: {type(config).__name__} has no field {name!r}; {hint}")
     current = getattr(config, name)
     if rest:
         if not dataclasses.is_dataclass(current):
-            raise UsageError(f"--set {setting}: {name} is a plain value and has no fields")
+            raise UsageError(f"{setting}: {name} is a plain value and has no fields")
         value = _replace(current, rest, text, setting)
     elif dataclasses.is_dataclass(current):
         fields = ", ".join(f"{name}.{field.name}" for field in dataclasses.fields(current))
-        raise UsageError(f"--set {setting}: {name} is a group; set one of {fields}")
+        raise UsageError(f"{setting}: {name} is a group; set one of {fields}")
     else:
         value = _convert(text, get_type_hints(type(config))[name], setting)
     try:
         return dataclasses.replace(config, **{name: value})  # pyright: ignore[reportArgumentType]
     except ValueError as error:
-        raise UsageError(f"--set {setting}: {error}") from None
+        raise UsageError(f"{setting}: {error}") from None
 
 
 def _convert(text: str, kind: Any, setting: str) -> Any:
@@ -89,4 +89,4 @@ def _convert(text: str, kind: Any, setting: str) -> Any:
         except msgspec.ValidationError as error:
             problem = str(error)
     choices = [str(each) for each in get_args(kind) if isinstance(each, str)]
-    raise UsageError(f"--set {setting}: {problem}" + (f"; choose from {', '.join(choices)}" if choices else ""))
+    raise UsageError(f"{setting}: {problem}" + (f"; choose from {', '.join(choices)}" if choices else ""))

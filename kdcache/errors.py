@@ -1,25 +1,85 @@
 """Every error of kdcache that describes the state of the world rather than a bug.
 
 A caller's mistake in Python is a ``ValueError``; these classes are for what was found on disk, in a model or on the
-machine. Each message says where, what was found, what was wanted and what to do; the command line prints it as it is.
+machine. Each message says where, what was found and what was wanted; what to do is data, a `Remedy`, so that every
+surface (the command line, a notebook) can word it in its own terms.
 """
 
 import enum
+from typing import Any
 
 
 class Remedy(enum.Enum):
-    """What a user can do about a fault. The command line words it; nothing below knows a flag."""
+    """What a user can do about a fault. The command line words it; nothing below knows a flag.
 
-    REPAIR = "move the damaged shards aside, then run the same extraction again"
-    REBUILD = "make the index and the manifest again from the tars"
-    REBUILD_OR_DELETE_GROUP = "rebuild this group, or delete its folder"
-    EXTRACT_ELSEWHERE = "extract again into another folder"
-    REMOVE_FILE = "remove it"
-    OTHER_TEACHER = "the cache is not this teacher's: extract again, or use the versions in the manifest"
+    The comments name the details that an error or fault carries along, where there are any.
+    """
+
+    # A cache on disk.
+    REPAIR = "repair"
+    REBUILD = "rebuild"
+    REBUILD_OR_DELETE_GROUP = "rebuild_or_delete_group"  # group
+    RESTORE_BASE_OR_DELETE_GROUP = "restore_base_or_delete_group"  # group
+    REMOVE_FILE = "remove_file"
+    OTHER_TEACHER = "other_teacher"
+    UPDATE = "update"
+    NAME_HELD = "name_held"  # wanted, held
+
+    # An extraction.
+    EXTRACT = "extract"  # path
+    EXTRACT_ELSEWHERE = "extract_elsewhere"
+    FINISH_EXTRACTION = "finish_extraction"
+    SAME_PLAN = "same_plan"
+    ADD_GROUP = "add_group"
+    ADD_PATCH_TAP = "add_patch_tap"  # wanted, held
+    ADD_PIXELS = "add_pixels"  # wanted, held
+    WIDER_CODEC = "wider_codec"
+    FINER_CODEC = "finer_codec"
+    ACCEPT_BAD_IMAGES = "accept_bad_images"
+    REMOVE_BAD_IMAGES = "remove_bad_images"
+    MAKE_ROOM = "make_room"
+    SMALLER_BATCH = "smaller_batch"
+
+    # Images and weights.
+    PASS_SOURCE = "pass_source"
+    NAME_WEIGHTS = "name_weights"
+    LOCAL_WEIGHTS = "local_weights"
+    MODEL_OF_WEIGHTS = "model_of_weights"
+
+    # Training.
+    ADD_FEATURES = "add_features"  # tap, wanted, held
+    ADD_LOGITS = "add_logits"  # tap, wanted, held
+    CHOOSE_FEATURES = "choose_features"  # wanted, held
+    CHOOSE_LOGITS = "choose_logits"  # wanted, held
+    ADD_TEACHER = "add_teacher"
+    TRAIN_WITHOUT_LABELS = "train_without_labels"
+    LEAVE_OUT_CLASSES_OR_LOGITS = "leave_out_classes_or_logits"
+    MATCH_GRID = "match_grid"
+    STABILISE = "stabilise"
+    SAME_RUN = "same_run"
+    FINISH_TRAINING = "finish_training"
+    OTHER_DATA_OR_CLASSES = "other_data_or_classes"
+
+    # An analysis.
+    ANALYZE = "analyze"  # path
+    NAME_ONE_COLUMN = "name_one_column"  # wanted, held
+    NAME_ONE_GROUP = "name_one_group"  # wanted, held
+    READ_RECORDS = "read_records"
 
 
 class KdcacheError(Exception):
-    """Base of all errors below; the command line prints its message and exits with 1."""
+    """Base of all errors below; the command line prints message and remedy and exits with 1.
+
+    Args:
+        message: Where, what was found, what was wanted.
+        remedy: What to do; None where the message leaves no choice.
+        details: What the words of the remedy need, and what a program may want to know (``wanted``, ``held``).
+    """
+
+    def __init__(self, message: str, *, remedy: Remedy | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        self.details = details
 
 
 class UsageError(KdcacheError):
@@ -101,3 +161,7 @@ class InterruptedRunError(KdcacheError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception would make the copy from the message alone.
+        return type(self), (str(self), self.signal_number), vars(self)

@@ -1,3 +1,8 @@
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from kdcache import errors
@@ -15,3 +20,35 @@ def test_an_interrupted_run_knows_its_signal() -> None:
         raise errors.InterruptedRunError("saved", 15)
     assert isinstance(caught.value, errors.InterruptedRunError)
     assert caught.value.signal_number == 15
+
+
+def test_an_error_carries_remedy_and_details_beside_its_message() -> None:
+    error = errors.TapError("no column", remedy=errors.Remedy.ADD_LOGITS, wanted="logits", held=["a"])
+    assert str(error) == "no column"
+    assert error.remedy is errors.Remedy.ADD_LOGITS
+    assert error.details == {"wanted": "logits", "held": ["a"]}
+    assert errors.UsageError("x").remedy is None
+    assert errors.UsageError("x").details == {}
+
+
+@pytest.mark.parametrize("through", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.CorruptCacheError("a: damaged", remedy=errors.Remedy.REPAIR),
+        errors.UsageError("no such group", remedy=errors.Remedy.EXTRACT, path=Path("a")),
+        errors.InterruptedRunError("saved", 15),
+        errors.KdcacheError("plain"),
+    ],
+)
+def test_an_error_crosses_processes_whole(error: errors.KdcacheError, through: Any) -> None:
+    """Workers raise, the main process prints."""
+    other = through(error)
+    assert type(other) is type(error)
+    assert str(other) == str(error)
+    assert vars(other) == vars(error)
+
+
+def test_remedies_are_distinct() -> None:
+    """Equal values would make one member an alias of the other."""
+    assert len(errors.Remedy) == len(errors.Remedy.__members__)

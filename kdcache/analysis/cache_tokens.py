@@ -12,7 +12,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.cache.record import Array
 from kdcache.cache.statistics import TokenStatistics
-from kdcache.errors import CacheMismatchError
+from kdcache.errors import CacheMismatchError, Remedy
 from kdcache.images import Source
 from kdcache.models.taps import parse_tap
 from kdcache.stream.images import ViewReplayer
@@ -148,17 +148,29 @@ def choose_columns(
     else:
         if others := [name for name in names if name not in patch]:
             raise CacheMismatchError(
-                f"{cache.paths.root}: column {others[0]} is not of patch tokens; those are {', '.join(patch) or 'none'}"
+                f"{cache.paths.root}: column {others[0]} is not of patch tokens; "
+                f"those are {', '.join(patch) or 'none'}",
+                remedy=Remedy.NAME_HELD,
+                wanted=others[0],
+                held=list(patch),
             )
         chosen = [patch[name] for name in dict.fromkeys(names)]
         reasons = dict.fromkeys(patch, "not asked for")
     if not chosen:
         raise CacheMismatchError(
             f"{cache.paths.root}: no column of patch tokens, so there is nothing to analyse; it holds "
-            f"{', '.join(column.name for column in held)}. Extract again with `--tap blocks.-1/patch`"
+            f"{', '.join(column.name for column in held)}",
+            remedy=Remedy.ADD_PATCH_TAP,
+            wanted="patch tokens",
+            held=[column.label for column in held],
         )
     if len({column.tap for column in chosen}) < len(chosen):
-        raise CacheMismatchError(f"{cache.paths.root}: two of {', '.join(names or [])} are of the same tap; name one")
+        raise CacheMismatchError(
+            f"{cache.paths.root}: two of {', '.join(names or [])} are of the same tap",
+            remedy=Remedy.NAME_ONE_COLUMN,
+            wanted=names,
+            held=[column.label for column in held],
+        )
     others = {column.name: "not patch tokens" for column in held if column.kind != "patch"}
     left = {name: why for name, why in {**reasons, **others}.items() if name not in {each.name for each in chosen}}
     return chosen, [f"{name}: {why}" for name, why in left.items()]
@@ -181,6 +193,9 @@ def _columns_of(cache: Cache, names: Sequence[str] | None, group: str | None) ->
     groups = groups or {column.group for column in cache.columns}
     if len(groups) > 1:
         raise CacheMismatchError(
-            f"{cache.paths.root}: one analysis is of one group, asked are {', '.join(sorted(groups))}; name one"
+            f"{cache.paths.root}: one analysis is of one group, asked are {', '.join(sorted(groups))}",
+            remedy=Remedy.NAME_ONE_GROUP,
+            wanted=sorted(groups),
+            held=list(cache.groups),
         )
     return [column for name in groups for column in cache.group(name).columns]

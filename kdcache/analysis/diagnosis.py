@@ -24,7 +24,7 @@ _RANDOM = "The teacher's weights are random, so what follows says nothing of a t
 _CAVEATS = [
     "The thresholds (99 % for no change, 95 % for Lift rather than WideLast) are kdcache's, no paper's.",
     "The published increments are of single seeds, one teacher and one student; below some 0.2 points is noise. Train "
-    "the same student with --method logit first and judge by the difference.",
+    "the same student with the method logit first and judge by the difference.",
     "Lift also changes the head (mean of the patch tokens, a LayerNorm); how much of its gain is that is not known.",
     "Ranks of single images are capped by the number of tokens, and uncentred energy can sit in one common direction: "
     "compare the centred columns.",
@@ -76,7 +76,7 @@ def diagnose(layer: Layer, ranks: Ranks, curves: Curves, student: StudentShape, 
         remedy = "none"
         why = (
             f"one fixed projector from its {width} channels suffices: 99 % of the energy lies in {needed['99']:.0f} "
-            f"shared dimensions ({whose}), so a plain feature term (--method feature) asks nothing impossible"
+            f"shared dimensions ({whose}), so a plain feature term (the method feature) asks nothing impossible"
         )
     else:
         remedy = "lift" if needed["95"] <= width else "widelast"

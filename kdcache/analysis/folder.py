@@ -9,7 +9,7 @@ import msgspec
 
 from kdcache.analysis.result import FORMAT, Analysis, Curves
 from kdcache.durable import make_folder, write_file
-from kdcache.errors import CorruptCacheError, UsageError
+from kdcache.errors import CorruptCacheError, Remedy, UsageError
 from kdcache.strict_json import dump_json, load_json
 
 h5py: Any = typeless_h5py
@@ -42,17 +42,19 @@ def read_analysis(folder: Path) -> tuple[Analysis, Curves]:
     """
     path = folder / RESULT
     if not path.is_file():
-        raise UsageError(f"{folder}: no {RESULT} here; `kdcache analyze ... --out {folder}` writes it")
+        raise UsageError(f"{folder}: no {RESULT} here", remedy=Remedy.ANALYZE, path=folder)
     value = load_json(path.read_bytes(), where=str(path))
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
-        raise UsageError(f"{path}: format {found!r}, this kdcache reads {FORMAT}; run `kdcache analyze` again")
+        raise UsageError(f"{path}: format {found!r}, this kdcache reads {FORMAT}", remedy=Remedy.ANALYZE, path=folder)
     try:
         analysis = msgspec.convert(value, Analysis)
         with h5py.File(folder / CURVES, "r") as file:
             curves = _arrays(file)
     except (msgspec.ValidationError, OSError) as error:
-        raise CorruptCacheError(f"{folder}: not what was written ({error}); run `kdcache analyze` again") from None
+        raise CorruptCacheError(
+            f"{folder}: not what was written ({error})", remedy=Remedy.ANALYZE, path=folder
+        ) from None
     return analysis, curves
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdcache.analysis.result import SourceFacts
 from kdcache.analysis.tokens import LayerFacts, Pictures, TokenSource, evenly_spaced
 from kdcache.cache.record import Array
-from kdcache.errors import SourceError, TapError
+from kdcache.errors import Remedy, SourceError, TapError
 from kdcache.images import Source
 from kdcache.models.taps import Tap, TapReader, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
@@ -79,8 +79,8 @@ class ModelTokens(TokenSource):
         for pixels, _, num_bad in self._read_images(self._positions, self._batch_size):
             if num_bad:
                 raise SourceError(
-                    f"{num_bad} of {len(pixels) + num_bad} images of a batch cannot be decoded; take them out of the "
-                    "source (`kdcache extract` lists bad images by name)"
+                    f"{num_bad} of {len(pixels) + num_bad} images of a batch cannot be decoded",
+                    remedy=Remedy.REMOVE_BAD_IMAGES,
                 )
             yield self._run(pixels)
 

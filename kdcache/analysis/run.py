@@ -21,7 +21,7 @@ from kdcache.analysis.result import Analysis, Checkpoint, Curves, Depth, Dynamic
 from kdcache.analysis.spectrum import propose_layer_pairs
 from kdcache.analysis.tokens import Stored, TokenSource
 from kdcache.cache.statistics import TokenStatistics
-from kdcache.errors import BadRecordError, UsageError
+from kdcache.errors import BadRecordError, Remedy, UsageError
 
 OnProgress = Callable[[int, int, str], None]
 _NUM_PICTURES = 6
@@ -48,7 +48,7 @@ class AnalyzeConfig:
         if self.permutations < 0:
             raise ValueError(f"permutations must not be negative, got {self.permutations}")
         if not -(2**63) <= self.seed < 2**63:
-            raise ValueError(f"--seed must be between -2**63 and 2**63 - 1, got {self.seed}")
+            raise ValueError(f"seed must be between -2**63 and 2**63 - 1, got {self.seed}")
 
 
 def analyze(
@@ -156,8 +156,9 @@ def _measure(
     passes = 1 if stored is not None else 2
     if stored is None and not num_read:
         raise UsageError(
-            f"{source.facts.path}: it was extracted with --statistics light, so nothing can be said without reading "
-            "records: leave out --images 0"
+            f"{source.facts.path}: it was extracted with light statistics, so nothing can be said without reading "
+            "records",
+            remedy=Remedy.READ_RECORDS,
         )
     statistics = _gathered(source, stopwatch, on_progress) if stored is None else stored[0]
     for layer, each in zip(source.layers, statistics, strict=True):

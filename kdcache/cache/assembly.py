@@ -13,7 +13,7 @@ from kdcache.cache.index import ShardIndex, read_index
 from kdcache.cache.job import committed_files, read_ledger
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.cache.statistics import Fidelity, TokenStatistics
-from kdcache.errors import IncompleteCacheError
+from kdcache.errors import IncompleteCacheError, Remedy
 
 
 def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequence[str]) -> BaseManifest:
@@ -74,7 +74,7 @@ def assemble_group(
 
 def _require(paths: CachePaths, name: str) -> None:
     if committed_files(paths, name) is None:
-        raise IncompleteCacheError(f"{paths.root}: shard {name} is not finished; run `kdcache extract` again")
+        raise IncompleteCacheError(f"{paths.root}: shard {name} is not finished", remedy=Remedy.FINISH_EXTRACTION)
 
 
 class _Summary:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from kdcache.cache.facts import Facts, FileFacts, SourceFacts, ViewFacts
 from kdcache.cache.manifest import read_manifest, refuse_names
 from kdcache.cache.paths import INDEX, LEDGER, RESERVED_NAMES, SAMPLES, CachePaths, is_safe_name, shard_name
-from kdcache.errors import IncompleteCacheError
+from kdcache.errors import IncompleteCacheError, Remedy
 
 BASE_PARTS = (SAMPLES, LEDGER, INDEX)
 
@@ -87,7 +87,7 @@ def read_base(paths: CachePaths) -> tuple[BaseManifest, str]:
     Raises: IncompleteCacheError, CorruptCacheError, CacheMismatchError.
     """
     if not paths.manifest.is_file():
-        raise IncompleteCacheError(_no_manifest(paths))
+        raise _no_manifest(paths)
     manifest, digest = read_manifest(paths, BaseManifest)
     check_shard_names(paths, [shard.name for shard in manifest.shards])
     for shard in manifest.shards:
@@ -105,9 +105,9 @@ def check_shard_names(paths: CachePaths, names: list[str]) -> None:
         raise refuse_names(paths, "a shard is named twice")
 
 
-def _no_manifest(paths: CachePaths) -> str:
+def _no_manifest(paths: CachePaths) -> IncompleteCacheError:
     if not paths.root.is_dir():
-        return f"{paths.root}: no such folder; make a cache with `kdcache extract --out {paths.root}`"
+        return IncompleteCacheError(f"{paths.root}: no such folder", remedy=Remedy.EXTRACT, path=paths.root)
     if paths.job.is_dir() or (paths.root / SAMPLES).is_dir():
-        return f"{paths.root}: the extraction has not finished; run the same `kdcache extract` command again"
-    return f"{paths.root}: not a cache (no manifest.json); make one with `kdcache extract --out {paths.root}`"
+        return IncompleteCacheError(f"{paths.root}: the extraction has not finished", remedy=Remedy.FINISH_EXTRACTION)
+    return IncompleteCacheError(f"{paths.root}: not a cache (no manifest.json)", remedy=Remedy.EXTRACT, path=paths.root)

@@ -18,9 +18,7 @@ from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX, PIXELS, SAMPLES, CachePaths
 from kdcache.cache.shard import StridedShard, member_name
 from kdcache.durable import file_pieces
-from kdcache.errors import CorruptCacheError, KdcacheError, TapError, UsageError
-
-_REPAIR = "run `kdcache verify` for the whole picture, `kdcache verify --repair` and the same `kdcache extract` to mend"
+from kdcache.errors import CorruptCacheError, KdcacheError, Remedy, TapError, UsageError
 
 
 @dataclass(frozen=True)
@@ -93,8 +91,7 @@ class Cache:
         fitting = [column for column in held if name in (column.name, column.facts.name)]
         if len(fitting) != 1:
             problem = f"{len(fitting)} columns {name!r}" if fitting else f"no column {name!r}"
-            names = ", ".join(column.name for column in held)
-            raise UsageError(f"{self.paths.root}: {problem}; it holds {names or 'none'}")
+            raise self._not_held(name, problem, [column.name for column in held])
         return fitting[0]
 
     def group(self, name: str) -> Group:
@@ -105,8 +102,12 @@ class Cache:
         if name in self.unusable:
             raise self.unusable[name]
         if name not in self.groups:
-            raise UsageError(f"{self.paths.root}: no group {name!r}; it holds {', '.join(self.groups) or 'none'}")
+            raise self._not_held(name, f"no group {name!r}", list(self.groups))
         return self.groups[name]
+
+    def _not_held(self, wanted: str, problem: str, held: list[str]) -> UsageError:
+        message = f"{self.paths.root}: {problem}; it holds {', '.join(held) or 'none'}"
+        return UsageError(message, remedy=Remedy.NAME_HELD, wanted=wanted, held=held)
 
     def identity(self, columns: Sequence[Column]) -> str:
         """What a stream of these columns is a stream of: one digest of the base and of their groups, hex."""
@@ -161,10 +162,14 @@ class Cache:
         path = self.path(part, shard)
         wanted = self.file(part, shard).size_bytes
         if path.is_symlink() or not path.is_file():
-            raise CorruptCacheError(f"{path}: missing (or not an ordinary file), the manifest names it; {_REPAIR}")
+            raise CorruptCacheError(
+                f"{path}: missing (or not an ordinary file), the manifest names it", remedy=Remedy.REPAIR
+            )
         found = path.stat().st_size
         if found != wanted:
-            raise CorruptCacheError(f"{path}: {found} bytes found, {wanted} wanted; the file is truncated; {_REPAIR}")
+            raise CorruptCacheError(
+                f"{path}: {found} bytes found, {wanted} wanted; the file is truncated", remedy=Remedy.REPAIR
+            )
         return path
 
     def check_hash(self, part: str, shard: BaseShard, pause: Callable[[int], None]) -> None:
@@ -182,7 +187,7 @@ class Cache:
             digest.update(piece)
             pause(len(piece))
         if digest.hexdigest() != self.file(part, shard).xxh3:
-            raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name}); {_REPAIR}")
+            raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name})", remedy=Remedy.REPAIR)
 
     def check_shard(self, shard: BaseShard, index: ShardIndex, columns: Sequence[Column]) -> None:
         """What a reader must know before it uses a shard besides hashes: sizes, and that all columns meet by key.
@@ -219,23 +224,29 @@ class Cache:
             return fitting[0]
         wanted = (f"{group}:" if group else "") + (tap or f"a {kind} tap") + (f" with codec {codec}" if codec else "")
         if fitting:
-            held = ", ".join(column.label for column in fitting)
-            setting = "data.logits_codec" if kind == "logits" else "data.codec"
-            other = "data.logits_group=..." if kind == "logits" else "method.tap=GROUP:TAP"
-            raise TapError(
-                f"{self.paths.root}: {wanted} could be any of {held}; choose with `--set {setting}=...` or "
-                f"`--set {other}`"
-            )
-        held = ", ".join(column.label for column in self.columns)
+            raise self._ambiguous(kind, wanted, [column.label for column in fitting])
+        raise self._no_column(kind, wanted, tap or _EXAMPLE_TAPS[kind])
+
+    def _ambiguous(self, kind: str, wanted: str, held: list[str]) -> TapError:
+        return TapError(
+            f"{self.paths.root}: {wanted} could be any of {', '.join(held)}",
+            remedy=Remedy.CHOOSE_LOGITS if kind == "logits" else Remedy.CHOOSE_FEATURES,
+            wanted=wanted,
+            held=held,
+        )
+
+    def _no_column(self, kind: str, wanted: str, tap: str) -> TapError:
+        held = [column.label for column in self.columns]
         broken = "".join(f"; group {name} cannot be used: {error}" for name, error in self.unusable.items())
-        raise TapError(
-            f"{self.paths.root}: no column for {wanted}; the cache holds {held or 'none'}{broken}. Add it with "
-            f"`kdcache extract --add --tap {tap or _EXAMPLE_TAPS[kind]}`, or train without this term: "
-            f"`--set method.{_WEIGHTS[kind]}=0`"
+        return TapError(
+            f"{self.paths.root}: no column for {wanted}; the cache holds {', '.join(held) or 'none'}{broken}",
+            remedy=Remedy.ADD_LOGITS if kind == "logits" else Remedy.ADD_FEATURES,
+            wanted=wanted,
+            held=held,
+            tap=tap,
         )
 
 
-_WEIGHTS = {"patch": "feature_weight", "prefix": "feature_weight", "logits": "logit_weight"}
 _EXAMPLE_TAPS = {"patch": "blocks.-1/patch", "prefix": "blocks.-1/prefix", "logits": "head/logits"}
 
 
@@ -262,5 +273,5 @@ def open_cache(root: str | Path) -> Cache:
 def _hashed(path: Path, facts: FileFacts) -> bytes:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != facts.sha256:
-        raise CorruptCacheError(f"{path}: not the index the manifest names; run `kdcache verify --rebuild`")
+        raise CorruptCacheError(f"{path}: not the index the manifest names", remedy=Remedy.REBUILD)
     return data

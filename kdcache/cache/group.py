@@ -6,7 +6,7 @@ from kdcache.cache.base import BaseManifest, check_shard_names
 from kdcache.cache.facts import ColumnFacts, ColumnSummary, Facts, FileFacts, TeacherFacts
 from kdcache.cache.manifest import read_manifest, refuse_names
 from kdcache.cache.paths import INDEX, RESERVED_NAMES, CachePaths, is_safe_name
-from kdcache.errors import CacheMismatchError
+from kdcache.errors import CacheMismatchError, Remedy
 
 
 class GroupFingerprint(Facts, frozen=True):
@@ -68,8 +68,9 @@ def read_group(paths: CachePaths, base: BaseManifest, base_digest: str) -> tuple
             raise refuse_names(paths, f"shard {shard.name} lists {sorted(shard.files)}")
     if manifest.base != base_digest or names != [shard.name for shard in base.shards]:
         raise CacheMismatchError(
-            f"{paths.root}: made for the base {manifest.base[:12]}…, the one beside it is {base_digest[:12]}…; restore "
-            "the base, or delete the folder of this group and extract it again"
+            f"{paths.root}: made for the base {manifest.base[:12]}…, the one beside it is {base_digest[:12]}…",
+            remedy=Remedy.RESTORE_BASE_OR_DELETE_GROUP,
+            group=paths.root.name,
         )
     return manifest, digest
 

@@ -17,7 +17,7 @@ from kdcache.cache.shard import META_MEMBER, append_records, member_name
 from kdcache.cache.statistics import Fidelity
 from kdcache.cache.writer import TarsWriter
 from kdcache.durable import write_file
-from kdcache.errors import BadRecordError
+from kdcache.errors import BadRecordError, Remedy
 
 STATISTICS_LEVELS = ("full", "light")
 Names = Sequence[tuple[str, int]]
@@ -133,6 +133,6 @@ def _refuse_non_finite(values: Array, names: Sequence[tuple[str, int]], facts: C
     key, view = names[position[0]]
     raise BadRecordError(
         f"{who} {values[position]} for key {key!r}, view {view}, tap {facts.tap} at position {list(position[1:])}; "
-        "a cache holds finite numbers only. Check the teacher's weights and input; for values beyond 65,504 use "
-        "`--codec bf16`, int8 or fp32. Finished shards are safe"
+        "a cache holds finite numbers only. Finished shards are safe",
+        remedy=Remedy.WIDER_CODEC,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from kdcache.cache.facts import FileFacts
 from kdcache.cache.paths import is_safe_name
 from kdcache.cache.record import Array
-from kdcache.errors import CorruptCacheError
+from kdcache.errors import CorruptCacheError, Remedy
 
 # h5py ships no types; what comes out of it is checked at run time, in _read_group.
 h5py: Any = typeless_h5py
@@ -57,7 +57,7 @@ def read_hdf5(path: Path, data: bytes, *, skip: str = "") -> dict[str, Array]:
 
 def unreadable(path: Path, error: object) -> CorruptCacheError:
     """The error for an index that cannot be read."""
-    return CorruptCacheError(f"{path}: not a readable index ({error!r}); rebuild it with `kdcache verify --rebuild`")
+    return CorruptCacheError(f"{path}: not a readable index ({error!r})", remedy=Remedy.REBUILD)
 
 
 def files_arrays(files: Mapping[str, FileFacts]) -> dict[str, Array]:

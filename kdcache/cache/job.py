@@ -12,7 +12,7 @@ from kdcache.cache.manifest import differences, fingerprint_bytes, known_fingerp
 from kdcache.cache.paths import INDEX, CachePaths
 from kdcache.cache.writer import BadSample
 from kdcache.durable import make_folder, remove_stale_temporaries, write_file
-from kdcache.errors import CacheMismatchError, CorruptCacheError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy
 from kdcache.strict_json import dump_json, load_json
 
 Fingerprint = TypeVar("Fingerprint", bound=Facts)
@@ -58,8 +58,8 @@ class Job(Generic[Fingerprint]):
         elif differing:
             raise CacheMismatchError(
                 f"{self.paths.root} was begun with another plan:\n  " + "\n  ".join(differing) + "\nNothing was "
-                "changed. Run with the same settings and versions to go on, or give another folder (--out) or another "
-                "group (--add --group NAME)"
+                "changed.",
+                remedy=Remedy.SAME_PLAN,
             )
 
     def known(self) -> Fingerprint | None:
@@ -121,4 +121,4 @@ def read_ledger(path: Path) -> list[BadSample]:
     try:
         return [msgspec.convert(each, BadSample) for each in value["bad"]]
     except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise CorruptCacheError(f"{path}: not a ledger ({error!r}); run `kdcache verify --rebuild`") from None
+        raise CorruptCacheError(f"{path}: not a ledger ({error!r})", remedy=Remedy.REBUILD) from None

@@ -10,11 +10,10 @@ import msgspec
 from kdcache.cache.facts import Facts
 from kdcache.cache.paths import CachePaths
 from kdcache.durable import write_file
-from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
 from kdcache.strict_json import dump_json, load_json
 
 FORMAT_VERSION = 2
-_REBUILD = "restore the file, or run `kdcache verify --rebuild`"
 
 Record = TypeVar("Record", bound=Facts)
 
@@ -75,14 +74,17 @@ def known_fingerprint(paths: CachePaths, kind: type[Record]) -> Record:
 
 def _read_value(paths: CachePaths) -> tuple[Any, str]:
     if not paths.manifest.is_file():
-        raise IncompleteCacheError(f"{paths.root}: no manifest.json; the extraction has not finished")
+        raise IncompleteCacheError(
+            f"{paths.root}: no manifest.json; the extraction has not finished", remedy=Remedy.FINISH_EXTRACTION
+        )
     data = paths.manifest.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     recorded = paths.manifest_digest.read_text("ascii", "replace").strip() if paths.manifest_digest.is_file() else ""
     if recorded != digest:
         raise CorruptCacheError(
             f"{paths.manifest}: sha256 is {digest[:12]}…, {paths.manifest_digest.name} says "
-            f"{recorded[:12] or 'nothing'}…; {_REBUILD}"
+            f"{recorded[:12] or 'nothing'}…",
+            remedy=Remedy.REBUILD,
         )
     value = load_json(data, where=str(paths.manifest))
     _check_version(_get(value, "fingerprint"), str(paths.manifest))
@@ -103,7 +105,7 @@ def differences(found: Facts, wanted: Facts) -> list[str]:
 
 def refuse_names(paths: CachePaths, problem: str) -> CorruptCacheError:
     """The error for a manifest that names what cannot be."""
-    return CorruptCacheError(f"{paths.manifest}: {problem}; {_REBUILD}")
+    return CorruptCacheError(f"{paths.manifest}: {problem}", remedy=Remedy.REBUILD)
 
 
 def _get(value: Any, name: str) -> Any:
@@ -125,13 +127,13 @@ def _convert(value: Any, kind: type[Record], where: str) -> Record:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise CorruptCacheError(f"{where}: {error}; {_REBUILD}") from None
+        raise CorruptCacheError(f"{where}: {error}", remedy=Remedy.REBUILD) from None
 
 
 def _check_version(value: Any, where: str) -> None:
     version = _get(value, "format_version")
     if isinstance(version, int) and version != FORMAT_VERSION:
         raise CacheMismatchError(
-            f"{where}: written in cache format {version}, this kdcache reads format {FORMAT_VERSION}; "
-            + ("update kdcache" if version > FORMAT_VERSION else "extract again into another folder")
+            f"{where}: written in cache format {version}, this kdcache reads format {FORMAT_VERSION}",
+            remedy=Remedy.UPDATE if version > FORMAT_VERSION else Remedy.EXTRACT_ELSEWHERE,
         )

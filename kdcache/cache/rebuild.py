@@ -32,10 +32,9 @@ from kdcache.cache.statistics import Fidelity
 from kdcache.cache.tar import Member, read_members
 from kdcache.cache.writer import ledger_bytes
 from kdcache.durable import make_folder, remove_stale_temporaries, sha256_file, write_file
-from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
 
 Record = TypeVar("Record", bound=Facts)
-_REPAIR = "run `kdcache verify --repair`, then the same `kdcache extract` again"
 
 
 def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
@@ -98,8 +97,8 @@ def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> N
     missing = [name for name in names if not all(paths.shard(part, name).is_file() for part in parts)]
     if missing:
         raise IncompleteCacheError(
-            f"{paths.root}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:5])}, …); "
-            "run the same `kdcache extract` command again, it makes only those"
+            f"{paths.root}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:5])}, …)",
+            remedy=Remedy.FINISH_EXTRACTION,
         )
 
 
@@ -118,14 +117,14 @@ def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequenc
             path = paths.shard(part, name)
             facts = known.get(name, {}).get(part)
             if facts is not None and sha256_file(path) != facts.sha256:
-                raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256); {_REPAIR}")
+                raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256)", remedy=Remedy.REPAIR)
 
 
 def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Record:
     folder = paths.root / part
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not tars:
-        raise IncompleteCacheError(f"{folder}: no shards to rebuild from; extract again with `kdcache extract`")
+        raise IncompleteCacheError(f"{folder}: no shards to rebuild from", remedy=Remedy.EXTRACT, path=paths.root)
     found: dict[bytes, str] = {}
     for path in tars:
         found.setdefault(read_meta(path), path.name)
@@ -160,7 +159,9 @@ def _read_samples(
                 continue
             if not member.name.endswith(".json"):
                 if not images:
-                    raise CorruptCacheError(f"{path}: image {member.name!r} has no record before it; {_REPAIR}")
+                    raise CorruptCacheError(
+                        f"{path}: image {member.name!r} has no record before it", remedy=Remedy.REPAIR
+                    )
                 images[-1] = member
                 continue
             file.seek(member.offset)
@@ -211,7 +212,7 @@ def _pixel_builder(path: Path, facts: ColumnFacts, names: Sequence[str]) -> Pixe
     builder = PixelBuilder(facts)
     members = [member for member in read_members(path) if member.name != META_MEMBER]
     if [member.name for member in members] != list(names):
-        raise CorruptCacheError(f"{path}: its members are not those of the samples, in order; {_REPAIR}")
+        raise CorruptCacheError(f"{path}: its members are not those of the samples, in order", remedy=Remedy.REPAIR)
     header = 0 if facts.codec == JPEG else len(facts.layout().header)
     with path.open("rb") as file:
         for member in members:

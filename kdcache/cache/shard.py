@@ -16,7 +16,7 @@ import numpy as np
 from kdcache.cache.record import TAR_BLOCK_BYTES, Array, RecordLayout
 from kdcache.cache.tar import END_OF_TAR, NAME_BYTES, Member, member_header, member_headers, padding, read_members
 from kdcache.durable import NewFile
-from kdcache.errors import CorruptCacheError
+from kdcache.errors import CorruptCacheError, Remedy
 
 META_MEMBER = "__kdcache__"
 
@@ -164,7 +164,8 @@ class StridedShard:
         name = found[wrong].tobytes()[:NAME_BYTES].rstrip(b"\0").decode("ascii", "replace")
         raise CorruptCacheError(
             f"{self.path}: record {wrong} is {name!r}, wanted {names[wrong]!r} with the npy header of this column; "
-            "columns are joined by key, never by position: run `kdcache verify --repair`, then `kdcache extract` again"
+            "columns are joined by key, never by position",
+            remedy=Remedy.REPAIR,
         )
 
     def _check_size(self) -> None:
@@ -172,7 +173,8 @@ class StridedShard:
         if found != self.size_bytes:
             raise CorruptCacheError(
                 f"{self.path}: {found} bytes found, {self.size_bytes} wanted for {self.num_records} records; the shard "
-                "is truncated or damaged: run `kdcache verify --repair` and then the same `kdcache extract` again"
+                "is truncated or damaged",
+                remedy=Remedy.REPAIR,
             )
 
     def _check_trailer(self) -> None:
@@ -182,7 +184,8 @@ class StridedShard:
                 return
         raise CorruptCacheError(
             f"{self.path}: the member {META_MEMBER!r} behind the records is not the fingerprint of this group; the "
-            "shard is of another plan or damaged: run `kdcache verify --repair`, then `kdcache extract` again"
+            "shard is of another plan or damaged",
+            remedy=Remedy.REPAIR,
         )
 
     def _read_headers(self) -> Array:

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.record import TAR_BLOCK_BYTES, Array
-from kdcache.errors import CorruptCacheError
+from kdcache.errors import CorruptCacheError, Remedy
 
 END_OF_TAR = b"\0" * (2 * TAR_BLOCK_BYTES)
 NAME_BYTES = 100
 _CHECKSUM = slice(148, 156)
 _CHECKSUM_DIGITS = 6
 _SIZE = slice(124, 136)
-_REMEDY = "the shard is truncated or damaged: run `kdcache verify --repair` and then the same `kdcache extract` again"
 _FIXED_FIELDS = (
     (100, b"0000444\0"),  # mode: read-only for everybody
     (108, b"0000000\0"),  # uid
@@ -101,12 +100,16 @@ def read_members(path: Path) -> Iterator[Member]:
             header = file.read(TAR_BLOCK_BYTES)
             if header == END_OF_TAR[:TAR_BLOCK_BYTES]:
                 if file.read() != END_OF_TAR[TAR_BLOCK_BYTES:]:
-                    raise CorruptCacheError(f"{path}: unexpected bytes behind the end mark at byte {offset}; {_REMEDY}")
+                    raise CorruptCacheError(
+                        f"{path}: unexpected bytes behind the end mark at byte {offset}", remedy=Remedy.REPAIR
+                    )
                 return
             member = _parse_header(header, offset, path)
             offset = member.offset + member.size_bytes + len(padding(member.size_bytes))
             if offset + len(END_OF_TAR) > total:
-                raise CorruptCacheError(f"{path}: ends inside member {member.name!r} ({total} bytes); {_REMEDY}")
+                raise CorruptCacheError(
+                    f"{path}: ends inside member {member.name!r} ({total} bytes)", remedy=Remedy.REPAIR
+                )
             yield member
 
 
@@ -118,4 +121,7 @@ def _parse_header(header: bytes, offset: int, path: Path) -> Member:
             return Member(name, offset + TAR_BLOCK_BYTES, size_bytes)
     except ValueError:
         pass
-    raise CorruptCacheError(f"{path}: no tar header of this format at byte {offset}; {_REMEDY}")
+    raise CorruptCacheError(
+        f"{path}: no tar header of this format at byte {offset}; the shard is truncated or damaged",
+        remedy=Remedy.REPAIR,
+    )

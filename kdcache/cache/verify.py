@@ -23,6 +23,8 @@ from kdcache.durable import sha256_file
 from kdcache.errors import CorruptCacheError, Remedy
 
 _MAX_KEYS_NAMED = 5
+# What else than damage makes a group unusable: none of these is helped by rebuilding.
+_OWN_REMEDIES = (Remedy.RESTORE_BASE_OR_DELETE_GROUP, Remedy.FINISH_EXTRACTION, Remedy.UPDATE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def verify_whole(cache: Cache) -> Iterator[Fault]:
     """Check what concerns all shards together: keys unique and complete, usable groups, no files that nobody named."""
     yield from _key_faults(cache)
     for name, error in cache.unusable.items():
-        yield Fault("", "manifest.json", "", str(error), Remedy.REBUILD_OR_DELETE_GROUP, name)
+        remedy = error.remedy if error.remedy in _OWN_REMEDIES else Remedy.REBUILD_OR_DELETE_GROUP
+        yield Fault("", "manifest.json", "", str(error), remedy, name)
     yield from _stray_files(cache)
 
 

@@ -33,7 +33,7 @@ def record_faults(
     try:
         return list(check(cache, column, shard, keys, held))
     except (CorruptCacheError, OSError) as error:
-        return [("", str(error).split(";")[0])]
+        return [("", str(error))]
 
 
 def _strided_faults(

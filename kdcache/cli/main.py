@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from kdcache import __version__
+from kdcache.cli.remedies import error_text
 from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
 
 # Verb: what it does. The module is kdcache.cli.<verb>.
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.run(parser.parse_args(words[1:]))
     except KdcacheError as error:
-        print(f"kdcache {words[0]}: error: {error}", file=sys.stderr)
+        print(f"kdcache {words[0]}: error: {error_text(error)}", file=sys.stderr)
         if isinstance(error, InterruptedRunError):
             return 128 + error.signal_number
         return _USAGE_EXIT if isinstance(error, UsageError) else 1

@@ -1,24 +1,117 @@
-"""What to do about a fault, in words: the only place where remedies meet flags."""
+"""What to do about an error or a fault, in words; no module below knows a verb or a flag."""
 
-from kdcache.cache.verify import Fault
-from kdcache.errors import Remedy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from kdcache.errors import KdcacheError, Remedy
+
+if TYPE_CHECKING:
+    from kdcache.cache.verify import Fault
 
 _WORDS = {
+    # A cache on disk.
     Remedy.REPAIR: "run `kdcache verify --repair`, then the same `kdcache extract` again",
-    Remedy.REBUILD: "run `kdcache verify --rebuild`",
-    Remedy.REBUILD_OR_DELETE_GROUP: "run `kdcache verify --rebuild --group {group}`, or delete the folder {group} and "
-    "extract it again",
-    Remedy.EXTRACT_ELSEWHERE: "extract again into another folder",
+    Remedy.REBUILD: "restore the file, or run `kdcache verify --rebuild`",
+    Remedy.REBUILD_OR_DELETE_GROUP: (
+        "run `kdcache verify --rebuild --group {group}`, or delete the folder {group} and extract it again"
+    ),
+    Remedy.RESTORE_BASE_OR_DELETE_GROUP: (
+        "restore the images that belong to it, or delete the folder {group} and extract it again "
+        "with `kdcache extract --add --group {group}`"
+    ),
     Remedy.REMOVE_FILE: "remove it",
     Remedy.OTHER_TEACHER: "the cache is not this teacher's: extract again, or run with the versions in the manifest",
+    Remedy.UPDATE: "update kdcache",
+    Remedy.NAME_HELD: "name one that it holds, or add what is missing with `kdcache extract --add`",
+    # An extraction.
+    Remedy.EXTRACT: "make a cache with `kdcache extract --out {path}`",
+    Remedy.EXTRACT_ELSEWHERE: "extract again into another folder",
+    Remedy.FINISH_EXTRACTION: "run the same `kdcache extract` again, it makes only what is missing",
+    Remedy.SAME_PLAN: (
+        "run with the same settings and versions to resume, or choose another folder (--out) or "
+        "another group (--add --group NAME)"
+    ),
+    Remedy.ADD_GROUP: (
+        "to put this teacher on the views that are there, run with --add; for other images or "
+        "views choose another --out"
+    ),
+    Remedy.ADD_PATCH_TAP: "add one with `kdcache extract --add --tap blocks.-1/patch`",
+    Remedy.ADD_PIXELS: "add them with `kdcache extract --add --pixels raw`, or use replayed views",
+    Remedy.WIDER_CODEC: (
+        "check the teacher's weights and input; for values beyond 65,504 use `--codec bf16`, int8 or fp32"
+    ),
+    Remedy.FINER_CODEC: "choose a finer --codec (int8 < bf16 < fp16 < fp32), or allow more with --max-error",
+    Remedy.ACCEPT_BAD_IMAGES: "repair the source and extract into another folder, or accept them with --max-bad",
+    Remedy.REMOVE_BAD_IMAGES: "take them out of the source (`kdcache extract` lists bad images by name)",
+    Remedy.MAKE_ROOM: (
+        "make room, choose a smaller codec (`--codec int8`), fewer --views or another disk; "
+        "--no-space-check starts all the same"
+    ),
+    Remedy.SMALLER_BATCH: (
+        "run again with a smaller --batch-size; finished shards belong to the plan with this "
+        "batch size, so choose another --out if there are any"
+    ),
+    # Images and weights.
+    Remedy.PASS_SOURCE: "pass the source it was extracted from with --data",
+    Remedy.NAME_WEIGHTS: "name the weights it was extracted with by --teacher-weights",
+    Remedy.LOCAL_WEIGHTS: "check the network and HF_HOME, or pass a local file with --teacher-weights FILE",
+    Remedy.MODEL_OF_WEIGHTS: (
+        "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
+    ),
+    # Training.
+    Remedy.ADD_FEATURES: (
+        "add it with `kdcache extract --add --tap {tap}`, or train without this term: `--set method.feature_weight=0`"
+    ),
+    Remedy.ADD_LOGITS: (
+        "add it with `kdcache extract --add --tap {tap}`, or train without this term: `--set method.logit_weight=0`"
+    ),
+    Remedy.CHOOSE_FEATURES: "choose with `--set data.codec=...` or `--set method.tap=GROUP:TAP`",
+    Remedy.CHOOSE_LOGITS: "choose with `--set data.logits_codec=...` or `--set data.logits_group=...`",
+    Remedy.ADD_TEACHER: "add its outputs with `kdcache extract --add`, or change it with `--set teacher=...`",
+    Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit --set method.logit_weight=1`",
+    Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the logit term with `--set method.logit_weight=0`",
+    Remedy.MATCH_GRID: (
+        "choose a student with the teacher's patch size, or leave out the feature term with "
+        "`--set method.feature_weight=0`"
+    ),
+    Remedy.STABILISE: (
+        "lower the learning rate (`--set optimizer.lr_per_512=...`), clip gradients (`--set "
+        "optimizer.clip_grad=1`) or train in fp32 (`--set precision=fp32`)"
+    ),
+    Remedy.SAME_RUN: "use the same settings to resume, or choose another --out folder",
+    Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
+    Remedy.OTHER_DATA_OR_CLASSES: (
+        "evaluate on the data set it was trained for, or train with `--set num_classes=...`"
+    ),
+    # An analysis.
+    Remedy.ANALYZE: "write one with `kdcache analyze ... --out {path}`",
+    Remedy.NAME_ONE_COLUMN: "name one for each tap with --column",
+    Remedy.NAME_ONE_GROUP: "choose one with --group",
+    Remedy.READ_RECORDS: "read records: leave out `--images 0`",
 }
 
 
-def remedy_text(remedy: Remedy, *, group: str = "") -> str:
-    """A remedy as a sentence without its full stop."""
-    return _WORDS[remedy].format(group=group)
+def remedy_text(remedy: Remedy, details: Mapping[str, Any]) -> str:
+    """Word a remedy as a sentence without its full stop.
+
+    Args:
+        remedy: What to do.
+        details: Of the error or fault; see `Remedy` for what it must hold.
+    """
+    return _WORDS[remedy].format(**details)
 
 
-def fault_line(fault: Fault) -> str:
+def error_text(error: KdcacheError) -> str:
+    """Word an error: message; remedy. After a message of several lines the remedy has its own."""
+    message = str(error)
+    if error.remedy is None:
+        return message
+    remedy = remedy_text(error.remedy, error.details)
+    if "\n" in message:
+        return f"{message}\n{remedy[0].upper()}{remedy[1:]}"
+    return f"{message}; {remedy}"
+
+
+def fault_line(fault: "Fault") -> str:
     """One line: where, what is wrong, what to do."""
-    return f"{fault.where}: {fault.problem}; {remedy_text(fault.remedy, group=fault.group)}"
+    return f"{fault.where}: {fault.problem}; {remedy_text(fault.remedy, {'group': fault.group})}"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.remedies import error_text
 from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
 
@@ -65,7 +66,7 @@ def _facts(cache: "Cache") -> dict[str, Any]:
         "source": built["source"],
         "views": built["views"],
         "groups": {name: _group_facts(group) for name, group in cache.groups.items()},
-        "unusable": {name: str(error) for name, error in cache.unusable.items()},
+        "unusable": {name: error_text(error) for name, error in cache.unusable.items()},
         "shards": len(manifest.shards),
         "samples": manifest.num_samples,
         "records": manifest.num_records,

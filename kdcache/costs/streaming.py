@@ -53,7 +53,7 @@ def bench_stream(
         step_ms: Length of the training step for the stall share; it computes on the calling thread as a step on a CPU
             does.
 
-    Returns: medians; the names are the fields of `kdcache bench --json`.
+    Returns: medians; a flat mapping of numbers.
     """
     if not columns and config.images == "none":
         raise UsageError("there is nothing to stream: neither columns nor images")

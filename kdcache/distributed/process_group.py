@@ -25,13 +25,13 @@ def choose_device(name: str, env: WorkerEnv) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device {name}: wanted auto, cpu, cuda or cuda:1") from None
+        raise UsageError(f"device {name!r}: wanted auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", env.local_rank)
     if device.type == "cuda":
         if device.index >= torch.cuda.device_count():
             raise UsageError(
-                f"--device {device}: there are {torch.cuda.device_count()} CUDA devices that torch can use here"
+                f"device {device}: there are {torch.cuda.device_count()} CUDA devices that torch can use here"
             )
         torch.cuda.set_device(device)
     return device

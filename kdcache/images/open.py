@@ -1,4 +1,4 @@
-"""From what a user types behind ``--data`` to a source."""
+"""Open an image source from the words that name it."""
 
 from pathlib import Path
 
@@ -32,6 +32,6 @@ def open_source(text: str) -> Source:
     if Path(text).is_dir():
         return FolderSource(Path(text))
     raise SourceError(
-        f"{text!r}: no such folder; --data takes a folder of class folders, tars ({', '.join(_TAR_ENDINGS)}, brace "
+        f"{text!r}: no such folder; wanted a folder of class folders, tars ({', '.join(_TAR_ENDINGS)}, brace "
         "patterns) or digits"
     )

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, Remedy
 
 # What checkpoints of training scripts wrap their weights in.
 _WRAPPERS = ("state_dict", "model", "module")
@@ -42,8 +42,8 @@ def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[st
         raise ModelError(f"{name} cannot be built with {dict(kwargs or {})}: {error}") from None
     except OSError as error:
         raise ModelError(
-            f"the weights of {name} did not come from the hub ({error}); check the network and HF_HOME, or pass a "
-            "local file with --teacher-weights FILE"
+            f"the weights of {name} did not come from the hub ({error})",
+            remedy=Remedy.LOCAL_WEIGHTS,
         ) from None
 
 
@@ -80,8 +80,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
             if names
         ]
         raise ModelError(
-            f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}. Name the model these weights are of, "
-            "or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
+            f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}",
+            remedy=Remedy.MODEL_OF_WEIGHTS,
         )
     model.load_state_dict(weights)
 
@@ -98,7 +98,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(f"{path}: no such weights file; --teacher-weights takes a local file, hub or random")
+        raise ModelError(f"{path}: no such weights file; wanted a local file, hub or random")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 
 import kdcache
 from kdcache.reports.blocks import Section
@@ -37,19 +36,8 @@ def render_page(inputs: Inputs, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["code"] = _with_code
     template = environment.get_template("page.html")
     return template.render(title=title, sections=_sections(inputs), version=kdcache.__version__) + "\n"
-
-
-def _with_code(text: str) -> Markup:
-    """Escaped text, with what stands between backticks as code; a backtick without a partner stays one."""
-    first, *rest = text.split("`")
-    html = escape(first)
-    while len(rest) > 1:
-        html += Markup("<code>{}</code>{}").format(*rest[:2])
-        rest = rest[2:]
-    return html + "".join(f"`{piece}" for piece in rest)
 
 
 def _sections(inputs: Inputs) -> list[Section]:

@@ -103,7 +103,7 @@ class MemoryPlan:
         access: How batches are read.
         max_mapped_bytes: What the mapped shards may take together.
         shards_ahead: Shards of the next window that may be opened while the present one is in use.
-        note: Why it is not what one would expect, for `kdcache bench`; usually empty.
+        note: Why it is not what one would expect; usually empty.
     """
 
     access: ReadMode

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, final, get_args
 
 from kdcache.cancel import CancelToken
-from kdcache.errors import CorruptCacheError, UsageError
+from kdcache.errors import CorruptCacheError, Remedy, UsageError
 
 try:
     from kdcache.stream import _gather
@@ -110,7 +110,7 @@ class OpenFile:
         try:
             file = cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), size_bytes, mode)
         except FileNotFoundError:
-            raise CorruptCacheError(f"{path}: vanished while the cache was in use; run `kdcache verify`") from None
+            raise CorruptCacheError(f"{path}: vanished while the cache was in use", remedy=Remedy.REPAIR) from None
         except OSError as error:
             raise UsageError(
                 f"{path}: cannot be opened ({error.strerror}); if too many files are open, allow more (`ulimit -n`) or "
@@ -186,5 +186,6 @@ class OpenFile:
         """
         return CorruptCacheError(
             f"{self.path}: {found} found for the record at byte {offset}; the file became shorter, or its disk failed, "
-            "while it was read. Run `kdcache verify --repair`, then the same `kdcache extract` again"
+            "while it was read",
+            remedy=Remedy.REPAIR,
         )

@@ -13,7 +13,7 @@ from PIL import __version__ as pillow_version
 from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.cache import Cache
 from kdcache.cache.paths import SAMPLES
-from kdcache.errors import BadImageError, CacheMismatchError, SourceError
+from kdcache.errors import BadImageError, CacheMismatchError, Remedy, SourceError
 from kdcache.images import Source, decode_pixels, encode_jpeg
 from kdcache.stream.reader import OpenShard, ShardReader
 from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
@@ -43,7 +43,8 @@ class ViewReplayer:
         if tuple(fingerprint.views.fields) != VIEW_FIELDS:
             raise CacheMismatchError(
                 f"{cache.paths.root}: views consist of {fingerprint.views.fields}, this kdcache replays "
-                f"{list(VIEW_FIELDS)}; update kdcache"
+                f"{list(VIEW_FIELDS)}",
+                remedy=Remedy.UPDATE,
             )
         self._fingerprint = fingerprint
         self._reader = reader
@@ -102,8 +103,8 @@ class ViewReplayer:
         position = self._positions.get(sample.source_key)
         if position is None:
             raise SourceError(
-                f"{shard.name}, key {sample.key!r}: the source has no image {sample.source_key!r}; pass the source the "
-                "cache was extracted from with --data"
+                f"{shard.name}, key {sample.key!r}: the source has no image {sample.source_key!r}",
+                remedy=Remedy.PASS_SOURCE,
             )
         data = self._source.read(position)
         if hashlib.sha256(data).hexdigest() != sample.source_sha256:
@@ -174,8 +175,8 @@ def _positions(fingerprint: BaseFingerprint, source: Source | None) -> dict[str,
     if source is None:
         if fingerprint.images != "embed":
             raise SourceError(
-                "this cache refers to its images and does not hold them; pass the source it was extracted from with "
-                "--data"
+                "this cache refers to its images and does not hold them",
+                remedy=Remedy.PASS_SOURCE,
             )
         return {}
     return {image.key: position for position, image in enumerate(source.images)}

@@ -8,7 +8,7 @@ import numpy as np
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.cache.facts import RAW
-from kdcache.errors import BadImageError, CorruptCacheError, UsageError
+from kdcache.errors import BadImageError, CorruptCacheError, Remedy, UsageError
 from kdcache.images import decode_pixels
 from kdcache.stream.reader import ShardReader
 
@@ -41,7 +41,7 @@ def stored_pixels(cache: Cache, origin: PixelOrigin) -> Column | None:
     column = cache.pixel_column if origin != "replay" else None
     if origin == "stored" and column is None:
         raise UsageError(
-            f"{cache.paths.root}: no stored pixels; add them with `kdcache extract --add --pixels raw`, or replay views"
+            f"{cache.paths.root}: no stored pixels", remedy=Remedy.ADD_PIXELS, wanted="pixels", held=[*cache.groups]
         )
     return column
 
@@ -68,7 +68,8 @@ class StoredJpegs:
             except (BadImageError, ValueError) as error:
                 raise CorruptCacheError(
                     f"{shard.name}, key {shard.index.key(row)!r}, view {view}: the stored JPEG does not decode "
-                    f"({error}); run `kdcache verify --repair`, then the same `kdcache extract` again"
+                    f"({error})",
+                    remedy=Remedy.REPAIR,
                 ) from None
 
 

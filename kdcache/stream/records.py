@@ -8,7 +8,7 @@ import numpy as np
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
-from kdcache.errors import UsageError
+from kdcache.errors import Remedy, UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.config import StreamConfig, plan_memory
@@ -125,8 +125,8 @@ class CacheRecords:
     def _refuse_unlabelled(self, sample: int) -> None:
         shard, row = self.reader.locate(sample)
         raise UsageError(
-            f"{shard.name}, key {shard.index.key(row)!r}: no label, and labels are needed; train on the teacher alone "
-            "with `--method logit --set method.logit_weight=1`"
+            f"{shard.name}, key {shard.index.key(row)!r}: no label, and labels are needed",
+            remedy=Remedy.TRAIN_WITHOUT_LABELS,
         )
 
     def _fill_encoded(self, buffers: BatchBuffers, rows: np.ndarray, replayer: ViewReplayer) -> None:

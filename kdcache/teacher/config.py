@@ -115,7 +115,7 @@ class ExtractConfig:
         if self.view_recipe not in RECIPES:
             raise ValueError(f"view recipe must be one of {', '.join(RECIPES)}, got {self.view_recipe!r}")
         if self.view_recipe == "eval" and self.views != 1:
-            raise ValueError(f"the recipe eval draws nothing, so {self.views} views would be equal; use --views 1")
+            raise ValueError(f"the recipe eval draws nothing, so {self.views} views would be equal; use views=1")
         if self.views > 100:
             raise ValueError(f"views must be at most 100, got {self.views}")
         if not self.taps:

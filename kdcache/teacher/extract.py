@@ -17,7 +17,7 @@ from kdcache.cache.paths import LEDGER, CachePaths
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
-from kdcache.errors import CacheMismatchError, InterruptedRunError
+from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
 from kdcache.images import open_source
 from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
@@ -183,9 +183,8 @@ def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
         raise CacheMismatchError(
             f"{config.out}: this cache is finished and has no group {config.group_name!r} (it holds "
             f"{', '.join(paths.group_names()) or 'none'}), and this run plans other images or views:\n  "
-            + "\n  ".join(differing)
-            + "\nTo put this teacher on the views that are there, run with --add; for other images or views give "
-            "another --out"
+            + "\n  ".join(differing),
+            remedy=Remedy.ADD_GROUP,
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kdcache.cache.facts import TeacherFacts
-from kdcache.errors import KdcacheError, ModelError, UsageError
+from kdcache.errors import KdcacheError, ModelError, Remedy, UsageError
 from kdcache.models import Tap, TapReader, create_timm_model, load_weights, weights_sha256
 from kdcache.models.build import size_arguments
 from kdcache.models.taps import token_grid
@@ -77,7 +77,7 @@ class Teacher:
         cpu_threads: int | None = None,
     ) -> None:
         if image_size is not None and image_size != kwargs.get("img_size", image_size):
-            raise UsageError(f"--image-size {image_size} contradicts --teacher-kwargs img_size={kwargs['img_size']}")
+            raise UsageError(f"image_size {image_size} contradicts teacher_kwargs img_size={kwargs['img_size']}")
         size = kwargs.get("img_size", image_size)
         # Global state: a random teacher must be the same teacher on every worker and in every rerun.
         torch.manual_seed(derived_seed("teacher", seed))
@@ -149,9 +149,8 @@ class Teacher:
                 return {str(tap): values.float().cpu().numpy() for tap, values in outputs.items()}
         except torch.OutOfMemoryError:
             raise KdcacheError(
-                f"the accelerator has too little memory for {len(pixels)} views at once; run again with a smaller "
-                "--batch-size. Finished shards are safe, but belong to the plan with this batch size: use another "
-                "--out if there are any"
+                f"the accelerator has too little memory for {len(pixels)} views at once; finished shards are safe",
+                remedy=Remedy.SMALLER_BATCH,
             ) from None
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -97,7 +97,7 @@ def plan_columns(config: ExtractConfig, teacher: Teacher) -> list[ColumnFacts]:
         try:
             stride = codec.layout(fact.shape).stride_bytes
         except ValueError as error:
-            raise UsageError(f"--tap {tap}: {error}") from None
+            raise UsageError(f"tap {tap}: {error}") from None
         columns.append(_column(fact, codec, stride))
     names = [column.name for column in columns]
     if len(set(names)) != len(names):
@@ -113,7 +113,7 @@ def base_fingerprint(
     Raises: UsageError for a split or interpolation that cannot be used.
     """
     if not is_safe_name(config.split) or config.split in RESERVED_NAMES:
-        raise UsageError(f"--split {config.split!r}: use lower-case letters, digits and '-'")
+        raise UsageError(f"split {config.split!r}: use lower-case letters, digits and '-'")
     interpolation = config.interpolation or teacher.data_config["interpolation"]
     if interpolation not in INTERPOLATIONS:
         raise UsageError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
@@ -192,9 +192,9 @@ def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec]:
     try:
         made = parse_codec(codec)
     except ValueError as error:
-        raise UsageError(f"--tap {text}: {error}") from None
+        raise UsageError(f"tap {text}: {error}") from None
     if made.for_logits is not None and made.for_logits != (tap.kind == "logits"):
-        raise UsageError(f"--tap {text}: codec {made.name} stores {'logits' if made.for_logits else 'tokens'} only")
+        raise UsageError(f"tap {text}: codec {made.name} stores {'logits' if made.for_logits else 'tokens'} only")
     return tap, made
 
 

@@ -61,7 +61,7 @@ def rerun_teacher(
     if facts is None:
         return
     if weights is None and facts.weights == "file":
-        raise UsageError(f"the weights of {facts.name} came from a file; name it with --teacher-weights")
+        raise UsageError(f"the weights of {facts.name} came from a file", remedy=Remedy.NAME_WEIGHTS)
     teacher = Teacher(
         facts.name,
         facts.kwargs,
@@ -75,7 +75,8 @@ def rerun_teacher(
     if teacher.facts.weights_sha256 != facts.weights_sha256:
         raise CacheMismatchError(
             f"{group.paths.root}: made with weights {facts.weights_sha256[:12]}…, these are "
-            f"{teacher.facts.weights_sha256[:12]}…; name the right ones with --teacher-weights"
+            f"{teacher.facts.weights_sha256[:12]}…",
+            remedy=Remedy.NAME_WEIGHTS,
         )
     teacher.set_taps([parse_tap(column.tap) for column in group.columns])
     reader = ShardReader(cache, group.columns, check="size")

@@ -7,7 +7,7 @@ from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.facts import ColumnFacts
 from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.shard import trailer
-from kdcache.errors import DiskFullError
+from kdcache.errors import DiskFullError, Remedy
 from kdcache.teacher.plan import SourcePlan
 
 # Header and padding of the image and of its record, and the record itself.
@@ -33,8 +33,8 @@ def check_space(extraction: Extraction, plan: SourcePlan | None, tasks: Sequence
     if needed > free:
         raise DiskFullError(
             f"{extraction.paths.root}: {needed / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free. "
-            "Nothing was changed: make room, choose a smaller codec (int8), fewer --views or another disk; "
-            "--no-space-check starts all the same"
+            "Nothing was changed",
+            remedy=Remedy.MAKE_ROOM,
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kdcache.cache.extraction import Extraction, TaskWriter
-from kdcache.errors import BadRecordError, TooManyBadImagesError
+from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
 from kdcache.teacher.config import ExtractConfig
 
@@ -74,8 +74,8 @@ class ShardSink:
         if num_bad > self._config.max_bad * total:
             raise TooManyBadImagesError(
                 f"{num_bad} of {total} images cannot be used, more than the fraction of {self._config.max_bad:g} that "
-                f"is allowed; {self._extraction.paths.root / 'ledger'} names each with its reason. Repair the source "
-                "and extract into another folder, or accept them with --max-bad"
+                f"is allowed; {self._extraction.paths.root / 'ledger'} names each with its reason",
+                remedy=Remedy.ACCEPT_BAD_IMAGES,
             )
 
     def discard(self) -> None:
@@ -98,7 +98,8 @@ class ShardSink:
                 if limit is not None and error > limit:
                     raise BadRecordError(
                         f"shard {writer.name}, column {group}/{column}: relative error {error:.3g}, more than "
-                        f"--max-error {limit:g}; choose a finer codec (int8 < bf16 < fp16 < fp32) or allow more"
+                        f"max_error, {limit:g}",
+                        remedy=Remedy.FINER_CODEC,
                     )
 
     def _check_variety(self, writer: TaskWriter) -> None:

@@ -48,7 +48,7 @@ class EvalConfig:
     """Accuracy on labelled images during training.
 
     Args:
-        data: As behind ``--data``; None for no evaluation.
+        data: A source as in `open_source`; None for no evaluation.
         every_epochs: Evaluate after every so many epochs, and after the last.
         crop_pct: Share of the resized image that is seen; None takes the student's timm default.
         batch_size: Images in one forward.

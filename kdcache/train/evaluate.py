@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import sum_over_ranks
-from kdcache.errors import SourceError
+from kdcache.errors import Remedy, SourceError
 from kdcache.images import Source
 from kdcache.pixels import normalize_pixels
 from kdcache.train.eval_images import eval_batches
@@ -90,6 +90,6 @@ def _check_labels(source: Source, num_classes: int) -> None:
         )
     if max(labels) >= num_classes:
         raise SourceError(
-            f"label {max(labels)} occurs, the student knows {num_classes} classes; evaluate on the data set it was "
-            "trained for, or train with --set num_classes=..."
+            f"label {max(labels)} occurs, the student knows {num_classes} classes",
+            remedy=Remedy.OTHER_DATA_OR_CLASSES,
         )

@@ -15,7 +15,7 @@ from torch import nn
 import kdcache
 from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_file
-from kdcache.errors import CorruptCacheError, RunMismatchError
+from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
 from kdcache.models import Student, StudentSpec, build_student
 from kdcache.strict_json import dump_json, load_json
 from kdcache.train.checkpoint import read_checkpoint
@@ -44,8 +44,8 @@ def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size:
             differing.append(f"cache: the run has {found['cache'][:12]}…, this command {cache_digest[:12]}…")
         if differing:
             raise RunMismatchError(
-                f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nNothing was changed. Give the same "
-                "settings to go on, or another --out folder"
+                f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nNothing was changed.",
+                remedy=Remedy.SAME_RUN,
             )
         return
     versions = {
@@ -80,8 +80,8 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
     for path in (facts_path, weights_path):
         if not path.is_file():
             raise RunMismatchError(
-                f"{path}: no such file; {folder} is not the folder of a finished run. Finish it with `kdcache train`, "
-                "or give another folder"
+                f"{path}: no such file; {folder} is not the folder of a finished run",
+                remedy=Remedy.FINISH_TRAINING,
             )
     try:
         facts: Any = load_json(facts_path.read_bytes(), where=str(facts_path))

@@ -13,7 +13,7 @@ import torch
 from kdcache.cache.cache import open_cache
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import any_rank, choose_device, process_group, sum_over_ranks
-from kdcache.errors import InterruptedRunError, KdcacheError
+from kdcache.errors import InterruptedRunError, KdcacheError, Remedy
 from kdcache.images import Source, open_source
 from kdcache.interrupt import StopRequest, graceful_stop
 from kdcache.models import count_parameters
@@ -128,9 +128,8 @@ class _Run:
         if not all(math.isfinite(value) for value in means):
             raise KdcacheError(
                 f"the loss of step {progress.steps} is {dict(zip(names, means, strict=True))}; the last good "
-                f"checkpoint is in {self.checkpoints.folder}. Lower the learning rate (--set "
-                "optimizer.lr_per_512=...), clip gradients (--set optimizer.clip_grad=1) or train in fp32 (--set "
-                "precision=fp32)"
+                f"checkpoint is in {self.checkpoints.folder}",
+                remedy=Remedy.STABILISE,
             )
         entry: dict[str, Any] = {
             "epoch": (progress.steps - 1) // len(self.loader),

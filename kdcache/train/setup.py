@@ -8,7 +8,7 @@ import torch
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.distributed.env import WorkerEnv
-from kdcache.errors import CacheMismatchError, GridMismatchError, SourceError, UsageError
+from kdcache.errors import CacheMismatchError, GridMismatchError, Remedy, SourceError, UsageError
 from kdcache.images import open_source
 from kdcache.methods import METHODS, Method
 from kdcache.models import StudentSpec, build_student
@@ -103,8 +103,8 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
     is_stored = cache.pixel_column is not None and data.pixels != "replay"
     if cache.manifest.fingerprint.images != "embed" and data.source is None and not is_stored:
         raise SourceError(
-            f"{cache.paths.root} refers to its images and does not hold them; pass the source it was extracted from "
-            "with --data"
+            f"{cache.paths.root} refers to its images and does not hold them",
+            remedy=Remedy.PASS_SOURCE,
         )
     source = open_source(data.source) if data.source is not None else None
     try:
@@ -148,8 +148,8 @@ def _check_teacher(config: RunConfig, cache: Cache, columns: list[Column]) -> No
     for group, teacher in teachers.items():
         if config.teacher is not None and teacher is not None and config.teacher != teacher.name:
             raise CacheMismatchError(
-                f"{cache.paths.root}: group {group} holds teacher {teacher.name!r}, this run wants {config.teacher!r}; "
-                "extract it with `kdcache extract --add`, or change it with `--set teacher=...`"
+                f"{cache.paths.root}: group {group} holds teacher {teacher.name!r}, this run wants {config.teacher!r}",
+                remedy=Remedy.ADD_TEACHER,
             )
 
 
@@ -157,8 +157,8 @@ def _num_classes(config: RunConfig, cache: Cache, method: Method, logits: Column
     known = cache.manifest.fingerprint.source.num_classes
     if method.needs_labels and known == 0:
         raise UsageError(
-            f"{cache.paths.root}: the images have no labels, and method {config.method.name} needs them; train on the "
-            "teacher alone with `--method logit --set method.logit_weight=1`"
+            f"{cache.paths.root}: the images have no labels, and method {config.method.name} needs them",
+            remedy=Remedy.TRAIN_WITHOUT_LABELS,
         )
     chosen = config.num_classes or (logits.shape[0] if logits is not None else known)
     if method.needs_labels and chosen < known:
@@ -167,8 +167,8 @@ def _num_classes(config: RunConfig, cache: Cache, method: Method, logits: Column
         )
     if logits is not None and chosen != logits.shape[0]:
         raise UsageError(
-            f"the teacher has {logits.shape[0]} classes, the student would have {chosen}; leave out num_classes, or "
-            "the logit term with `--set method.logit_weight=0`"
+            f"the teacher has {logits.shape[0]} classes, the student would have {chosen}",
+            remedy=Remedy.LEAVE_OUT_CLASSES_OR_LOGITS,
         )
     return max(chosen, 1)
 
@@ -185,8 +185,8 @@ def _check_grid(grid: tuple[int, int], features: Column, config: RunConfig) -> N
     if list(grid) != features.grid:
         raise GridMismatchError(
             f"the student {config.student} makes {grid[0]} x {grid[1]} patch tokens of these views, the teacher made "
-            f"{features.grid[0]} x {features.grid[1]} at {features.tap}; tokens are compared one by one. Choose a "
-            "student with the teacher's patch size, or leave out the feature term with `--set method.feature_weight=0`"
+            f"{features.grid[0]} x {features.grid[1]} at {features.tap}; tokens are compared one by one",
+            remedy=Remedy.MATCH_GRID,
         )
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from kdcache.analysis.cache_tokens import CacheTokens, choose_columns
-from kdcache.cache import Cache
-from kdcache.errors import CacheMismatchError
+from kdcache.cache import Cache, open_cache
+from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_source
 from kdcache.teacher.extract import extract
 from tests.conftest import GROUP, tiny_extract
@@ -58,14 +58,32 @@ def test_pictures_need_images(tmp_path: Path) -> None:
     assert found.keys == without.keys
 
 
+def test_what_cannot_be_chosen_says_what_is_held(tiny_cache: Cache) -> None:
+    patch = [column.name for column in tiny_cache.columns if column.kind == "patch"]
+    with pytest.raises(UsageError, match="no column 'nothing'; it holds") as unknown:
+        choose_columns(tiny_cache, ["nothing"])
+    assert unknown.value.remedy is Remedy.NAME_HELD
+    with pytest.raises(CacheMismatchError, match="head-logits-fp16 is not of patch tokens; those are") as caught:
+        choose_columns(tiny_cache, ["head-logits-fp16"])
+    assert caught.value.remedy is Remedy.NAME_HELD
+    assert caught.value.details["held"] == patch
+    pair = [name for name in patch if "blocks-1" in name][:2]
+    with pytest.raises(CacheMismatchError, match="are of the same tap") as caught:
+        choose_columns(tiny_cache, pair)
+    assert caught.value.remedy is Remedy.NAME_ONE_COLUMN
+    assert caught.value.details["wanted"] == pair
+
+
+def test_a_cache_of_logits_says_how_to_add_tokens(tmp_path: Path) -> None:
+    extract(tiny_extract(tmp_path / "c", taps=("head/logits",)))
+    cache = open_cache(tmp_path / "c")
+    with pytest.raises(CacheMismatchError, match="no column of patch tokens") as caught:
+        choose_columns(cache, None)
+    assert caught.value.remedy is Remedy.ADD_PATCH_TAP
+    assert caught.value.details == {"wanted": "patch tokens", "held": [column.label for column in cache.columns]}
+
+
 def test_which_columns(tiny_cache: Cache) -> None:
     chosen, left_out = choose_columns(tiny_cache, ["blocks-1-patch-int8"])
     assert [column.name for column in chosen] == [f"{GROUP}/blocks-1-patch-int8"]
     assert f"{GROUP}/blocks-0-patch-fp32: not asked for" in left_out
-    with pytest.raises(
-        CacheMismatchError,
-        match="no column 'nothing' of patch tokens; it holds vit-tiny-patch16-224/blocks-1-patch-fp16",
-    ):
-        choose_columns(tiny_cache, ["nothing"])
-    with pytest.raises(CacheMismatchError, match="are of the same tap; name one"):
-        choose_columns(tiny_cache, ["blocks-1-patch-int8", "blocks-1-patch-fp16"])

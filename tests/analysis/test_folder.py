@@ -7,7 +7,7 @@ import pytest
 
 from kdcache.analysis.folder import CURVES, RESULT, read_analysis, write_analysis
 from kdcache.cache import Cache
-from kdcache.errors import CorruptCacheError, UsageError
+from kdcache.errors import CorruptCacheError, Remedy, UsageError
 from tests.analysis.test_run import analysed
 
 
@@ -26,14 +26,16 @@ def test_what_is_written_is_read(tiny_cache: Cache, tmp_path: Path) -> None:
 
 
 def test_folders_without_one_other_versions_and_damage(tiny_cache: Cache, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no analysis.json here; `kdcache analyze"):
+    with pytest.raises(UsageError, match=r"no analysis.json here") as caught:
         read_analysis(tmp_path)
+    assert (caught.value.remedy, caught.value.details) == (Remedy.ANALYZE, {"path": tmp_path})
     write_analysis(tmp_path, *analysed(tiny_cache))
     path = tmp_path / RESULT
     good = path.read_bytes()
     path.write_bytes(good.replace(b'"format":1', b'"format":2'))
-    with pytest.raises(UsageError, match="format 2, this kdcache reads 1; run `kdcache analyze` again"):
+    with pytest.raises(UsageError, match="format 2, this kdcache reads 1") as caught:
         read_analysis(tmp_path)
+    assert caught.value.remedy is Remedy.ANALYZE
     path.write_bytes(good.replace(b'"max_rank":', b'"max_rnak":'))
     with pytest.raises(CorruptCacheError, match="not what was written"):
         read_analysis(tmp_path)

@@ -12,7 +12,7 @@ from kdcache.analysis.diagnosis import StudentShape
 from kdcache.analysis.result import Analysis, Curves
 from kdcache.analysis.run import AnalyzeConfig, analyze, measure_checkpoint
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import BadRecordError, UsageError
+from kdcache.errors import BadRecordError, Remedy, UsageError
 from kdcache.teacher.extract import extract
 from tests.analysis.synthetic import CHANNELS, GLOBAL_RANK, OWN_RANK, feature_cache, known_rank_image
 from tests.conftest import GROUP, tiny_extract
@@ -141,8 +141,9 @@ def test_a_cache_without_second_moments_is_read_twice(tmp_path: Path, tiny_cache
         assert second.ranks is not None
         # The stored moments are over both views of each image, these over the first.
         assert first.ranks.per_image == second.ranks.per_image
-    with pytest.raises(UsageError, match="leave out --images 0"):
+    with pytest.raises(UsageError, match="light statistics") as caught:
         analysed(light, images=0)
+    assert caught.value.remedy is Remedy.READ_RECORDS
 
 
 def test_tokens_of_zeros_are_counted_and_break_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from kdcache.cache import Cache
 from kdcache.cache.base import planned_shards, read_base
 from kdcache.cache.paths import CachePaths
-from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
 from tests.cache.support import rewrite_manifest
 
 
@@ -53,9 +53,9 @@ def test_a_cache_of_format_1_is_refused_in_one_clear_sentence(tmp_path: Path) ->
     with pytest.raises(CacheMismatchError) as caught:
         read_base(paths)
     assert str(caught.value) == (
-        f"{tmp_path / 'manifest.json'}: written in cache format 1, this kdcache reads format 2; extract again into "
-        "another folder"
+        f"{tmp_path / 'manifest.json'}: written in cache format 1, this kdcache reads format 2"
     )
+    assert caught.value.remedy is Remedy.EXTRACT_ELSEWHERE
 
 
 def test_what_is_no_finished_cache(tmp_path: Path, cache_copy: Path) -> None:

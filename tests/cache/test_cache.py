@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import CacheMismatchError, CorruptCacheError, TapError, UsageError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy, TapError, UsageError
 from tests.cache.support import rewrite_manifest
 from tests.conftest import GROUP, flip_bit
 
@@ -38,19 +38,53 @@ def test_one_tap_under_several_codecs_holds_the_same(tiny_cache: Cache) -> None:
 def test_columns_are_found_or_listed(tiny_cache: Cache) -> None:
     assert tiny_cache.find_column(kind="prefix").name == f"{GROUP}/blocks-1-prefix-fp32"
     assert tiny_cache.find_column(kind="patch", codec="fp32").tap == "blocks.0/patch"
-    with pytest.raises(TapError, match=r"blocks.1/patch \(int8\).*--set data.codec=.*--set method.tap="):
+
+
+def test_columns_that_could_be_several(tiny_cache: Cache) -> None:
+    labels = {
+        kind: [column.label for column in tiny_cache.columns if column.kind == kind] for kind in ("patch", "logits")
+    }
+    with pytest.raises(TapError, match=r"a patch tap could be any of .*blocks.1/patch \(int8\)") as caught:
         tiny_cache.find_column(kind="patch")
-    with pytest.raises(TapError, match=r"--set data.logits_codec="):
+    assert caught.value.remedy is Remedy.CHOOSE_FEATURES
+    assert caught.value.details == {"wanted": "a patch tap", "held": labels["patch"]}
+    with pytest.raises(TapError, match="a logits tap could be any of") as caught:
         tiny_cache.find_column(kind="logits")
-    with pytest.raises(TapError, match=r"no column for blocks.9/patch.*--tap blocks.9/patch.*feature_weight=0"):
+    assert caught.value.remedy is Remedy.CHOOSE_LOGITS
+    assert caught.value.details == {"wanted": "a logits tap", "held": labels["logits"]}
+
+
+def test_a_column_that_is_not_there(tiny_cache: Cache) -> None:
+    held = [column.label for column in tiny_cache.columns]
+    with pytest.raises(
+        TapError, match=r"no column for blocks.9/patch; the cache holds .*blocks.1/patch \(int8\)"
+    ) as caught:
         tiny_cache.find_column(kind="patch", tap="blocks.9/patch")
+    assert caught.value.remedy is Remedy.ADD_FEATURES
+    assert caught.value.details == {"wanted": "blocks.9/patch", "held": held, "tap": "blocks.9/patch"}
+    with pytest.raises(TapError, match="no column for a logits tap with codec fp32") as caught:
+        tiny_cache.find_column(kind="logits", codec="fp32")
+    assert caught.value.remedy is Remedy.ADD_LOGITS
+    assert caught.value.details["tap"] == "head/logits"
+
+
+def test_names_that_are_not_there_list_the_held(tiny_cache: Cache) -> None:
+    with pytest.raises(UsageError, match=r"no column 'nope'; it holds .*head-logits") as caught:
+        tiny_cache.column("nope")
+    assert caught.value.remedy is Remedy.NAME_HELD
+    assert caught.value.details == {"wanted": "nope", "held": [column.name for column in tiny_cache.columns]}
+    with pytest.raises(UsageError, match="no group 'nope'; it holds") as caught:
+        tiny_cache.group("nope")
+    assert caught.value.remedy is Remedy.NAME_HELD
+    assert caught.value.details == {"wanted": "nope", "held": list(tiny_cache.groups)}
 
 
 def test_a_group_decides_between_teachers_and_without_one_both_are_listed(groups_root: Path) -> None:
     cache = open_cache(groups_root)
     assert cache.find_column(kind="logits", codec="fp16", group="wide").name == "wide/head-logits-fp16"
-    with pytest.raises(TapError, match=rf"{GROUP}:head/logits \(fp16\), wide:head/logits \(fp16\); choose with"):
+    with pytest.raises(TapError, match=rf"{GROUP}:head/logits \(fp16\), wide:head/logits \(fp16\)") as caught:
         cache.find_column(kind="logits", codec="fp16")
+    assert caught.value.remedy is Remedy.CHOOSE_LOGITS
     with pytest.raises(UsageError, match=f"no group 'narrow'; it holds pixels, {GROUP}, wide"):
         cache.find_column(kind="logits", group="narrow")
 

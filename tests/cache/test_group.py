@@ -8,7 +8,7 @@ from kdcache.cache import open_cache
 from kdcache.cache.base import read_base
 from kdcache.cache.group import read_group
 from kdcache.cache.paths import CachePaths
-from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
 from tests.cache.support import rewrite_manifest
 from tests.conftest import GROUP
 
@@ -62,8 +62,10 @@ def test_a_group_of_another_base_is_refused(cache_copy: Path) -> None:
 
 def test_a_group_with_other_shards_is_refused(cache_copy: Path) -> None:
     rewrite_manifest(CachePaths(cache_copy).group(GROUP), lambda m: m["shards"].pop())
-    with pytest.raises(CacheMismatchError, match="delete the folder of this group"):
+    with pytest.raises(CacheMismatchError, match="made for the base") as caught:
         read(cache_copy)
+    assert caught.value.remedy is Remedy.RESTORE_BASE_OR_DELETE_GROUP
+    assert caught.value.details == {"group": GROUP}
 
 
 def test_an_unfinished_group_is_said_to_be_one(cache_copy: Path) -> None:

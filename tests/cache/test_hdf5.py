@@ -8,7 +8,7 @@ import pytest
 from kdcache.cache.facts import FileFacts
 from kdcache.cache.hdf5 import decoded, encoded, files_arrays, files_from, from_hex, hdf5_bytes, read_hdf5
 from kdcache.cache.index import index_bytes, read_index
-from kdcache.errors import CorruptCacheError
+from kdcache.errors import CorruptCacheError, Remedy
 from tests.cache.test_index import make_index
 
 ARRAYS = {"a": np.arange(6).reshape(2, 3), "columns/x/b": np.zeros((0, 4), np.float32), "columns/y": np.array([b"t"])}
@@ -94,5 +94,6 @@ def test_no_damage_crashes_or_hangs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 1000])
 def test_truncation_is_refused(tmp_path: Path, size: int) -> None:
-    with pytest.raises(CorruptCacheError, match="rebuild"):
+    with pytest.raises(CorruptCacheError, match="not a readable index") as caught:
         read_index(tmp_path / "i.h5", data=index_bytes(make_index())[:size])
+    assert caught.value.remedy is Remedy.REBUILD

@@ -16,7 +16,7 @@ from kdcache.cache.manifest import (
     write_manifest,
 )
 from kdcache.cache.paths import CachePaths
-from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
 from tests.cache.support import rewrite_manifest
 from tests.conftest import GROUP
 
@@ -51,14 +51,13 @@ def test_no_manifest_is_an_unfinished_extraction(tmp_path: Path) -> None:
         read_manifest(CachePaths(tmp_path), BaseManifest)
 
 
-@pytest.mark.parametrize(
-    ("version", "remedy"), [(FORMAT_VERSION + 1, "update kdcache"), (0, "extract again into another folder")]
-)
-def test_other_format_versions_say_what_to_do(cache_copy: Path, version: int, remedy: str) -> None:
+@pytest.mark.parametrize(("version", "remedy"), [(FORMAT_VERSION + 1, Remedy.UPDATE), (0, Remedy.EXTRACT_ELSEWHERE)])
+def test_other_format_versions_say_what_to_do(cache_copy: Path, version: int, remedy: Remedy) -> None:
     paths = CachePaths(cache_copy)
     rewrite_manifest(paths, lambda m: m["fingerprint"].update(format_version=version, something_new=1))
-    with pytest.raises(CacheMismatchError, match=remedy):
+    with pytest.raises(CacheMismatchError, match=f"cache format {version}, this kdcache reads") as caught:
         read_manifest(paths, BaseManifest)
+    assert caught.value.remedy is remedy
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"fingerprint": 1}', "not json", '{"a": 1, "a": 2}'])

@@ -87,7 +87,7 @@ def test_strangers_in_the_folders(groups_copy: Path) -> None:
 def test_a_group_of_another_base_is_a_fault_of_its_own(groups_copy: Path) -> None:
     rewrite_manifest(CachePaths(groups_copy).group("wide"), lambda m: m.update(base="ab" * 32))
     [fault] = all_faults(groups_copy)
-    assert (fault.group, fault.remedy) == ("wide", Remedy.REBUILD_OR_DELETE_GROUP)
+    assert (fault.group, fault.remedy) == ("wide", Remedy.RESTORE_BASE_OR_DELETE_GROUP)
     assert "made for the base abab" in fault.problem
 
 

@@ -107,7 +107,7 @@ def test_a_cache_of_logits_has_nothing_to_analyse(tmp_path: Path, capsys: pytest
         (["cache", "--student-kwargs", "depth=4"], "--student-kwargs goes with --student"),
         (["cache", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["cache", "--permutations", "-1"], "must not be negative"),
-        (["cache", "--seed", "99999999999999999999999"], "--seed must be between"),
+        (["cache", "--seed", "99999999999999999999999"], "seed must be between"),
         (["cache", "--image-size", "0"], "--image-size goes with --model"),
         (["--model", "m", "--data", "d", "--image-size", "0"], "--image-size must be at least 1"),
         (["cache", "--student", "vit_tinny_patch16_224"], "did you mean"),

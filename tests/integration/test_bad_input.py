@@ -58,7 +58,7 @@ def test_grids_that_differ(finished: Path, tmp_path: Path, capsys: pytest.Captur
     capsys.readouterr()
     message = fails(capsys, words)
     assert "makes 2 x 2 patch tokens of these views, the teacher made 4 x 4" in message
-    assert "Choose a student with the teacher's patch size" in message
+    assert "choose a student with the teacher's patch size" in message
     assert not (tmp_path / "run").exists()
 
 
@@ -163,7 +163,7 @@ def test_an_unfinished_cache(finished: Path, tmp_path: Path, capsys: pytest.Capt
     (finished / "manifest.json").unlink()
     capsys.readouterr()
     for words in (train_words(finished, tmp_path / "run"), ["verify", str(finished)], ["show", str(finished)]):
-        assert "the extraction has not finished; run the same `kdcache extract` command again" in fails(capsys, words)
+        assert "the extraction has not finished; run the same `kdcache extract` again" in fails(capsys, words)
 
 
 def test_no_images_left(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

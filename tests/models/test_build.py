@@ -5,7 +5,7 @@ import safetensors.torch
 import timm
 import torch
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, Remedy
 from kdcache.models import create_timm_model, load_weights, weights_sha256
 from kdcache.models.build import size_arguments
 
@@ -33,8 +33,9 @@ def test_no_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(ModelError, match="--teacher-weights FILE"):
+    with pytest.raises(ModelError, match="did not come from the hub") as caught:
         create_timm_model("vit_tiny_patch16_224", pretrained=True)
+    assert caught.value.remedy is Remedy.LOCAL_WEIGHTS
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])

@@ -80,11 +80,6 @@ def test_a_cache_makes_a_page_alone(tiny_root: Path) -> None:
     assert "blocks-1-patch-int8" in Page(render_page(read_inputs([tiny_root]), "cache")).words
 
 
-def test_words_between_backticks_are_code_and_still_escaped(text: str) -> None:
-    assert "<code>kdcache analyze</code>" in text
-    assert "`" not in Page(text).words
-
-
 def test_the_templates_are_installed_with_the_package() -> None:
     setup = (Path(__file__).parents[2] / "setup.py").read_text()
     assert '"reports/templates/*"' in setup

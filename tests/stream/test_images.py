@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import CacheMismatchError, SourceError
+from kdcache.errors import CacheMismatchError, Remedy, SourceError
 from kdcache.images import open_source
 from kdcache.stream import images as images_module
 from kdcache.stream.images import ViewReplayer
@@ -99,8 +99,9 @@ class TestReferredImages:
 
     def test_the_source_is_needed(self, root: Path) -> None:
         cache = open_cache(root)
-        with pytest.raises(SourceError, match="with --data"):
+        with pytest.raises(SourceError, match="refers to its images") as caught:
             ViewReplayer(cache, ShardReader(cache, []), None, check_share=1.0)
+        assert caught.value.remedy is Remedy.PASS_SOURCE
 
     def test_and_gives_the_same_pixels(self, root: Path, photos: Path) -> None:
         cache = open_cache(root)

@@ -94,7 +94,7 @@ def test_autocast_is_applied() -> None:
 
 
 def test_sizes_that_contradict() -> None:
-    with pytest.raises(UsageError, match="contradicts --teacher-kwargs img_size=16"):
+    with pytest.raises(UsageError, match="contradicts teacher_kwargs img_size=16"):
         teacher(image_size=32)
     assert teacher(image_size=16).image_size == 16
 

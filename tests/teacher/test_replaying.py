@@ -7,7 +7,7 @@ from PIL import Image
 
 from kdcache.cache import open_cache
 from kdcache.cache.index import read_index
-from kdcache.errors import CacheMismatchError, SourceError
+from kdcache.errors import CacheMismatchError, Remedy, SourceError
 from kdcache.images import open_source
 from kdcache.teacher.extract import extract
 from kdcache.teacher.plan import plan_source
@@ -66,8 +66,9 @@ def test_it_travels_to_a_process_that_may_die(tiny_root: Path) -> None:
 
 def test_a_base_that_refers_to_its_images_needs_them(photos: Path, tmp_path: Path) -> None:
     root = referring(photos, tmp_path / "c")
-    with pytest.raises(SourceError, match="--data"):
+    with pytest.raises(SourceError, match="refers to its images") as caught:
         extract(tiny_add(root))
+    assert caught.value.remedy is Remedy.PASS_SOURCE
     assert not (root / "wide").exists()
     report = extract(tiny_add(root, data=str(photos)))
     assert report.num_records == 12

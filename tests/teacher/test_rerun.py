@@ -64,8 +64,10 @@ def test_weights_must_be_the_manifests(tmp_path: Path) -> None:
         torch.save(timm.create_model(TEACHER, **TEACHER_KWARGS).state_dict(), tmp_path / f"{name}.pth")
     extract(tiny_extract(tmp_path / "c", teacher_weights=str(tmp_path / "a.pth")))
     cache = open_cache(tmp_path / "c")
-    with pytest.raises(UsageError, match="name it with --teacher-weights"):
+    with pytest.raises(UsageError, match="came from a file") as unnamed:
         list(rerun_teacher(cache, cache.groups[GROUP], 1, weights=None, data=None, device=CPU))
-    with pytest.raises(CacheMismatchError, match="these are"):
+    assert unnamed.value.remedy is Remedy.NAME_WEIGHTS
+    with pytest.raises(CacheMismatchError, match="these are") as others:
         list(rerun_teacher(cache, cache.groups[GROUP], 1, weights=str(tmp_path / "b.pth"), data=None, device=CPU))
+    assert others.value.remedy is Remedy.NAME_WEIGHTS
     assert list(rerun_teacher(cache, cache.groups[GROUP], 1, weights=str(tmp_path / "a.pth"), data=None, device=CPU))

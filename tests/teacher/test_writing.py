@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.cache import open_cache
-from kdcache.errors import BadRecordError, TooManyBadImagesError
+from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher import extract as extract_module
 from kdcache.teacher.extract import extract
 from kdcache.teacher.model import Teacher
@@ -13,11 +13,10 @@ from tests.conftest import tiny_add, tiny_extract
 
 def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), max_error=1e-4)
-    with pytest.raises(
-        BadRecordError,
-        match=r"column vit-tiny-patch16-224/blocks-1-patch-int8: relative error .* more than --max-error 0.0001",
-    ):
+    message = r"column vit-tiny-patch16-224/blocks-1-patch-int8: relative error .* more than max_error, 0.0001"
+    with pytest.raises(BadRecordError, match=message) as caught:
         extract(config)
+    assert caught.value.remedy is Remedy.FINER_CODEC
     assert not list((tmp_path / "c" / "samples").iterdir())
     extract(replace(config, max_error=0.1))
 

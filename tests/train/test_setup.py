@@ -6,7 +6,7 @@ import torch
 
 from kdcache.cache import Cache, open_cache
 from kdcache.distributed import WorkerEnv
-from kdcache.errors import CacheMismatchError, GridMismatchError, ModelError, SourceError, TapError, UsageError
+from kdcache.errors import CacheMismatchError, GridMismatchError, ModelError, Remedy, SourceError, TapError, UsageError
 from kdcache.methods import FeatureConfig, LiftConfig, LogitConfig, StandaloneConfig
 from kdcache.teacher.extract import extract
 from kdcache.train.setup import make_loader, prepare
@@ -106,8 +106,9 @@ def test_a_cache_that_refers_to_its_images(photos: Path, tmp_path: Path) -> None
     extract(tiny_extract(tmp_path / "c", data=str(photos), images="reference", taps=("head/logits",)))
     cache = open_cache(tmp_path / "c")
     config = tiny_run(method=LogitConfig(), batch_size=2)
-    with pytest.raises(SourceError, match="pass the source it was extracted from with --data"):
+    with pytest.raises(SourceError, match="refers to its images and does not hold them") as caught:
         make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
+    assert caught.value.remedy is Remedy.PASS_SOURCE
     config = tiny_run(f"data.source={photos}", method=LogitConfig(), batch_size=2)
     loader = make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
     assert len(list(loader)) == 3
@@ -120,8 +121,9 @@ def test_unlabelled_images_need_a_teacher_only_method(tmp_path: Path, photos: Pa
     tar = make_tar(tmp_path / "t.tar", members)
     extract(tiny_extract(tmp_path / "c", data=str(tar), taps=("head/logits",)))
     cache = open_cache(tmp_path / "c")
-    with pytest.raises(UsageError, match=r"no labels.*--set method.logit_weight=1"):
+    with pytest.raises(UsageError, match="no labels") as unlabelled:
         prepare(tiny_run(method=LogitConfig(), batch_size=2), cache)
+    assert unlabelled.value.remedy is Remedy.TRAIN_WITHOUT_LABELS
     prepare(tiny_run(method=LogitConfig(logit_weight=1.0), batch_size=2), cache)
 
 

@@ -46,16 +46,16 @@ def depth_section(analyses: Sequence[AnalysisInput]) -> Section | None:
     if unknown:
         blocks.append(
             Text(
-                f"No entropy, magnitude and intensity of {', '.join(unknown)}: stored statistics do not say them. "
-                "`kdcache analyze` without `--images 0` reads the records.",
+                f"No entropy, magnitude and intensity of {', '.join(unknown)}: stored statistics do not hold "
+                "them, an analysis that reads records does.",
                 "note",
             )
         )
     if shallow:
         blocks.append(
             Text(
-                f"No profile of {', '.join(shallow)}: it takes at least two layers. `kdcache extract` with a --tap for "
-                "each layer, or `kdcache analyze --model`, gives more.",
+                f"No profile of {', '.join(shallow)}: it takes at least two layers: a cache with a tap for each, or "
+                "an analysis of the model itself.",
                 "note",
             )
         )

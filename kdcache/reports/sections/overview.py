@@ -28,7 +28,7 @@ def _verdict(each: AnalysisInput) -> list[Block]:
     if found is None:
         return [
             Text(f"{each.label}: {_numbers(each)}", "lead"),
-            Text("No diagnosis of a student: `kdcache analyze` with --student NAME gives one.", "note"),
+            Text("No diagnosis of a student: the analysis was given none.", "note"),
         ]
     blocks: list[Block] = [Text(found.paragraph, "lead")]
     if found.rows:

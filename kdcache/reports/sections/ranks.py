@@ -50,8 +50,8 @@ def _missing(analyses: Sequence[AnalysisInput]) -> list[Block]:
     if unshared := [name for name, ranks in layers if ranks is not None and ranks.shared is None]:
         notes.append(
             Text(
-                f"No ranks in a shared basis of {'; '.join(unshared)}: made from stored statistics, without the "
-                "records. `kdcache analyze` without `--images 0` reads them.",
+                f"No ranks in a shared basis of {'; '.join(unshared)}: made from stored statistics, and they need an "
+                "analysis that reads records.",
                 "note",
             )
         )

@@ -65,7 +65,7 @@ def _missing(analyses: Sequence[AnalysisInput]) -> list[Block]:
     unsorted = [name for name, sep in layers if sep is not None and sep.sorted_spectrum is None]
     reasons = (
         ("spectral energy", without, "tokens without energy have none"),
-        ("sorted orders", unsorted, "`kdcache analyze` without `--images 0` reads the records"),
+        ("sorted orders", unsorted, "they need an analysis that reads records"),
     )
     return [Text(f"No {what} of {'; '.join(names)}: {reason}.", "note") for what, names, reason in reasons if names]
 

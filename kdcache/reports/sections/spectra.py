@@ -26,8 +26,8 @@ def spectra_section(analyses: Sequence[AnalysisInput]) -> Section | None:
         if len(plots) < 2:
             blocks.append(
                 Text(
-                    f"{'No spectrum' if not plots else 'Only one of the two spectra'} of {each.label}: both need the "
-                    "records, and that over space a grid of tokens. `kdcache analyze` without `--images 0` reads them.",
+                    f"{'No spectrum' if not plots else 'Only one of the two spectra'} of {each.label}: both need "
+                    "an analysis that reads records, and that over space a grid of tokens.",
                     "note",
                 )
             )

@@ -21,8 +21,7 @@ def token_maps_section(analyses: Sequence[AnalysisInput]) -> Section | None:
         if colours is None or not len(colours):
             blocks.append(
                 Text(
-                    f"No token maps of {each.label}: they need records on a token grid. `kdcache analyze` without "
-                    "`--images 0` reads them.",
+                    f"No token maps of {each.label}: they need an analysis that reads records, and tokens on a grid.",
                     "note",
                 )
             )
@@ -44,7 +43,7 @@ def _gallery(each: AnalysisInput, colours: np.ndarray) -> Gallery:
     without = (
         ""
         if pixels is not None
-        else " The views are not here: `kdcache analyze` with --data reads images that a cache refers to."
+        else " The views are not here: the cache refers to its images, and the analysis was not given them."
     )
     layer = each.analysis.layers[-1].name if each.analysis.layers else "the last layer"
     return Gallery(

@@ -25,7 +25,7 @@ def test_without_a_diagnosis_the_numbers_speak(tmp_path: Path) -> None:
     section = overview_section(read_inputs([write_full(tmp_path / "a", diagnosis=None)]))
     assert "8 dimensions hold 99 %" in getattr(blocks_of(section)[0], "text", "")
     assert "one basis for all it takes 12 of 24" in getattr(blocks_of(section)[0], "text", "")
-    assert "--student" in notes(section)
+    assert "No diagnosis of a student" in notes(section)
 
 
 def test_several_analyses_are_columns(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_what_stored_statistics_lack_is_said(tmp_path: Path) -> None:
     section = ranks_section(read_inputs([write_stored_only(tmp_path / "s")]).analyses)
     assert "No ranks of quick, blocks.1/patch" in notes(section)
     assert "No ranks in a shared basis of quick, blocks.0/patch" in notes(section)
-    assert "`kdcache analyze`" in notes(section)
+    assert "an analysis that reads records" in notes(section)
 
 
 def test_several_analyses_share_a_figure(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_without_the_views_the_tokens_stand_alone(tmp_path: Path) -> None:
     (gallery,) = blocks_of(token_maps_section(read_inputs([write_odd(tmp_path / "a")]).analyses))
     assert isinstance(gallery, Gallery)
     assert len(gallery.entries[0][1]) == 1
-    assert "--data" in gallery.caption
+    assert "the analysis was not given them" in gallery.caption
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
