@@ -22,6 +22,7 @@ _BAD_SHOWN = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
+    parser.add_argument("--group", metavar="NAME", help="show this group only (default: all)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     picture = parser.add_argument_group("picture")
     picture.add_argument("--picture", type=Path, metavar="FILE.png", help="draw one record")
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from kdcache.cache.cache import open_cache
 
     cache = open_cache(arguments.cache)
-    facts = _facts(cache)
+    facts = _facts(cache, arguments.group)
     if arguments.json:
         print_json(facts)
     else:
@@ -46,12 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(cache: "Cache") -> dict[str, Any]:
+def _facts(cache: "Cache", only: str | None) -> dict[str, Any]:
     import msgspec
 
     from kdcache.cache.job import read_ledger
 
     manifest = cache.manifest
+    groups = list(cache.groups.values()) if only is None else [cache.group(only)]
     bad = [
         {"shard": shard.name, "key": each.key, "source_key": each.source_key, "reason": each.reason}
         for shard in manifest.shards
@@ -65,7 +67,7 @@ def _facts(cache: "Cache") -> dict[str, Any]:
         **{name: built[name] for name in ("format_version", "split", "order", "images", "versions")},
         "source": built["source"],
         "views": built["views"],
-        "groups": {name: _group_facts(group) for name, group in cache.groups.items()},
+        "groups": {group.name: _group_facts(group) for group in groups},
         "unusable": {name: error_text(error) for name, error in cache.unusable.items()},
         "shards": len(manifest.shards),
         "samples": manifest.num_samples,

@@ -10,17 +10,17 @@ SURFACE = {
     "extract": """
         --data --limit --order --max-bad --image-timeout --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
-        --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads --no-space-check
-        --json""",
+        --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads
+        --no-space-check --json""",
     "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
-    "show": "--json --picture --key --view --column --data",
+    "show": "--json --group --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --method --data --codec --epochs --batch-size --eval-data --seed
         --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
     "analyze": """
-        --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size --permutations
-        --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
+        --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size
+        --permutations --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
     "report": "--out --title",
 }
 

@@ -1,6 +1,6 @@
 """Kills the command `kdcache extract --add` at random moments. Run as a program.
 
-A process of its own that loads everything once and forks: a start of Python and torch for every kill would take minutes.
+A process of its own that loads everything once and forks: starting Python and torch for every kill would take minutes.
 Nothing is computed before a fork, so no thread is lost by it.
 """
 
@@ -21,7 +21,7 @@ def in_child(words: list[str], kill_after_s: float | None) -> bool:
     """Run the command in a forked process; returns whether it was killed before it ended."""
     pid = os.fork()
     if pid == 0:
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - the process ends with it
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - the process ends with it
         os._exit(command(words))
     if kill_after_s is not None:
         time.sleep(kill_after_s)

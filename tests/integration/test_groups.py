@@ -86,7 +86,7 @@ def test_an_unfinished_base_takes_no_group(cache_copy: Path, tmp_path: Path) -> 
 
 def test_another_view_size_does_not_fit(cache_copy: Path) -> None:
     """The base's views are 16 pixels wide; a teacher made for 32 says so before it computes."""
-    with pytest.raises(UsageError, match="16.*img_size=32"):
+    with pytest.raises(UsageError, match=r"16.*img_size=32"):
         extract(tiny_add(cache_copy, teacher_kwargs={**tiny_add(cache_copy).teacher_kwargs, "img_size": 32}))
 
 
