@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from kdcache.cache.record import RecordLayout
-from kdcache.cache.shard import StridedShard, TarWriter, append_records, member_name
+from kdcache.cache.shard import META_MEMBER, StridedShard, TarWriter, append_records, member_name, read_meta
 from kdcache.errors import CorruptCacheError
 
 LAYOUT = RecordLayout.structured({"values": ("|i1", (4, 3)), "scale": ("<f4", (4,))})
+META = b'{"a":"fingerprint"}\n'
 NAMES = [member_name(f"key-{sample}", view) for sample in range(3) for view in range(2)]
 
 
@@ -22,8 +23,9 @@ def shard(tmp_path: Path, random: np.random.Generator) -> tuple[StridedShard, di
     tar = TarWriter(tmp_path / "shard.tar")
     append_records(tar, LAYOUT, NAMES[:4], LAYOUT.pack({name: each[:4] for name, each in fields.items()}))
     append_records(tar, LAYOUT, NAMES[4:], LAYOUT.pack({name: each[4:] for name, each in fields.items()}))
+    tar.append(META_MEMBER, META)
     tar.commit()
-    return StridedShard(tmp_path / "shard.tar", LAYOUT, 6), fields
+    return StridedShard(tmp_path / "shard.tar", LAYOUT, 6, META), fields
 
 
 def test_the_strided_view_equals_tar_and_numpy(shard: tuple[StridedShard, dict[str, np.ndarray]]) -> None:
@@ -33,7 +35,7 @@ def test_the_strided_view_equals_tar_and_numpy(shard: tuple[StridedShard, dict[s
         assert values.strides[0] == LAYOUT.stride_bytes
         assert not values.flags.writeable
     with tarfile.open(strided.path) as tar:
-        assert tar.getnames() == NAMES
+        assert tar.getnames() == [*NAMES, META_MEMBER]
         for number, name in enumerate(NAMES):
             record = np.load(io.BytesIO(tar.extractfile(name).read()), allow_pickle=False)  # pyright: ignore
             np.testing.assert_array_equal(record["values"], fields["values"][number])
@@ -66,6 +68,14 @@ def test_a_foreign_npy_header_is_noticed(shard: tuple[StridedShard, dict[str, np
         strided.check_headers(NAMES)
 
 
+def test_the_fingerprint_behind_the_records_is_compared(shard: tuple[StridedShard, dict[str, np.ndarray]]) -> None:
+    strided, _ = shard
+    assert read_meta(strided.path) == META
+    other = StridedShard(strided.path, LAYOUT, 6, META.replace(b"fingerprint", b"foreignplan"))
+    with pytest.raises(CorruptCacheError, match="not the fingerprint of this group"):
+        other.check_headers(NAMES)
+
+
 def test_a_wrong_size_is_an_error_and_no_signal(shard: tuple[StridedShard, dict[str, np.ndarray]]) -> None:
     strided, _ = shard
     strided.path.chmod(0o644)
@@ -76,8 +86,9 @@ def test_a_wrong_size_is_an_error_and_no_signal(shard: tuple[StridedShard, dict[
 
 def test_a_shard_without_records(tmp_path: Path) -> None:
     tar = TarWriter(tmp_path / "empty.tar")
+    tar.append(META_MEMBER, META)
     tar.commit()
-    strided = StridedShard(tmp_path / "empty.tar", LAYOUT, 0)
+    strided = StridedShard(tmp_path / "empty.tar", LAYOUT, 0, META)
     assert strided.fields()["values"].shape == (0, 4, 3)
     strided.check_headers([])
 

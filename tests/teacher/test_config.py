@@ -55,7 +55,8 @@ def test_what_cannot_be_added(changes: dict[str, Any], message: str) -> None:
 def test_every_setting_of_the_base_is_refused_with_add(name: str) -> None:
     changed: dict[str, Any] = {
         "views": 2, "view_recipe": "rrc-flip", "view_params": {"flip": 0}, "image_size": 32,
-        "interpolation": "bilinear", "limit": 3, "order": "source", "images": "reference", "split": "val", "shard_samples": 3, "max_bad": 0.5,
+        "interpolation": "bilinear", "limit": 3, "order": "source", "images": "reference", "split": "val",
+        "shard_samples": 3, "max_bad": 0.5,
     }  # fmt: skip
     more = {"view_recipe": "rrc-flip"} if name == "views" else {}
     with pytest.raises(ValueError, match=f"{name}.*fixed by the base"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdcache.cache.codecs import Codec, Packed
-from kdcache.cache.manifest import ColumnFacts
+from kdcache.cache.facts import ColumnFacts
 from kdcache.stream.targets import PackedTargets, field_dtype
 
 

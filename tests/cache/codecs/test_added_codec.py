@@ -10,7 +10,7 @@ from torch import nn
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.codecs import Codec, Packed, SparseLogits
 from kdcache.cache.record import Array, RecordLayout
-from kdcache.cache.verify import verify_shard
+from kdcache.cache.verify import verify_group_shard
 from kdcache.losses import feature_loss, top_k_logit_kd
 from kdcache.methods import FeatureConfig, LogitConfig
 from kdcache.methods.feature import Feature
@@ -19,7 +19,7 @@ from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
 from kdcache.teacher.extract import extract
 from tests.cache.codecs.conformance import Case, Conformance
-from tests.conftest import tiny_extract
+from tests.conftest import GROUP, tiny_extract
 from tests.methods.support import one_batch, student_says, targets_of
 
 
@@ -132,16 +132,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 
 
 def test_its_shards_pass_the_check(cache: Cache) -> None:
-    assert [fault for shard in cache.manifest.shards for fault in verify_shard(cache, shard)] == []
+    [group] = cache.groups.values()
+    assert [fault for shard in cache.manifest.shards for fault in verify_group_shard(cache, group, shard)] == []
 
 
 def test_the_stream_delivers_it_and_torch_decodes_it(cache: Cache) -> None:
     """Every batch, against the fp32 column of the same pass encoded and decoded by numpy."""
-    columns = cache.manifest.fingerprint.columns
+    columns = cache.columns
     count = 0
     for batch in CacheLoader(cache, columns, StreamConfig(batch_size=8, num_threads=2)):
         for column in columns:
-            exact = batch.targets["blocks-1-patch-fp32" if column.kind == "patch" else "head-logits-fp32"]
+            exact = batch.targets[f"{GROUP}/{'blocks-1-patch' if column.kind == 'patch' else 'head-logits'}-fp32"]
             codec, shape = column.make_codec(), tuple(column.shape)
             expected = codec.decode(codec.encode(exact.fields["values"].numpy()), shape)
             np.testing.assert_array_equal(batch.targets[column.name].decode().numpy(), expected)
@@ -151,8 +152,8 @@ def test_the_stream_delivers_it_and_torch_decodes_it(cache: Cache) -> None:
 
 def test_torch_holds_what_the_declaration_names(cache: Cache) -> None:
     targets = one_batch(cache).targets
-    assert targets["blocks-1-patch-float8"].fields["values"].dtype == torch.float8_e4m3fn
-    assert targets["blocks-1-patch-scaled16"].fields["steps"].dtype == torch.int16
+    assert targets[f"{GROUP}/blocks-1-patch-float8"].fields["values"].dtype == torch.float8_e4m3fn
+    assert targets[f"{GROUP}/blocks-1-patch-scaled16"].fields["steps"].dtype == torch.int16
 
 
 @pytest.mark.parametrize("kind", ["mse", "smooth_l1", "cosine", "normalized_mse"])
@@ -180,7 +181,7 @@ def test_the_logit_loss_takes_it_sparse(cache: Cache) -> None:
         Logit(LogitConfig(temperature=2.0)).check_logits(column)
     batch = one_batch(cache)
     logits, _ = student_says(12)
-    targets = targets_of(batch, logits=column.name)
+    targets = targets_of(batch, logits=column.facts.name)
     assert targets.logits is not None
     fields = targets.logits.fields
     expected = top_k_logit_kd(logits, fields["best"], fields["logit"], fields["mean"])
