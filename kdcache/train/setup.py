@@ -57,13 +57,17 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
     fingerprint = cache.manifest.fingerprint
     method = METHODS[config.method.name](config.method)
     group, tap = _group_and_tap(method.tap)
+    if method.logit_weight > 0 or method.feature_weight > 0:
+        _check_teacher(config, cache, list(cache.groups))
     logits = features = None
     if method.logit_weight > 0:
         logits_group = config.data.logits_group
         logits = cache.find_column(kind="logits", codec=config.data.logits_codec, group=logits_group)
     if method.feature_weight > 0:
         features = cache.find_column(kind="patch", tap=tap, codec=config.data.codec, group=group)
-    _check_teacher(config, cache, [column for column in (logits, features) if column is not None])
+    for column in (logits, features):
+        if column is not None:
+            _check_teacher(config, cache, [column.group])
     widths = {column.shape[-1] for column in cache.columns if column.kind == "patch"}
     teacher_width = features.shape[-1] if features else (widths.pop() if len(widths) == 1 else 0)
     base = StudentSpec(
@@ -143,14 +147,16 @@ def _group_and_tap(text: str | None) -> tuple[str | None, str | None]:
     return (group if colon else None), tap
 
 
-def _check_teacher(config: RunConfig, cache: Cache, columns: list[Column]) -> None:
-    teachers = {column.group: cache.groups[column.group].manifest.fingerprint.teacher for column in columns}
-    for group, teacher in teachers.items():
-        if config.teacher is not None and teacher is not None and config.teacher != teacher.name:
-            raise CacheMismatchError(
-                f"{cache.paths.root}: group {group} holds teacher {teacher.name!r}, this run wants {config.teacher!r}",
-                remedy=Remedy.ADD_TEACHER,
-            )
+def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
+    """At least one of the groups must hold the teacher that the run asks for, if it asks for one."""
+    known = {name: cache.groups[name].manifest.fingerprint.teacher for name in groups}
+    teachers = {name: teacher.name for name, teacher in known.items() if teacher is not None}
+    if config.teacher is None or not teachers or config.teacher in teachers.values():
+        return
+    held = ", ".join(f"group {name} holds teacher {teacher!r}" for name, teacher in teachers.items())
+    raise CacheMismatchError(
+        f"{cache.paths.root}: {held}, this run wants {config.teacher!r}", remedy=Remedy.ADD_TEACHER
+    )
 
 
 def _num_classes(config: RunConfig, cache: Cache, method: Method, logits: Column | None) -> int:

@@ -6,6 +6,7 @@ import pytest
 from kdcache.analysis.folder import read_analysis
 from kdcache.cli.main import main
 from tests.cli.support import extract_words, fails
+from tests.conftest import GROUP
 
 
 def test_a_cache(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,7 +20,7 @@ def test_a_cache(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         "16 x 24",
         "b90 (noise)",
         "(22)",
-        "left out  blocks-1-patch-int8: same tap as blocks-1-patch-fp16, which loses less",
+        f"left out  {GROUP}/blocks-1-patch-int8: same tap as {GROUP}/blocks-1-patch-fp16, which loses less",
         "for deit_tiny_patch16_224, one fixed projector",
         "reading",
         f"next: kdcache report {out} --out report.html",
@@ -36,7 +37,7 @@ def test_columns_images_and_json(tiny_root: Path, tmp_path: Path, capsys: pytest
     words = ["analyze", str(tiny_root), "--out", str(tmp_path), "--column", "blocks-1-patch-int8", "--images", "7"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [layer["column"] for layer in found["layers"]] == ["blocks-1-patch-int8"]
+    assert [layer["column"] for layer in found["layers"]] == [f"{GROUP}/blocks-1-patch-int8"]
     assert found["source"]["num_read"] == 7
     assert found["diagnosis"] is None
 
@@ -46,6 +47,37 @@ def test_stored_statistics_alone(tiny_root: Path, tmp_path: Path, capsys: pytest
     assert "tokens of 0 of 20 images" in capsys.readouterr().out
     analysis, _ = read_analysis(tmp_path)
     assert analysis.layers[0].dynamics is None
+
+
+def test_each_teacher_in_a_folder_of_its_own(
+    groups_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["analyze", str(groups_root), "--images", "5", "--permutations", "3", "--out"]
+    assert main([*words, str(tmp_path / "both")]) == 0
+    shown = capsys.readouterr().out
+    widths = {GROUP: 24, "wide": 36}
+    assert {path.name for path in (tmp_path / "both").iterdir()} == set(widths)
+    for group, width in widths.items():
+        folder = tmp_path / "both" / group
+        assert f"next: kdcache report {folder} --out report.html" in shown
+        layers = read_analysis(folder)[0].layers
+        assert {layer.num_channels for layer in layers} == {width}
+        assert all(layer.column is not None and layer.column.startswith(f"{group}/") for layer in layers)
+    assert main([*words, str(tmp_path / "one"), "--group", "wide"]) == 0
+    alone, both = (read_analysis(tmp_path / name)[0] for name in ("one", "both/wide"))
+    assert alone.layers == both.layers
+    assert alone.source.digest == both.source.digest != read_analysis(tmp_path / "both" / GROUP)[0].source.digest
+    assert main([*words, str(tmp_path / "named"), "--column", "wide/blocks-1-patch-int8"]) == 0
+    assert read_analysis(tmp_path / "named")[0].layers == alone.layers
+
+
+def test_a_group_that_is_not_there(groups_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["analyze", str(groups_root), "--out", str(tmp_path)]
+    message = fails(capsys, [*words, "--group", "narrow"])
+    assert "narrow" in message
+    assert f"it holds pixels, {GROUP}, wide" in message
+    mixed = ["--column", "wide/blocks-1-patch-int8", "--column", f"{GROUP}/blocks-0-patch-fp32"]
+    assert "one analysis is of one group" in fails(capsys, [*words, *mixed])
 
 
 def test_a_folder_that_cannot_be_written_is_found_at_once(
@@ -63,7 +95,9 @@ def test_a_device_that_is_not_there(tiny_root: Path, tmp_path: Path, capsys: pyt
 
 
 def test_stored_statistics_need_no_columns(cache_copy: Path, tmp_path: Path) -> None:
-    for tar in cache_copy.glob("blocks*/*.tar"):
+    tars = list(cache_copy.glob(f"{GROUP}/blocks*/*.tar"))
+    assert len(tars) == 15
+    for tar in tars:
         tar.unlink()
     assert main(["analyze", str(cache_copy), "--out", str(tmp_path), "--images", "0"]) == 0
 

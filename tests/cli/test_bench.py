@@ -15,7 +15,7 @@ QUICK = ["--seconds", "0.05", "--step-ms", "1"]
 def test_what_a_user_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tiny_root), "--shuffle", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("shuffled, batches of 20, images decoded, 2 threads")
+    assert lines[0].endswith("shuffled, batches of 20, views cut again from the images, 2 threads")
     assert [line.split()[0] for line in lines[1:]] == ["stream", "gather", "stages", "start", "stall", "order"]
     assert re.search(r"targets [\d,]+, images [\d,]+; limited by (targets|images)$", lines[3])
 

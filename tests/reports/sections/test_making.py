@@ -3,6 +3,7 @@ from pathlib import Path
 from kdcache.reports.blocks import Bullets
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.making import making_section
+from tests.conftest import GROUP
 from tests.reports.looking import blocks_of, cells, tables
 from tests.reports.synthetic import write_full, write_run
 
@@ -26,5 +27,5 @@ def test_runs_and_caches(tmp_path: Path, tiny_root: Path) -> None:
     section = making_section(read_inputs([run, bare, tiny_root]))
     found = [dict(map(tuple, cells(table))) for table in tables(section)]
     assert found[0]["config.method.name"] == "lift"
-    assert found[1]["teacher.weights"] == "random"
+    assert found[1][f"groups.{GROUP}.teacher.weights"] == "random"
     assert any(isinstance(block, Bullets) and "No config.json" in block.items[0] for block in blocks_of(section))
