@@ -106,9 +106,9 @@ def test_a_cache_that_refers_to_its_images_needs_no_source(photos: Path, tmp_pat
     shutil.rmtree(photos)
     cache = open_cache(tmp_path / "c")
     assert len(pixels_of(cache)) == 12
-    with pytest.raises(SourceError, match="with --data"):
+    with pytest.raises(SourceError, match="refers to its images"):
         make(cache, pixels="replay")
-    with pytest.raises(SourceError, match="with --data"):
+    with pytest.raises(SourceError, match="refers to its images"):
         make(cache, images="encoded")
 
 
@@ -126,7 +126,7 @@ def test_pixels_alone_or_with_targets(groups_root: Path, columns: bool) -> None:
 
 
 def test_stored_pixels_that_are_not_there(tiny_cache: Cache) -> None:
-    with pytest.raises(UsageError, match=r"no stored pixels; add them with `kdcache extract --add --pixels raw`"):
+    with pytest.raises(UsageError, match=r"no stored pixels"):
         make(tiny_cache, pixels="stored")
     assert stored_pixels(tiny_cache, "auto") is None
 
@@ -178,7 +178,7 @@ def test_a_damaged_jpeg_is_named_by_shard_key_and_view(jpeg_root: Path, tmp_path
     filler = StoredJpegs(ShardReader(cache, [], jpegs=column, check="size", with_images=False), column)
     into = np.zeros((2, 16, 16, 3), np.uint8)
     key = cache.index(cache.manifest.shards[0]).key(0)
-    with pytest.raises(CorruptCacheError, match=f"train-000000, key {key!r}, view 0.*verify --repair"):
+    with pytest.raises(CorruptCacheError, match=f"train-000000, key {key!r}, view 0: the stored JPEG does not decode"):
         filler.fill(np.array([[0, 0]]), 1, into[:1])
     filler.fill(np.array([[0, 1], [9, 0]]), 1, into)
     assert into.any(axis=(1, 2, 3)).all()
