@@ -1,6 +1,6 @@
 """Kills the command `kdcache extract --add` at random moments. Run as a program.
 
-A process of its own that loads everything once and forks: a start of Python and torch for every kill would take minutes.
+A process of its own that loads everything once and forks: starting Python and torch for every kill takes minutes.
 Nothing is computed before a fork, so no thread is lost by it.
 """
 
