@@ -73,7 +73,7 @@ def test_each_teacher_in_a_folder_of_its_own(
 
 def test_a_group_that_is_not_there(groups_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["analyze", str(groups_root), "--out", str(tmp_path)]
-    message = fails(capsys, [*words, "--group", "narrow"])
+    message = fails(capsys, [*words, "--group", "narrow"], 2)
     assert "narrow" in message
     assert f"it holds pixels, {GROUP}, wide" in message
     mixed = ["--column", "wide/blocks-1-patch-int8", "--column", f"{GROUP}/blocks-0-patch-fp32"]

@@ -54,7 +54,7 @@ def test_running_again_does_nothing(tiny_root: Path, tiny_cache: Cache) -> None:
         ({"teacher_kwargs": {**TEACHER_KWARGS, "depth": 3}}, "teacher.kwargs.depth: the cache has 2, this run wants 3"),
         ({"limit": 19}, "source.num_samples: the cache has 20, this run wants 19"),
         ({"views": 3}, "views.num_views: the cache has 2, this run wants 3"),
-        ({"batch_size": 5}, "batch_size: the cache has 6, this run wants 5(.|\\n)*--add --group NAME"),
+        ({"batch_size": 5}, "batch_size: the cache has 6, this run wants 5"),
     ],
 )
 def test_another_plan_is_refused_with_both_values(tiny_root: Path, changes: dict[str, Any], field: str) -> None:
