@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
     parser.add_argument("--group", metavar="NAME", help="check this group besides the images (default: all)")
-    mend = parser.add_argument_group("repairing").add_mutually_exclusive_group()
-    mend.add_argument("--repair", action="store_true", help="move damaged shards aside for the same extract to redo")
-    mend.add_argument("--rebuild", action="store_true", help="make indexes and manifests again from the tars first")
+    repair = parser.add_argument_group("repairing").add_mutually_exclusive_group()
+    repair.add_argument("--repair", action="store_true", help="move damaged shards aside for the same extract to redo")
+    repair.add_argument("--rebuild", action="store_true", help="make indexes and manifests again from the tars first")
     fresh = parser.add_argument_group("against the teacher")
     fresh.add_argument(
         "--rerun-teacher", type=int, metavar="N", default=0, help="compare N images with a fresh forward"
