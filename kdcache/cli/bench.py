@@ -112,13 +112,9 @@ def _print(root: Path, result: dict[str, Any]) -> None:
     print(f"gather    {result['gather']}" + (f": {result['memory_note']}" if result["memory_note"] else ""))
     alone = ", ".join(f"{name} {rate:,.0f}" for name, rate in result["stages_samples_per_s"].items())
     print(f"stages    alone, samples/s: {alone}; limited by {result['limited_by']}")
-    raw = result["raw_pixels"]
-    if raw is not None and raw["times_as_fast"] > _WORTH_SAYING:
-        print(
-            f"pixels    raw ones would come some {raw['times_as_fast']:.0f} times as fast, about "
-            f"{raw['samples_per_s']:,.0f} samples/s, for {size_text(int(raw['bytes']))} of disk: `kdcache extract "
-            f"--add --pixels raw --out {root}`"
-        )
+    advice = _advice(root, result["raw_pixels"])
+    if advice is not None:
+        print(advice)
     whole = result["first_epoch_s"]
     epoch = "left unfinished" if whole is None else f"{whole:.3g} s"
     print(f"start     first batch {result['first_batch_s']:.3g} s, first epoch {epoch}")
@@ -128,3 +124,14 @@ def _print(root: Path, result: dict[str, Any]) -> None:
             f"order     {counted(order['shards'], 'shard')} in windows of {order['window']}: rank correlation with "
             f"the source {order['correlation_with_source']:+.3f}, of two epochs {order['correlation_of_epochs']:+.3f}"
         )
+
+
+def _advice(root: Path, raw: dict[str, Any] | None) -> str | None:
+    """What raw pixels would bring; None where they are stored or the gain is small."""
+    if raw is None or raw["times_as_fast"] <= _WORTH_SAYING:
+        return None
+    return (
+        f"pixels    raw ones would come some {raw['times_as_fast']:.0f} times as fast, about "
+        f"{raw['samples_per_s']:,.0f} samples/s, for {size_text(int(raw['bytes']))} of disk: `kdcache extract "
+        f"--add --pixels raw --out {root}`"
+    )

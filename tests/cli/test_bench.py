@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kdcache.cli import bench
 from kdcache.cli.main import main
 from kdcache.teacher.extract import extract
 from tests.conftest import tiny_extract
@@ -16,8 +17,21 @@ def test_what_a_user_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["bench", str(tiny_root), "--shuffle", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("shuffled, batches of 20, views cut again from the images, 2 threads")
-    assert [line.split()[0] for line in lines[1:]] == ["stream", "gather", "stages", "start", "stall", "order"]
+    # How fast the machine decodes just now decides whether raw pixels are advised.
+    names = [line.split()[0] for line in lines[1:] if not line.startswith("pixels ")]
+    assert names == ["stream", "gather", "stages", "start", "stall", "order"]
     assert re.search(r"targets [\d,]+, images [\d,]+; limited by (targets|images)$", lines[3])
+
+
+@pytest.mark.parametrize(
+    ("raw", "advised"), [(None, False), ({"times_as_fast": 1.4}, False), ({"times_as_fast": 39.2}, True)]
+)
+def test_raw_pixels_are_advised_where_they_pay(raw: dict[str, float] | None, advised: bool) -> None:
+    line = bench._advice(Path("caches/x"), raw and {"samples_per_s": 7781.0, "bytes": 60.6e6, **raw})
+    assert (line is not None) == advised
+    if line is not None:
+        assert "39 times as fast, about 7,781 samples/s, for 60.6 MB of disk" in line
+        assert "--add --pixels raw --out caches/x`" in line
 
 
 def test_what_a_program_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,8 @@ from tests.conftest import GROUP, SECOND_KWARGS, TEACHER
 from tests.integration import crash_sweep, kill_add
 from tests.train.support import losses
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_killed_at_every_step_of_writing_a_cache(groups_root: Path, tmp_path: Path) -> None:
     """Of a pass that writes a base, a teacher's group and raw pixels, then of one that adds a group."""
@@ -47,8 +49,8 @@ def test_an_add_killed_at_ten_random_moments(tiny_root: Path, tmp_path: Path) ->
     kwargs = [f"{name}={value}" for name, value in SECOND_KWARGS.items()]
     words = ["extract", "--add", "--group", "wide", "--teacher", TEACHER, "--teacher-weights", "random"]
     words += ["--teacher-kwargs", *kwargs, "--tap", "blocks.-1/patch:int8", "--batch-size", "1", "--threads", "1"]
-    command = [sys.executable, kill_add.__file__, str(tiny_root), str(tmp_path), *words, "--cpu-threads", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    command = [sys.executable, "-m", kill_add.__name__, str(tiny_root), str(tmp_path), *words, "--cpu-threads", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     before, whole = found["before"], found["whole"]
