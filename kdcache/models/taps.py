@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 from kdcache.errors import TapError
 
-TapKind = Literal["patch", "prefix", "logits"]
+TapKind = Literal["patch", "prefix", "logits", "embedding", "change"]
 _BLOCK_TAP = re.compile(r"blocks\.(-?\d+)/(patch|prefix)")
-_LOGITS_TAP = "head/logits"
+# Taps without a block.
+_NAMES: dict[TapKind, str] = {"logits": "head/logits", "embedding": "head/embedding", "change": "change/tokens"}
+_KINDS = {name: kind for kind, name in _NAMES.items()}
 
 
 @dataclass(frozen=True)
 class Tap:
-    """One place to listen to.
+    """One place of a model whose output is read.
 
     Args:
-        kind: ``patch`` (spatial tokens of a block), ``prefix`` (class, distillation and register tokens of a block) or
-            ``logits``.
-        block: Block number, negative from the end; None for logits. Blocks are those of timm's
+        kind: ``patch`` (spatial tokens of a block), ``prefix`` (class, distillation and register tokens of a block),
+            ``logits``, ``embedding`` (the pooled feature in front of the classifier), or ``change`` (the tokens that
+            a changed student makes for its feature loss, such as Lift's).
+        block: Block number, negative from the end; for patch and prefix only. Blocks are those of timm's
             `forward_intermediates`: CaiT's class-attention blocks are not among them.
     """
 
@@ -31,7 +34,7 @@ class Tap:
     block: int | None = None
 
     def __str__(self) -> str:
-        return _LOGITS_TAP if self.block is None else f"blocks.{self.block}/{self.kind}"
+        return _NAMES[self.kind] if self.block is None else f"blocks.{self.block}/{self.kind}"
 
     def resolve(self, num_blocks: int) -> "Tap":
         """The same tap with its block counted from 0.
@@ -49,15 +52,15 @@ class Tap:
 
 
 def parse_tap(text: str) -> Tap:
-    """Read ``blocks.-1/patch``, ``blocks.3/prefix`` or ``head/logits``.
+    """Read ``blocks.-1/patch``, ``blocks.3/prefix``, ``head/logits``, ``head/embedding`` or ``change/tokens``.
 
     Raises: TapError.
     """
-    if text == _LOGITS_TAP:
-        return Tap("logits")
+    if text in _KINDS:
+        return Tap(_KINDS[text])
     match = _BLOCK_TAP.fullmatch(text)
     if match is None:
-        raise TapError(f"{text!r} is not a tap; taps look like blocks.-1/patch, blocks.0/prefix or {_LOGITS_TAP}")
+        raise TapError(f"{text!r} is not a tap; taps look like blocks.-1/patch, blocks.0/prefix or head/logits")
     return Tap("patch" if match[2] == "patch" else "prefix", int(match[1]))
 
 
