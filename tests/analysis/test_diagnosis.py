@@ -64,7 +64,7 @@ def reachable(tokens: Array, width: int) -> float:
 
 def test_a_common_mean_does_not_hide_full_rank() -> None:
     """Uncentred, one direction holds 99 % of the energy; no map from 24 channels gets a third of the variance."""
-    tokens = noise() + 10
+    tokens = noise() + 30
     layer, _ = measured(tokens)
     assert layer.ranks is not None
     assert layer.ranks.shared is not None

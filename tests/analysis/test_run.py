@@ -186,7 +186,7 @@ def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float) -> No
     cache = feature_cache(tmp_path / "cache", known_rank_image, 20, statistics="light")
     columns, _ = choose_columns(cache, None)
     source = Bad(cache, columns, num_images=20, batch_size=8, device=CPU)
-    with pytest.raises(BadRecordError, match=r"cache: blocks.-1/patch says values that are not finite"):
+    with pytest.raises(BadRecordError, match=r"cache: blocks.-1/patch has values that are not finite"):
         analyze(source, AnalyzeConfig(pictures=False), device=CPU, left_out=[])
     if bad != 1e25:
         with pytest.raises(BadRecordError, match="some weights: blocks"):
