@@ -47,6 +47,9 @@ def ranks(*, with_records: bool) -> Ranks:
         shared_centred=shared,
         all_tokens=whole,
         all_tokens_centred=whole,
+        all_tokens_standardized=whole,
+        num_tokens=IMAGES * TOKENS,
+        mean_energy=0.25,
     )
 
 
@@ -96,7 +99,7 @@ def layer_curves(number: int, *, with_records: bool) -> Curves:
     random = np.random.default_rng(number)
     energy = np.sort(random.random(CHANNELS))[::-1].cumsum()
     energy /= energy[-1]
-    found = {f"ranks/{name}": energy for name in ("all_tokens", "all_tokens_centred")}
+    found = {f"ranks/all_tokens{name}": energy for name in ("", "_centred", "_standardized")}
     found["ranks/per_image"] = energy[:TOKENS] / energy[TOKENS - 1]
     for order, bins in (("full", CHANNELS), ("folded", CHANNELS // 2 + 1)):
         line = np.linspace(0, 1, bins + 1)[1:]
@@ -105,7 +108,8 @@ def layer_curves(number: int, *, with_records: bool) -> Curves:
         if with_records:
             found[f"sep/{order}/std"] = np.full(bins, 0.03)
     if with_records:
-        found |= {"ranks/shared": energy**1.5, "ranks/per_image_centred": found["ranks/per_image"] ** 1.1}
+        found |= {"ranks/shared": energy**1.5, "ranks/shared_centred": energy**1.6}
+        found |= {"ranks/per_image_centred": found["ranks/per_image"] ** 1.1}
         for order in ("sorted_spectrum", "sorted_channels"):
             found |= {f"sep/{order}/mean": energy, f"sep/{order}/white_noise": energy**1.2}
             found[f"sep/{order}/std"] = np.full(CHANNELS, 0.02)
@@ -126,6 +130,9 @@ def source(path: str, **changes: Any) -> SourceFacts:
         "num_images": IMAGES,
         "num_views": 2,
         "num_read": IMAGES,
+        "num_blocks": 4,
+        "view_recipe": "rrc-flip",
+        "view": {"size": 16, "interpolation": "bicubic", "scale": [0.6, 1.0]},
     }
     return SourceFacts(**{**facts, **changes})
 
@@ -171,11 +178,14 @@ def write_full(folder: Path, *, num_layers: int = 4, path: str = "caches/inet", 
             notes=["accuracy falls"],
         ),
         "diagnosis": Diagnosis(
-            student="deit_tiny_patch16_224",
+            student="narrow_student",
+            student_width=9,
             layer=layers[-1].name,
-            remedy="lift",
-            paragraph="The student has 192 channels; 24 shared dimensions hold 99 %.",
+            fixed_map="falls-short",
+            reach=0.7,
+            paragraph="The student has 9 channels; 24 shared dimensions hold 99 %.",
             rows=[("teacher's channels", "24")],
+            cautions=[],
             caveats=["One seed."],
         ),
         "checkpoints": [
@@ -210,42 +220,112 @@ def write_odd(folder: Path) -> Path:
     return folder
 
 
-def write_run(folder: Path, *, method: str = "lift", finished: bool = True, steps: int = 4) -> Path:
-    """A training run's folder as `kdcache train` leaves it, without weights."""
+CROSS_ENTROPY = {"name": "cross-entropy", "weight": 0.1, "label_smoothing": 0.1}
+LOGITS = {"name": "logits", "weight": 0.9, "teacher": "", "temperature": 1.0}
+TOKEN_TERM = {
+    "name": "tokens",
+    "weight": 0.2,
+    "teacher": [],
+    "student_block": [],
+    "resize": "refuse",
+    "transform": "none",
+    "loss": "mse",
+    "adapter": "none",
+}
+METHODS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "none": ("none", [{**CROSS_ENTROPY, "weight": 1.0}]),
+    "logit": ("none", [CROSS_ENTROPY, LOGITS]),
+    "feature": ("none", [CROSS_ENTROPY, LOGITS, {**TOKEN_TERM, "adapter": "linear"}]),
+    "lift": ("lift", [CROSS_ENTROPY, LOGITS, TOKEN_TERM]),
+    "lift-control": ("lift", [CROSS_ENTROPY, LOGITS]),
+    "widelast": ("widelast", [CROSS_ENTROPY, LOGITS, TOKEN_TERM]),
+}
+STUDENT = "vit_tiny_patch16_224"
+STUDENT_KWARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 6, "depth": 2, "num_heads": 3}
+COLUMN = "vit-tiny-patch16-224/blocks-1-patch-fp16"
+# Unweighted, mean over the last epoch.
+LOSSES = {"cross-entropy": 0.5, "logits": 0.25, "tokens": 0.125}
+
+
+def write_run(
+    folder: Path,
+    *,
+    method: str = "lift",
+    finished: bool = True,
+    steps: int = 4,
+    seed: int = 0,
+    cache: str = "ab" * 32,
+    term: dict[str, Any] | None = None,
+    width: int | None = None,
+    **summary: Any,
+) -> Path:
+    """A training run's folder as `kdcache train` leaves it, without weights.
+
+    Args:
+        folder, finished, steps: Of the run.
+        method: One of `METHODS`.
+        seed: Of the run.
+        cache: Digest of what it streamed.
+        term: Changes of the settings of its term on tokens.
+        width: Of its student change, written out.
+        summary: Changes of the summary.
+    """
     folder.mkdir(parents=True)
+    change, terms = METHODS[method]
+    terms = [{**each, **(term or {})} if each["name"] == "tokens" else each for each in terms]
     lines: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
-        entry = {
-            "kind": "step",
-            "step": 10 * step,
-            "loss": 2.0 / step,
-            "images_per_s": 900.0,
-            "stall_share": 0.1 / step,
-        }
-        lines.append({**entry, **({"feature": 1.0 / step} if method != "none" else {})})
+        rate = {"images_per_s": 900.0, "stall_share": 0.1 / step}
+        entry = {"kind": "step", "step": 10 * step, "epoch": step // 3, "lr": 1e-3, "loss": 2.0 / step, **rate}
+        lines.append({**entry, **{each["name"]: 1.0 / step for each in terms}})
     tops = [50.0, 80.0, 75.0]
     lines += [{"kind": "eval", "step": 20, "epoch": at, "top1": top, "num_images": 360} for at, top in enumerate(tops)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {"config": {"student": "vit_tiny", "method": {"name": method}}, "versions": {"torch": "2.6.0"}}
-    (folder / "config.json").write_text(json.dumps(config))
+    config = {
+        "student": STUDENT,
+        "student_kwargs": STUDENT_KWARGS,
+        "method": {"name": method.removesuffix("-control"), "change": {"name": change, "width": width}, "terms": terms},
+        "epochs": 3,
+        "seed": seed,
+    }
+    record = {"config": config, "cache": cache, "versions": {"torch": "2.6.0"}}
+    (folder / "config.json").write_text(json.dumps(record))
     if finished:
-        (folder / "summary.json").write_text(json.dumps(run_summary(method)))
+        (folder / "summary.json").write_text(json.dumps({**run_summary(method, term), **summary}))
     return folder
 
 
-def run_summary(method: str) -> dict[str, Any]:
+def run_summary(method: str, term: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A finished run's figures."""
+    change, terms = METHODS[method]
     return {
         "top1": 75.0,
         "top5": 99.0,
         "num_images": 360,
         "best_top1": 80.0,
-        "method": method,
-        "student": "vit_tiny",
-        "num_parameters": 122074,
+        "method": method.removesuffix("-control"),
+        "student": STUDENT,
+        "num_parameters": {"none": 122074, "lift": 125000, "widelast": 161000}[change],
         "images_per_s": 900.5,
         "stall_share": 0.031,
         "target_bytes_per_view": 5120,
         "peak_memory_bytes": 923_000_000,
+        "terms": [_term_summary(each, change, term or {}) for each in terms],
+    }
+
+
+def _term_summary(each: dict[str, Any], change: str, changes: dict[str, Any]) -> dict[str, Any]:
+    name, is_tokens = each["name"], each["name"] == "tokens"
+    settings = {key: value for key, value in {**each, **changes}.items() if key not in ("name", "weight")}
+    columns = {"logits": ["vit-tiny-patch16-224/head-logits-fp16"], "tokens": [COLUMN]}
+    return {
+        "label": name,
+        "name": changes.get("name", name) if is_tokens else name,
+        "weight": each["weight"],
+        "loss": LOSSES[name],
+        "columns": columns.get(name, []),
+        "student_taps": ["change/tokens" if change == "lift" else "blocks.1/patch"] if is_tokens else [],
+        "settings": settings if is_tokens else {key: each[key] for key in each if key not in ("name", "weight")},
     }
 
 
