@@ -11,13 +11,12 @@ from kdcache.analysis.result import SourceFacts
 from kdcache.analysis.tokens import LayerFacts, Pictures, Stored, TokenSource, evenly_spaced
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
-from kdcache.cache.facts import TeacherFacts, ViewFacts
+from kdcache.cache.facts import ViewFacts
 from kdcache.cache.record import Array
 from kdcache.cache.statistics import TokenStatistics
-from kdcache.errors import CacheMismatchError, KdcacheError, Remedy
+from kdcache.errors import CacheMismatchError, Remedy
 from kdcache.images import Source
-from kdcache.models.build import create_timm_model
-from kdcache.models.taps import num_blocks, parse_tap
+from kdcache.models.taps import parse_tap
 from kdcache.stream.images import ViewReplayer
 from kdcache.stream.reader import ShardReader
 
@@ -75,7 +74,7 @@ class CacheTokens(TokenSource):
             num_images=total,
             num_views=fingerprint.views.num_views,
             num_read=len(self._samples),
-            num_blocks=_num_blocks(teacher),
+            num_blocks=teacher.num_blocks,
             view_recipe=fingerprint.views.recipe,
             view=_view(fingerprint.views),
         )
@@ -180,17 +179,6 @@ def choose_columns(
     others = {column.name: "not patch tokens" for column in held if column.kind != "patch"}
     left = {name: why for name, why in {**reasons, **others}.items() if name not in {each.name for each in chosen}}
     return chosen, [f"{name}: {why}" for name, why in left.items()]
-
-
-def _num_blocks(teacher: TeacherFacts) -> int:
-    if ":" in teacher.name:
-        # A model on a hub, or a user's own: looking at it could need the network or run their code.
-        return 0
-    try:
-        with torch.device("meta"):
-            return num_blocks(create_timm_model(teacher.name, kwargs=teacher.kwargs))
-    except KdcacheError:
-        return 0
 
 
 def _view(views: ViewFacts) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from kdcache.reports.run_terms import feature_terms
 
 def block_widths(run: RunInput) -> tuple[int, ...] | None:
     """Channels of each block of a run's student as timm builds it; None where it cannot be built here."""
-    config = run.record.get("config")
-    name = config.get("student") if isinstance(config, dict) else None
+    found = run.record.get("config")
+    config = found if isinstance(found, dict) else {}
+    name = config.get("student")
     if not isinstance(name, str) or ":" in name:
         # A model on a hub would need the network.
         return None

@@ -61,6 +61,7 @@ def test_the_best_map_of_the_students_rank_meets_the_floor(tiny_cache: Cache, tm
     assert found.r2 == pytest.approx(1 - loss / tokens.var(axis=0).mean(), rel=1e-5)
     assert found.floor is not None
     assert 0.001 < found.floor < 0.6
+    assert found.r2 is not None
     assert 1 - found.r2 == pytest.approx(found.floor, rel=1e-3)
     assert found.remark == ""
 
