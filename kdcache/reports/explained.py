@@ -64,14 +64,14 @@ class Explainer:
             return Explained(term, remark=reason)
         cache = self.cache_of(run)
         if cache is None:
-            return Explained(term, remark="its cache is not on this page: add the cache's folder")
+            return Explained(term, remark="no R²: its cache is not on this page: add the cache's folder")
         assert term.loss is not None, "refused above"
         statistics = self._of_column(cache, term.columns[0])
         transform = term.settings.get("transform", "none")
         covariance = _covariance(statistics, transform)
         variance = float(np.diag(covariance).mean())
         if variance <= 0:
-            return Explained(term, remark="its targets do not vary")
+            return Explained(term, remark="no R²: its targets do not vary")
         width = _width(run, term)
         floor, remark = None, "" if width is not None else "the student's width is not known"
         if not statistics.with_moments:
@@ -121,16 +121,16 @@ def _covariance(statistics: TokenStatistics, transform: str) -> Array:
 def _no_r2(term: RunTerm) -> str:
     settings: Mapping[str, object] = term.settings
     if term.name != "tokens":
-        return f"{term.name} is no mean squared error to the teacher's tokens"
+        return f"no R²: {term.name} is no mean squared error to the teacher's tokens"
     if (loss := settings.get("loss")) != "mse":
-        return f"its loss is {loss}, which is no mean squared error"
+        return f"no R²: its loss is {loss}, which is no mean squared error"
     if (adapter := settings.get("adapter")) not in ("linear", "none"):
-        return f"adapter={adapter} compares other values than the teacher's tokens"
+        return f"no R²: adapter={adapter} compares other values than the teacher's tokens"
     if settings.get("resize") == "teacher":
-        return "its targets are resized, and their variance is not known"
+        return "no R²: its targets are resized, and their variance is not known"
     if len(term.columns) != 1:
-        return f"its value is a mean over {len(term.columns)} columns"
-    return "" if term.loss is not None else "its last epoch logged no step"
+        return f"no R²: its value is a mean over {len(term.columns)} columns"
+    return "" if term.loss is not None else "no R²: its last epoch logged no step"
 
 
 def _is_of(run: RunInput, names: Sequence[str], cache: Cache) -> bool:

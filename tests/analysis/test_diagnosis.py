@@ -75,7 +75,7 @@ def test_a_common_mean_does_not_hide_full_rank() -> None:
     assert found.fixed_map == "falls-short"
     assert found.reach == pytest.approx(reachable(tokens, 24), rel=1e-4)
     assert 0.25 < found.reach < 0.4
-    assert "Uncentred, 1 shared dimensions hold 99 % of the energy" in found.paragraph
+    assert "Uncentred, 1 shared dimension holds 99 % of the energy" in found.paragraph
     rows = dict(found.rows)
     assert rows["shared dimensions, uncentred, 80/90/95/99 %"] == "1 / 1 / 1 / 1"
     assert rows["energy in the mean token"].startswith("99.")

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from kdcache.reports.blocks import Block, Heading, Row, Table
+from kdcache.reports.blocks import Block, Bullets, Heading, Row, Table
 from kdcache.reports.explained import Explained, Explainer
 from kdcache.reports.inputs import RunInput
 from kdcache.reports.run_terms import feature_terms
 from kdcache.reports.words import NOTHING, number_text, share_text
 
-_HEADINGS = ("run, term", "MSE", "variance", "R²", "unexplained", "floor", "student's channels", "remark")
+_HEADINGS = ("run, term", "MSE", "variance", "R²", "unexplained", "floor", "student's channels")
 
 
 def explained_blocks(runs: Sequence[RunInput], explainer: Explainer) -> list[Block]:
@@ -17,7 +17,9 @@ def explained_blocks(runs: Sequence[RunInput], explainer: Explainer) -> list[Blo
     if not found:
         return []
     rows = [_row(run, each) for run, each in found]
-    return [Heading("Distilled tokens"), Table(_HEADINGS, rows, _MEANING)]
+    remarks = [f"{_name(run, each)}: {each.remark}." for run, each in found if each.remark]
+    table: list[Block] = [Heading("Distilled tokens"), Table(_HEADINGS, rows, _MEANING)]
+    return [*table, Bullets(remarks)] if remarks else table
 
 
 _MEANING = (
@@ -33,13 +35,16 @@ _MEANING = (
 def _row(run: RunInput, each: Explained) -> Row:
     return Row(
         (
-            f"{run.label}, {each.term.label}",
+            _name(run, each),
             number_text(each.term.loss),
             number_text(each.variance),
             NOTHING if each.r2 is None else f"{each.r2:.4f}",
             share_text(None if each.r2 is None else 1 - each.r2),
             share_text(each.floor),
             NOTHING if each.width is None else str(each.width),
-            each.remark or NOTHING,
         )
     )
+
+
+def _name(run: RunInput, each: Explained) -> str:
+    return f"{run.label}, {each.term.label}"
