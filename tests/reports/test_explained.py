@@ -14,7 +14,7 @@ from kdcache.reports.run_terms import feature_terms
 from kdcache.stream.reader import ShardReader
 from kdcache.teacher.extract import extract
 from tests.conftest import tiny_extract
-from tests.reports.synthetic import COLUMN, write_run
+from tests.reports.synthetic_runs import COLUMN, write_run
 
 # Channels of the synthetic runs' student.
 WIDTH = 6

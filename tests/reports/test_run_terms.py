@@ -2,7 +2,7 @@ from pathlib import Path
 
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.run_terms import configured_terms, feature_terms, logged_terms, method_of
-from tests.reports.synthetic import COLUMN, write_run
+from tests.reports.synthetic_runs import COLUMN, write_run
 
 
 def test_terms_on_tokens_are_those_that_read_some(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from kdcache.reports.inputs import RunInput, read_inputs
 from kdcache.reports.seeds import control_of, increments, seed_groups, spread
-from tests.reports.synthetic import write_run
+from tests.reports.synthetic_runs import write_run
 
 
 def anywhere(run: RunInput) -> None:

@@ -5,7 +5,8 @@ import msgspec
 
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.student_width import block_widths, student_widths
-from tests.reports.synthetic import COLUMN, analysis, layer, write_analysis, write_full, write_run
+from tests.reports.synthetic import analysis, layer, write_analysis, write_full
+from tests.reports.synthetic_runs import COLUMN, write_run
 
 
 def test_channels_of_each_block_before_a_change(tmp_path: Path) -> None:

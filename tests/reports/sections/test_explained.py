@@ -7,7 +7,7 @@ from kdcache.reports.inputs import CacheInput, read_inputs
 from kdcache.reports.sections.explained import explained_blocks
 from kdcache.reports.sections.runs import runs_section
 from tests.reports.looking import blocks_of, cells, tables
-from tests.reports.synthetic import write_run
+from tests.reports.synthetic_runs import write_run
 from tests.reports.test_explained import run_on
 
 DASH = "\N{EN DASH}"

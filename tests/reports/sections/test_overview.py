@@ -4,7 +4,8 @@ from kdcache.reports.blocks import Text
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.overview import overview_section
 from tests.reports.looking import blocks_of, cells, notes, tables
-from tests.reports.synthetic import write_demo, write_full, write_run, write_stored_only
+from tests.reports.synthetic import write_demo, write_full, write_stored_only
+from tests.reports.synthetic_runs import write_run
 
 
 def test_the_verdict_comes_first_with_its_numbers_and_caveats(tmp_path: Path) -> None:

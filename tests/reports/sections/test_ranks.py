@@ -5,17 +5,8 @@ import msgspec
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.ranks import ranks_section
 from tests.reports.looking import cells, notes, plots, tables
-from tests.reports.synthetic import (
-    COLUMN,
-    analysis,
-    layer,
-    layer_curves,
-    source,
-    write_analysis,
-    write_full,
-    write_run,
-    write_stored_only,
-)
+from tests.reports.synthetic import analysis, layer, layer_curves, source, write_analysis, write_full, write_stored_only
+from tests.reports.synthetic_runs import COLUMN, write_run
 
 
 def test_dimensions_stand_beside_their_share_and_the_centred_ones(tmp_path: Path) -> None:

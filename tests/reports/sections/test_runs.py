@@ -6,7 +6,8 @@ import pytest
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.runs import figure, finite, runs_section
 from tests.reports.looking import cells, plots, tables
-from tests.reports.synthetic import write_demo, write_run
+from tests.reports.synthetic import write_demo
+from tests.reports.synthetic_runs import write_run
 
 
 def test_runs_stand_side_by_side(tmp_path: Path) -> None:

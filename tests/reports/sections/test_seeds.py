@@ -6,7 +6,7 @@ from kdcache.reports.sections.runs import runs_section
 from kdcache.reports.sections.seeds import spread_text
 from kdcache.reports.seeds import Spread
 from tests.reports.looking import blocks_of, cells, tables
-from tests.reports.synthetic import write_run
+from tests.reports.synthetic_runs import write_run
 
 DASH = "\N{EN DASH}"
 
