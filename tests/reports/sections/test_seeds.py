@@ -39,8 +39,8 @@ def test_a_control_without_a_common_seed_gives_no_increment(tmp_path: Path) -> N
 def test_runs_in_no_row_are_named(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", finished=False)]
     section = runs_section(read_inputs(folders).runs)
-    (bullets,) = [block for block in blocks_of(section) if isinstance(block, Bullets)]
-    assert list(bullets.items) == ["b: not finished"]
+    bullets = [block for block in blocks_of(section) if isinstance(block, Bullets)]
+    assert list(bullets[0].items) == ["b: not finished"]
     alone = runs_section(read_inputs([folders[1]]).runs)
     assert not any("increment" in each.headings for each in tables(alone))
 
