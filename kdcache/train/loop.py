@@ -2,6 +2,7 @@
 
 import math
 import resource
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from kdcache.cache.cache import open_cache
+from kdcache.config import as_plain
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import any_rank, choose_device, process_group, sum_over_ranks
 from kdcache.errors import InterruptedRunError, KdcacheError, Remedy
@@ -30,7 +32,7 @@ from kdcache.train.folder import (
     save_weights,
     write_summary,
 )
-from kdcache.train.metrics import MetricsLog
+from kdcache.train.metrics import MetricsLog, read_metrics
 from kdcache.train.setup import Setup, make_loader, prepare
 from kdcache.train.trainer import Trainer
 
@@ -143,7 +145,7 @@ class _Run:
             on_event("step", {"step": progress.steps, "num_steps": len(self.loader) * self.config.epochs, **entry})
 
     def evaluate(self, epoch: int, log: MetricsLog | None, on_event: OnEvent) -> None:
-        """Judge the student (raw weights) if it is due after this epoch."""
+        """Evaluate the student (raw weights) if it is due after this epoch."""
         due = (epoch + 1) % self.config.eval.every_epochs == 0 or epoch + 1 == self.config.epochs
         if self.eval_source is None or not due:
             return
@@ -176,11 +178,30 @@ class _Run:
             "steps": progress.steps,
             "images_per_s": progress.images / progress.train_s,
             "stall_share": progress.wait_s / progress.train_s,
+            "terms": self._terms(),
             "target_bytes_per_view": sum(column.stride_bytes for column in self.setup.columns),
             "peak_memory_bytes": _peak_memory_bytes(self.device),
             "precision": self.trainer.precision,
             "device": str(self.device),
         }
+
+    def _terms(self) -> list[dict[str, Any]]:
+        """What was summed, and the mean of each over the logged steps of the last epoch."""
+        logged = read_metrics(self.folder, "step") if self.env.is_main else []
+        last = [entry for entry in logged if entry["epoch"] == self.config.epochs - 1]
+        taps = [str(tap) for tap in self.trainer.student.taps]  # pyright: ignore
+        return [
+            {
+                "label": bound.label,
+                "name": bound.term.name,
+                "weight": bound.term.weight,
+                "loss": statistics.fmean(entry[bound.label] for entry in last) if last else None,
+                "columns": [column.name for column in bound.columns],
+                "student_taps": [taps[number] for number in bound.tap_numbers],
+                "settings": as_plain(bound.term),
+            }
+            for bound in self.setup.step.terms
+        ]
 
 
 def train(
