@@ -15,7 +15,7 @@ class ColumnBuilder:
     """Gathers what the index says of one column while its records go by; no bytes are written here.
 
     Args:
-        facts: A column of tokens or logits.
+        facts: A column of tokens, logits or embeddings.
         statistics: ``full`` or ``light``, as the group's fingerprint says.
         base: Of the base.
     """

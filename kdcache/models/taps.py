@@ -65,29 +65,29 @@ def parse_tap(text: str) -> Tap:
 
 
 class TapReader:
-    """Runs a timm model and returns what it says at the taps; one forward for all of them.
+    """Runs a timm model and returns its outputs at the taps; one forward for all of them.
 
     Args:
         model: Any timm model with `forward_intermediates`.
         taps: Taps to read; block numbers may be negative.
 
-    Raises: TapError for a model without intermediates, a block it does not have, or prefix tokens it does not give.
+    Raises: TapError for a model without intermediates, a block it does not have, prefix tokens, a classifier or an
+        embedding that it does not give, and for ``change/tokens``, which no timm model has by itself.
 
     Attributes:
         taps: Resolved, in the order given.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[Tap]) -> None:
-        forward = getattr(model, "forward_intermediates", None)
-        if forward is None:
-            raise TapError(f"{type(model).__name__} has no forward_intermediates; choose another timm model")
         self.taps = [tap.resolve(num_blocks(model)) for tap in taps]
+        for tap in self.taps:
+            _check_head(model, tap)
         self._blocks = sorted({tap.block for tap in self.taps if tap.block is not None})
-        parameters = inspect.signature(forward).parameters
+        parameters = inspect.signature(model.forward_intermediates).parameters  # pyright: ignore[reportArgumentType]
         self._prefix = any(tap.kind == "prefix" for tap in self.taps)
         if self._prefix and ("return_prefix_tokens" not in parameters or not getattr(model, "num_prefix_tokens", 0)):
             raise TapError(f"{type(model).__name__} has no prefix tokens in its blocks; use the patch tap")
-        self._logits = any(tap.kind == "logits" for tap in self.taps)
+        self._head = any(tap.block is None for tap in self.taps)
         # Convolutional and hierarchical models know maps only, which are tokens in row order.
         self._tokens = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
 
@@ -98,25 +98,25 @@ class TapReader:
             model: The model given at construction, or a copy of it.
             images: (B, 3, S, S), normalised.
 
-        Returns: {tap: (B, N, C) raw block output before the final norm, or (B, K) logits}.
+        Returns: {tap: (B, N, C) raw block output before the final norm, (B, K) logits or (B, C) embedding}.
         """
         arguments: dict[str, Any] = {
             "indices": self._blocks or [-1],
             "norm": False,
             "output_fmt": "NLC" if self._tokens else "NCHW",
-            "intermediates_only": not self._logits,
-            "stop_early": not self._logits,
+            "intermediates_only": not self._head,
+            "stop_early": not self._head,
         }
         if self._prefix:
             arguments["return_prefix_tokens"] = True
         result = model.forward_intermediates(images, **arguments)  # pyright: ignore[reportCallIssue]
-        final, outputs = result if self._logits else (None, result)
+        final, outputs = result if self._head else (None, result)
         by_block: Mapping[int, Any] = dict(zip(self._blocks, outputs, strict=False))
         return {tap: self._pick(model, tap, by_block, final) for tap in self.taps}
 
     def _pick(self, model: nn.Module, tap: Tap, by_block: Mapping[int, Any], final: Tensor | None) -> Tensor:
         if tap.block is None:
-            return model.forward_head(final)  # pyright: ignore[reportCallIssue]
+            return model.forward_head(final, pre_logits=tap.kind == "embedding")  # pyright: ignore[reportCallIssue]
         output = by_block[tap.block]
         if self._prefix:
             patch, prefix = output
@@ -125,7 +125,12 @@ class TapReader:
 
 
 def num_blocks(model: nn.Module) -> int:
-    """How many outputs `forward_intermediates` of a timm model offers."""
+    """How many outputs `forward_intermediates` of a timm model offers.
+
+    Raises: TapError for a model that has none.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        raise TapError(f"{type(model).__name__} has no forward_intermediates; choose another timm model")
     return len(model.feature_info)  # pyright: ignore[reportArgumentType]
 
 
@@ -142,3 +147,16 @@ def token_grid(model: nn.Module, block: int, image_size: int) -> tuple[int, int]
     model.train(was_training)
     rows, columns = maps[0].shape[-2:]
     return int(rows), int(columns)
+
+
+def _check_head(model: nn.Module, tap: Tap) -> None:
+    name = type(model).__name__
+    if tap.kind == "change":
+        raise TapError(f"{name} has no {tap}: only a student that a method has changed has it; choose another tap")
+    if tap.kind == "logits" and not getattr(model, "num_classes", 1):
+        raise TapError(
+            f"{name} has no classifier (num_classes=0), so that {tap} would be its pooled feature; "
+            "use head/embedding for that feature"
+        )
+    if tap.kind == "embedding" and "pre_logits" not in inspect.signature(model.forward_head).parameters:  # pyright: ignore[reportArgumentType]
+        raise TapError(f"{name} gives no embedding (its forward_head takes no pre_logits); choose another tap")

@@ -16,7 +16,7 @@ from kdcache.cache.facts import TeacherFacts
 from kdcache.errors import KdcacheError, ModelError, Remedy, UsageError
 from kdcache.models import Tap, TapReader, create_timm_model, load_weights, weights_sha256
 from kdcache.models.build import size_arguments
-from kdcache.models.taps import token_grid
+from kdcache.models.taps import num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
 from kdcache.seeds import derived_seed
 
@@ -97,6 +97,7 @@ class Teacher:
             name=name,
             kwargs=kwargs,
             pretrained_cfg={key: _plain(config[key]) for key in _KEPT_CONFIG if config.get(key) is not None},
+            num_blocks=num_blocks(self.model),
             weights=weights if weights in ("hub", "random") else "file",
             weights_sha256=weights_sha256(self.model),
             precision=self.precision,
@@ -135,7 +136,7 @@ class Teacher:
         Args:
             pixels: (B, S, S, 3) uint8.
 
-        Returns: {resolved tap: float32 (B, N, C) or (B, K)}.
+        Returns: {resolved tap: float32 (B, N, C), logits (B, K) or embedding (B, C)}.
         Raises: KdcacheError when the accelerator runs out of memory.
         """
         assert self._reader is not None, "set_taps() first"

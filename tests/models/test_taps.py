@@ -75,6 +75,55 @@ def test_other_architectures(name: str, tokens: int, channels: int) -> None:
     assert said[reader.taps[0]].shape == (2, tokens, channels)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "width"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 24, "depth": 2}, 24),
+        ("vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 24, "depth": 2, "global_pool": "avg"}, 24),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 2}, 192),
+        ("mobilenetv3_small_050", {}, 1024),
+        ("resnet18", {}, 512),
+    ],
+)
+def test_the_embedding_is_what_a_model_without_classifier_gives(
+    name: str, arguments: dict[str, object], width: int
+) -> None:
+    model = timm.create_model(name, num_classes=5, **arguments).eval()
+    headless = timm.create_model(name, num_classes=0, **arguments).eval()
+    headless.load_state_dict(model.state_dict(), strict=False)
+    for each in (model, headless):
+        with torch.inference_mode():
+            embedding = TapReader(each, [Tap("embedding")])(each, IMAGES)[Tap("embedding")]
+            torch.testing.assert_close(embedding, headless(IMAGES), rtol=0, atol=0)
+        assert embedding.shape == (2, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 24, "depth": 2}), ("mobilenetv3_small_050", {})],
+)
+def test_a_pooled_feature_is_never_taken_for_logits(name: str, arguments: dict[str, object]) -> None:
+    model = timm.create_model(name, num_classes=0, **arguments)
+    with pytest.raises(TapError, match=r"has no classifier \(num_classes=0\).*use head/embedding"):
+        TapReader(model, [Tap("patch", -1), Tap("logits")])
+
+
+def test_no_timm_model_has_the_tokens_of_a_change() -> None:
+    with pytest.raises(TapError, match="has no change/tokens"):
+        TapReader(vit(), [Tap("change")])
+
+
+def test_one_forward_gives_patches_logits_and_embedding() -> None:
+    model = vit()
+    calls: list[int] = []
+    model.patch_embed.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr]
+    reader = TapReader(model, [Tap("patch", 0), Tap("logits"), Tap("embedding")])
+    with torch.inference_mode():
+        outputs = reader(model, IMAGES)
+        torch.testing.assert_close(model.head(outputs[Tap("embedding")]), outputs[Tap("logits")])  # type: ignore[operator]
+    assert len(calls) == 1
+
+
 def test_tokens_of_a_map_are_in_row_order() -> None:
     model = timm.create_model("resnet18", num_classes=5).eval()
     reader = TapReader(model, [Tap("patch", 3)])

@@ -71,6 +71,15 @@ def test_facts_for_the_fingerprint() -> None:
     assert facts.pretrained_cfg["interpolation"] == "bicubic"
     assert "url" not in facts.pretrained_cfg
     assert (facts.mean, facts.std) == ([0.5] * 3, [0.5] * 3)
+    assert facts.num_blocks == 2
+
+
+def test_blocks_are_counted_as_taps_count_them() -> None:
+    """So that blocks.-1 of a manifest is the block that the teacher resolves it to, for maps too."""
+    settings: dict[str, Any] = {"image_size": 32, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
+    made = Teacher("mobilenetv3_small_050", {}, "random", **settings)
+    [last] = made.set_taps([parse_tap("blocks.-1/patch")])
+    assert last.tap.block == made.facts.num_blocks - 1
 
 
 def test_pixels_are_normalised_as_this_teacher_wants_them() -> None:
