@@ -139,20 +139,23 @@ class Teacher:
         Returns: {resolved tap: float32 (B, N, C), logits (B, K) or embedding (B, C)}.
         Raises: KdcacheError when the accelerator runs out of memory.
         """
-        assert self._reader is not None, "set_taps() first"
         if self.facts.cpu_threads:
             torch.set_num_threads(self.facts.cpu_threads)
         try:
-            with torch.inference_mode(), self._autocast():
-                on_device = torch.from_numpy(pixels).to(self.device)
-                images = normalize_pixels(on_device, mean=self.facts.mean, std=self.facts.std)
-                outputs = self._reader(self.model, images)
-                return {str(tap): values.float().cpu().numpy() for tap, values in outputs.items()}
+            outputs = self.outputs(torch.from_numpy(pixels).to(self.device))
+            return {tap: values.cpu().numpy() for tap, values in outputs.items()}
         except torch.OutOfMemoryError:
             raise KdcacheError(
                 f"the accelerator has too little memory for {len(pixels)} views at once; finished shards are safe",
                 remedy=Remedy.SMALLER_BATCH,
             ) from None
+
+    def outputs(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `run`, from pixels (B, S, S, 3) uint8 on this teacher's device to float32 tensors there."""
+        assert self._reader is not None, "set_taps() first"
+        with torch.inference_mode(), self._autocast():
+            images = normalize_pixels(pixels, mean=self.facts.mean, std=self.facts.std)
+            return {str(tap): values.float() for tap, values in self._reader(self.model, images).items()}
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":

@@ -99,6 +99,8 @@ class RunConfig:
         image_size: Side of the student's images in pixels; None for that of the views. Others are resized from them.
         num_classes: None takes the teacher's where its logits are used, else the data's.
         teacher: The teacher the cache must hold; None accepts any.
+        online: Whether the teachers run beside the student on the same views, in place of their cached outputs: slower,
+            and only for comparison.
         log_every: Optimizer steps between two lines of metrics.
         tensorboard: Whether to write TensorBoard events as well (needs the extra ``tensorboard``).
         optimizer, scheduler, data, eval, checkpoint: Groups.
@@ -120,6 +122,7 @@ class RunConfig:
     image_size: int | None = None
     num_classes: int | None = None
     teacher: str | None = None
+    online: bool = False
     log_every: int = 10
     tensorboard: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

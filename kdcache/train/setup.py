@@ -107,7 +107,7 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         )
         return CacheLoader(
             cache,
-            setup.columns,
+            [] if config.online else setup.columns,
             stream,
             source=source,
             rank=env.rank,

@@ -37,7 +37,9 @@ class Killed(BaseException):
 def taught(features: str, logits: str, method: Callable[..., Method] = lift, **settings: Any) -> Method:
     """Features of one group and logits of another."""
     own = method(teacher=(f"{features}:blocks.1/patch",), **settings)
-    return own.with_terms([replace(term, teacher=f"{logits}:") for term in own.terms if isinstance(term, Logits)])
+    return own.with_terms(
+        [replace(term, teacher=f"{logits}:head/logits:fp16") for term in own.terms if isinstance(term, Logits)]
+    )
 
 
 def mixed(*settings: str, **changes: Any) -> RunConfig:
@@ -129,7 +131,12 @@ def test_groups_and_teachers_that_are_not_there(groups_root: Path) -> None:
     with pytest.raises(UsageError, match="no group 'narrow'"):
         prepare(mixed(method=taught("narrow", GROUP)), cache)
     with pytest.raises(TapError, match=r"no column for wide:blocks\.0/patch.*wide:blocks\.1/patch \(int8\)"):
-        prepare(mixed(method=lift(teacher=("wide:blocks.0/patch",)).with_terms([Logits(teacher=f"{GROUP}:")])), cache)
+        prepare(
+            mixed(
+                method=lift(teacher=("wide:blocks.0/patch",)).with_terms([Logits(teacher=f"{GROUP}:head/logits:fp16")])
+            ),
+            cache,
+        )
     with pytest.raises(CacheMismatchError, match=rf"group {GROUP} holds teacher .*group wide holds teacher"):
         prepare(mixed(teacher="cait_s24_224"), cache)
 

@@ -120,7 +120,9 @@ def test_another_image_size_is_a_choice(tiny_root: Path, tmp_path: Path) -> None
 def test_statistics_are_those_of_all_shards(tiny_cache: Cache) -> None:
     column = tiny_cache.find_column(kind="patch", tap="blocks.-1/patch", codec="fp16")
     statistics = column_statistics(tiny_cache, column)
-    loader = CacheLoader(tiny_cache, [column], StreamConfig(batch_size=4, shuffle=False, images="none", num_threads=1))
+    loader = CacheLoader(
+        tiny_cache, [column], StreamConfig(batch_size=4, views_per_sample=2, images="none", num_threads=1)
+    )
     values = torch.cat([batch.targets[column.name].decode() for batch in loader]).double().flatten(0, 1)
     assert statistics.count == len(values)
     torch.testing.assert_close(torch.from_numpy(statistics.mean), values.mean(0), rtol=1e-5, atol=1e-6)

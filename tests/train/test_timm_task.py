@@ -35,6 +35,6 @@ def test_timms_contract(tiny_cache: Cache) -> None:
 def test_a_method_without_targets(tiny_cache: Cache) -> None:
     from kdcache.train.timm_task import CachedDistillationTask
 
-    task = CachedDistillationTask(prepare(tiny_run(method=none()), tiny_cache).step, verbose=False)
+    task = CachedDistillationTask(prepare(tiny_run("data.codec=none", method=none()), tiny_cache).step, verbose=False)
     batch = one_batch(tiny_cache)
     assert torch.isfinite(task(batch.images, batch.labels)["loss"])
