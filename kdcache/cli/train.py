@@ -19,9 +19,14 @@ from kdcache.recipes import RECIPES, load_recipe
 from kdcache.terms import TERMS, load_term
 
 if TYPE_CHECKING:
+    import torch
+
+    from kdcache.cache.cache import Cache
+    from kdcache.cache.column import Column
     from kdcache.methods.base import Method
     from kdcache.terms.base import Term
     from kdcache.train.config import RunConfig
+    from kdcache.train.loop import LoadTeachers, OnlineTargets
 
 USAGE = "[RECIPE] --cache DIR --out DIR [--student NAME --method M] [--term T]... [options]"
 EXAMPLE = f"""examples:
@@ -54,6 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--codec", help="which column, where a term leaves it open and a tap is cached under several codecs"
     )
+    what.add_argument(
+        "--teacher",
+        choices=("cache", "online"),
+        default="cache",
+        help="cached outputs, or the teachers beside the student on the same views, for comparison (cache)",
+    )
+    what.add_argument(
+        "--teacher-weights",
+        action="append",
+        default=[],
+        metavar="[GROUP=]W",
+        help="with --teacher online: hub or a file",
+    )
+    what.add_argument("--beside", type=Path, metavar="RUN", help="a finished run to print beside this one's figures")
     how = parser.add_argument_group("how")
     how.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     how.add_argument("--batch-size", type=int, metavar="N", help="views in a batch, over all ranks together (64)")
@@ -75,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train."""
     config = _config(arguments)
+    beside = _beside(arguments.beside)
 
     from kdcache.distributed.env import worker_env
     from kdcache.train.loop import train
@@ -94,12 +114,63 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 reporter.note(values["text"])
 
-        summary = train(arguments.cache, arguments.out, config, env=env, on_event=show)
+        load_teachers = _load_teachers(arguments.teacher_weights) if config.online else None
+        summary = train(arguments.cache, arguments.out, config, env=env, load_teachers=load_teachers, on_event=show)
+    other = None if beside is None else {str(arguments.beside): beside}
     if arguments.json and env.is_main:
-        print_json(summary)
+        print_json(summary if other is None else {**summary, "beside": other})
     elif env.is_main:
         _print_summary(summary, arguments.out)
+        if other is not None:
+            _print_beside({str(arguments.out): summary, **other})
     return 0
+
+
+def _load_teachers(weights: list[str]) -> "LoadTeachers":
+    """The teachers of the columns in use, with the weights of --teacher-weights."""
+    from kdcache.teacher.online import online_teachers
+
+    def load(cache: "Cache", columns: "list[Column]", device: "torch.device") -> "OnlineTargets":
+        groups = list(dict.fromkeys(column.group for column in columns))
+        named: dict[str, str] = {}
+        for text in weights:
+            group, equals, given = text.rpartition("=")
+            if not equals and len(groups) != 1:
+                raise UsageError(
+                    f"--teacher-weights {text}: the run reads groups {', '.join(groups)}; give GROUP=WEIGHTS"
+                )
+            named[group or groups[0]] = given
+        return online_teachers(cache, columns, device, weights=named)
+
+    return load
+
+
+def _beside(folder: Path | None) -> dict[str, Any] | None:
+    from kdcache.train.folder import read_summary
+
+    if folder is None:
+        return None
+    summary = read_summary(folder)
+    if summary is None:
+        raise UsageError(f"--beside {folder}: no finished run there")
+    return summary
+
+
+def _print_beside(runs: dict[str, dict[str, Any]]) -> None:
+    from kdcache.reports.tables import text_table
+
+    rows = [
+        [
+            name,
+            summary["teacher"],
+            f"{summary['step_ms']:.1f} ms",
+            f"{summary['stall_share']:.1%}",
+            size_text(summary["peak_memory_bytes"]),
+            f"{summary['top1']:.2f} %" if "top1" in summary else "",
+        ]
+        for name, summary in runs.items()
+    ]
+    print(text_table(["", "teacher", "step", "waiting", "peak memory", "top-1"], rows))
 
 
 def _config(arguments: argparse.Namespace) -> "RunConfig":
@@ -122,7 +193,11 @@ def _config(arguments: argparse.Namespace) -> "RunConfig":
             raise UsageError(f"give --student and --method, or one of the recipes {', '.join(RECIPES)}")
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if arguments.teacher_weights and arguments.teacher != "online":
+        raise UsageError("--teacher-weights would be ignored: no teacher is loaded; give --teacher online as well")
     groups = {"data.source": arguments.data, "data.codec": arguments.codec, "eval.data": arguments.eval_data}
+    if arguments.teacher == "online":
+        groups["online"] = "true"
     given = [f"{name}={value}" for name, value in groups.items() if value is not None]
     return apply_settings(config, given + arguments.settings)
 

@@ -89,12 +89,12 @@ def column_statistics(cache: Cache, column: Column) -> TokenStatistics:
 
 
 def _column(need: TeacherNeed, cache: Cache, codec: str | None) -> Column:
-    fitting = cache.fitting_columns(kind=need.kind, tap=need.tap, codec=need.codec, group=need.group)
-    if len(fitting) > 1 and need.codec is None and codec is not None:
-        fitting = [column for column in fitting if column.codec == codec] or fitting
-    if len(fitting) == 1:
-        return fitting[0]
-    return cache.find_column(kind=need.kind, tap=need.tap, codec=need.codec, group=need.group)
+    wanted = need.codec
+    if wanted is None:
+        fitting = cache.fitting_columns(kind=need.kind, tap=need.tap, group=need.group)
+        if len(fitting) > 1 and any(column.codec == codec for column in fitting):
+            wanted = codec
+    return cache.find_column(kind=need.kind, tap=need.tap, codec=wanted, group=need.group)
 
 
 def _shapes(student: Student, image_size: int) -> list[TokenShape]:

@@ -49,9 +49,11 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
         UsageError for labels, classes or widths that do not fit.
     """
     method = config.method
+    if any(term.needs().teacher for term in method.terms):
+        _check_teacher(config, cache, list(cache.groups))
     columns = columns_of(method, cache, config.data.codec)
     used = list({column.name: column for of_term in columns for column in of_term}.values())
-    _check_teacher(config, cache, used)
+    _check_teacher(config, cache, [column.group for column in used])
     image_size = config.image_size or cache.manifest.fingerprint.views.size
     spec = StudentSpec(
         name=config.student,
@@ -118,9 +120,8 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         raise UsageError(str(error)) from None
 
 
-def _check_teacher(config: RunConfig, cache: Cache, columns: list[Column]) -> None:
-    """At least one of the groups in use must hold the teacher that the run asks for, if it asks for one."""
-    groups = dict.fromkeys(column.group for column in columns)
+def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
+    """At least one of the groups must hold the teacher that the run asks for, if it asks for one."""
     known = {name: cache.groups[name].manifest.fingerprint.teacher for name in groups}
     teachers = {name: teacher.name for name, teacher in known.items() if teacher is not None}
     if config.teacher is None or not teachers or config.teacher in teachers.values():
