@@ -13,6 +13,7 @@ TERMS = {
     "cross-entropy": ("kdcache.terms.cross_entropy:CrossEntropy", "the labels"),
     "logits": ("kdcache.terms.logits:Logits", "the teacher's class distribution, from dense or top-k logits"),
     "tokens": ("kdcache.terms.tokens:Tokens", "token by token: mse, smooth_l1, l1, cosine or normalized_mse"),
+    "spectral": ("kdcache.terms.spectral:Spectral", "2-D spectra of the patch maps, for any two widths (SpectralKD)"),
 }
 
 
