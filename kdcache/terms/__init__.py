@@ -20,6 +20,7 @@ TERMS = {
         "kdcache.terms.token_similarity:TokenSimilarity",
         "softmax of the cosines between an image's tokens, for any two widths (LightlyTrain)",
     ),
+    "unic": ("kdcache.terms.unic:Unic", "several teachers, well matched ones dropped at random (UNIC)"),
 }
 
 
