@@ -14,6 +14,7 @@ METHODS = {
     "none": "kdcache.methods.none:none",
     "logit": "kdcache.methods.logit:logit",
     "feature": "kdcache.methods.feature:feature",
+    "spectral": "kdcache.methods.spectral:spectral",
     "lift": "kdcache.methods.lift:lift",
     "widelast": "kdcache.methods.wide_last:wide_last",
 }

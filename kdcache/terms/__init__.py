@@ -13,6 +13,14 @@ TERMS = {
     "cross-entropy": ("kdcache.terms.cross_entropy:CrossEntropy", "the labels"),
     "logits": ("kdcache.terms.logits:Logits", "the teacher's class distribution, from dense or top-k logits"),
     "tokens": ("kdcache.terms.tokens:Tokens", "token by token: mse, smooth_l1, l1, cosine or normalized_mse"),
+    "spectral": ("kdcache.terms.spectral:Spectral", "2-D spectra of the patch maps, for any two widths (SpectralKD)"),
+    "projector": ("kdcache.terms.projector:Projector", "projected tokens, both sides batch-normalised (ProjectorKD)"),
+    "gram": ("kdcache.terms.gram:Gram", "cosines between an image's tokens, for any two widths (DINOv3)"),
+    "token-similarity": (
+        "kdcache.terms.token_similarity:TokenSimilarity",
+        "softmax of the cosines between an image's tokens, for any two widths (LightlyTrain)",
+    ),
+    "unic": ("kdcache.terms.unic:Unic", "several teachers, well matched ones dropped at random (UNIC)"),
 }
 
 

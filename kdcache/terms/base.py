@@ -113,10 +113,11 @@ class Inputs:
     teacher: Sequence[PackedTargets]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Term(ABC):
     """One summand of a loss: frozen data, that of a run's configuration.
 
-    Attributes:
+    Args:
         name: The word users type.
         weight: Its factor in the sum, at least 0; a term of weight 0 is left out of a method.
     """

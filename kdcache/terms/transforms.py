@@ -50,14 +50,19 @@ def make_transform(name: TransformName, column: str, statistics: TokenStatistics
         column: Its name, for messages.
         statistics: Over the whole cache.
 
-    Raises: ValueError where the second moments that phi-s needs were not kept.
+    Raises: ValueError where all tokens are the same, or the second moments that phi-s needs were not kept.
     Source: arXiv:2410.01680, PHI-S.
     """
     variance = statistics.m2 / max(statistics.count, 1)
     if name == "mean":
         return Transform(statistics.mean, np.ones_like(statistics.mean))
+    if not variance.any():
+        raise ValueError(
+            f"transform={name} divides by what the tokens of column {column} vary, and all of them are the same; "
+            "choose transform=none"
+        )
     if name == "standardize":
-        floor = _SMALLEST_VARIANCE * max(float(variance.mean()), np.finfo(np.float64).tiny)
+        floor = _SMALLEST_VARIANCE * float(variance.mean())
         return Transform(statistics.mean, 1 / np.sqrt(np.maximum(variance, floor)))
     if not statistics.with_moments:
         raise ValueError(
@@ -67,7 +72,7 @@ def make_transform(name: TransformName, column: str, statistics: TokenStatistics
     covariance = statistics.raw_moment / statistics.count - np.outer(statistics.mean, statistics.mean)
     values, vectors = np.linalg.eigh(covariance)
     rotation = equalizing_rotation(np.maximum(values, 0))
-    scale = 1 / math.sqrt(max(float(variance.mean()), np.finfo(np.float64).tiny))
+    scale = 1 / math.sqrt(float(variance.mean()))
     return Transform(statistics.mean, (vectors @ rotation.T) * scale)
 
 
