@@ -50,7 +50,7 @@ def rerun_teacher(
         cache: The cache.
         group: Which teacher.
         num_samples: How many images.
-        weights: As in ExtractConfig; None takes what the manifest says (not possible for a file).
+        weights: As in ExtractConfig; None takes what the manifest names (not possible for a file).
         data: The source, for a cache that only refers to its images.
         device: Where the teacher runs.
 
