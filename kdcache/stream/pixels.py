@@ -46,6 +46,21 @@ def stored_pixels(cache: Cache, origin: PixelOrigin) -> Column | None:
     return column
 
 
+def can_deliver_pixels(cache: Cache, origin: PixelOrigin, *, has_source: bool) -> bool:
+    """Whether a stream can deliver views: stored ones, or replayed from images in the cache or its source.
+
+    Args:
+        cache: The cache.
+        origin: As in `stored_pixels`.
+        has_source: Whether the source of the images is at hand.
+
+    Raises: as `stored_pixels`.
+    """
+    if stored_pixels(cache, origin) is not None:
+        return True
+    return has_source or cache.manifest.fingerprint.images == "embed"
+
+
 @final
 class StoredJpegs:
     """Pixels decoded from the JPEG files that a cache stores of its views. No image is needed, and no hash compared:
