@@ -99,14 +99,21 @@ class Job(Generic[Fingerprint]):
         self._lock.close()
 
 
-def committed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
-    """The files of a finished shard of a base or a group, as its index names them; None if it is not finished."""
+def indexed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
+    """The files of a shard of a base or a group, as its index names them; None where no index is readable."""
     path = paths.shard(INDEX, name)
     if not path.is_file():
         return None
     try:
-        files = files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
+        return files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
     except (CorruptCacheError, KeyError, ValueError):
+        return None
+
+
+def committed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
+    """The files of a finished shard of a base or a group, as its index names them; None if it is not finished."""
+    files = indexed_files(paths, name)
+    if files is None:
         return None
     for part, facts in files.items():
         file = paths.shard(part, name)

@@ -15,9 +15,8 @@ from kdcache.cache.facts import JPEG, ColumnFacts, Facts, FileFacts
 from kdcache.cache.group import GroupFingerprint, GroupManifest, check_column_names
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
 from kdcache.cache.group_writer import PixelBuilder
-from kdcache.cache.hdf5 import files_from, read_hdf5
 from kdcache.cache.index import ShardIndex, index_bytes, read_index
-from kdcache.cache.job import Job, read_ledger
+from kdcache.cache.job import Job, indexed_files, read_ledger
 from kdcache.cache.manifest import (
     fingerprint_bytes,
     fingerprint_digest,
@@ -104,18 +103,14 @@ def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> N
 
 def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> None:
     """A rebuild must not accept damaged bytes: whatever hash is still known must hold."""
-    known: dict[str, dict[str, FileFacts]] = {}
-    for name in names:
-        with contextlib.suppress(CorruptCacheError, FileNotFoundError, KeyError, ValueError):
-            path = paths.shard(INDEX, name)
-            known[name] = files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
+    known = {name: indexed_files(paths, name) or {} for name in names}
     kind = BaseManifest if SAMPLES in parts else GroupManifest
     with contextlib.suppress(CorruptCacheError, IncompleteCacheError):
         known |= {shard.name: shard.files for shard in read_manifest(paths, kind)[0].shards}
     for name in names:
         for part in parts:
             path = paths.shard(part, name)
-            facts = known.get(name, {}).get(part)
+            facts = known[name].get(part)
             if facts is not None and sha256_file(path) != facts.sha256:
                 raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256)", remedy=Remedy.REPAIR)
 
