@@ -181,7 +181,10 @@ def _summary(report: "ExtractReport", out: Path) -> str:
         )
     base = report.base
     if base is None:
-        lines.append(f"{out}: this worker is done; shards of other workers are still pending")
+        lines.append(
+            f"{out}: this worker is done and some shards are still pending: wait for the other workers, "
+            "or run the same command again"
+        )
         return "\n".join(lines)
     if not report.num_shards:
         lines.append(f"{out}: nothing was pending, all {report.num_skipped} shards are there")
