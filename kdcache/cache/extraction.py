@@ -22,12 +22,12 @@ Manifest = TypeVar("Manifest", BaseManifest, GroupManifest)
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What is pending of one shard.
+    """The pending part of one shard.
 
     Args:
         shard: Its plan.
-        base: Whether its images are.
-        groups: Names of the groups whose columns are.
+        base: Whether its images are pending.
+        groups: Names of the groups whose columns are pending.
     """
 
     shard: PlannedShard
@@ -37,7 +37,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class TaskWriter:
-    """Writes what is pending of one shard.
+    """Writes the pending part of one shard.
 
     Args:
         name: The shard.
@@ -97,13 +97,13 @@ class Extraction:
         return planned_shards(self.base)
 
     def task(self, shard: PlannedShard) -> ShardTask | None:
-        """What is pending of a shard; None if nothing is."""
+        """The pending part of a shard; None if it is done."""
         base = self._base_job is not None and not self._base_job.is_done(shard.name)
         groups = tuple(name for name, job in self._jobs.items() if not job.is_done(shard.name))
         return ShardTask(shard, base, groups) if base or groups else None
 
     def open_shard(self, task: ShardTask) -> TaskWriter:
-        """Begin a shard; whatever lies there without an index is garbage and goes."""
+        """Begin a shard; whatever is there without an index is garbage and is removed."""
         name = task.shard.name
         base = None
         if task.base:
@@ -118,7 +118,7 @@ class Extraction:
         return TaskWriter(name, base, writers)
 
     def commit(self, writer: TaskWriter, bad: Sequence[BadSample]) -> None:
-        """Commit a shard, images first, unless another job has taken over meanwhile.
+        """Commit a shard, images first, unless another job has taken over.
 
         Raises: CacheBusyError, ShardConflictError, DiskFullError.
         """
@@ -172,7 +172,7 @@ class Extraction:
         return base, groups
 
     def close(self) -> None:
-        """Give the cache back."""
+        """Release the locks."""
         for job in self._all_jobs():
             job.close()
 

@@ -1,4 +1,4 @@
-"""Making indexes and manifests again from the tars, for the base and for every group."""
+"""Rebuilding indexes and manifests from the tars, for the base and for every group."""
 
 import contextlib
 import zlib
@@ -37,7 +37,7 @@ Record = TypeVar("Record", bound=Facts)
 
 
 def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
-    """Make every index and the manifest of the base again from the samples tars (and the ledgers that are left).
+    """Rebuild every index and the manifest of the base from the samples tars (and the ledgers that are left).
 
     Raises: IncompleteCacheError when shards are missing, CorruptCacheError when tars are damaged or of several plans.
     """
@@ -56,7 +56,7 @@ def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
 
 
 def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupManifest:
-    """Make every index and the manifest of a group again from its column tars.
+    """Rebuild every index and the manifest of a group from its column tars.
 
     Args:
         job: The right to write to the group.
@@ -124,7 +124,7 @@ def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Rec
     for path in tars:
         found.setdefault(read_meta(path), path.name)
     if len(found) > 1:
-        raise CorruptCacheError(f"{folder}: shards of different plans lie here ({', '.join(found.values())}, …)")
+        raise CorruptCacheError(f"{folder}: shards of different plans are here ({', '.join(found.values())}, …)")
     data, name = found.popitem()
     return read_fingerprint(data, kind, where=f"{folder / name}, {META_MEMBER}")
 
@@ -218,7 +218,7 @@ def _pixel_builder(path: Path, facts: ColumnFacts, names: Sequence[str]) -> Pixe
 
 
 def _known_fidelity(path: Path) -> dict[str, Fidelity]:
-    """What an index that is still readable says of the codecs: it cannot be made again from the tars."""
+    """Fidelity of the codecs from an index that is still readable: the tars alone do not give it."""
     try:
         columns: dict[str, ColumnIndex] = read_group_index(path).columns
     except (CorruptCacheError, OSError):

@@ -1,4 +1,4 @@
-"""How fast a cache streams on this machine, beside its own memcpy, and whether training would wait for it."""
+"""How fast a cache streams on this machine, relative to its memcpy, and whether training would wait for it."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ EXAMPLE = """examples:
   kdcache bench caches/inet --shuffle
   kdcache bench caches/inet --shuffle --images none --column blocks-1-patch-fp16 --json"""
 
-_PIXELS = {"raw": "raw pixels", "jpeg": "stored JPEG decoded", "replay": "views cut again from the images"}
+_PIXELS = {"raw": "raw pixels", "jpeg": "stored JPEG decoded", "replay": "views replayed from the images"}
 # Stored pixels cost disk; a smaller gain is not worth the advice.
 _WORTH_SAYING = 1.5
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels",
         choices=("auto", "stored", "replay"),
         default="auto",
-        help="stored views, or cut again from the images (auto: stored if there are any)",
+        help="stored views, or replayed from the images (auto: stored if there are any)",
     )
     stream.add_argument("--data", help="the source, for a cache that refers to its images")
     stream.add_argument("--batch-size", type=int, default=256, metavar="B", help="views in a batch (256)")

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels",
         metavar="P",
         default=default,
-        help="how students get the views: replay (cut again from the images), raw (uint8, fastest, 3 bytes a pixel), "
+        help="how students get the views: replay (from the images), raw (uint8, fastest, 3 bytes a pixel), "
         "jpeg or jpeg:QUALITY (small; teacher and students both see it) (replay)",
     )
 

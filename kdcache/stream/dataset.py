@@ -47,7 +47,9 @@ class CacheDataset(Dataset[dict[str, Any]]):
         check_pixels: float = 1 / 64,
     ) -> None:
         if check == "background":
-            raise ValueError("a dataset has no background to check in: check must be full or size")
+            raise ValueError(
+                "check='background' needs a loader that reads ahead; for a dataset check must be full or size"
+            )
         self.cache = cache
         self.columns = list(cache.columns if columns is None else columns)
         # One record at a time and in any order: a window of mapped shards would gain nothing.
@@ -81,7 +83,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
         return {**self.__dict__, "_records": None}
 
     def _open(self) -> CacheRecords:
-        # Opened in the process that reads: files and locks do not travel to DataLoader workers.
+        # Opened in the process that reads: files and locks cannot be sent to DataLoader workers.
         if self._records is None:
             self._records = CacheRecords(self.cache, self.columns, self._config, self._source, 1)
         return self._records
@@ -163,5 +165,5 @@ class CacheIterable(IterableDataset[Batch]):
     def _refuse_workers(self) -> None:
         if get_worker_info() is not None:
             raise UsageError(
-                "a worker knows a part of the stream only; use DataLoader(num_workers=0) to save and resume"
+                "a DataLoader worker reads a part of the stream only; use num_workers=0 to save and resume"
             )

@@ -130,7 +130,7 @@ class ViewReplayer:
             data = os.pread(shard.files[SAMPLES].descriptor, size, offset)
             if len(data) == size:
                 return data
-        return self._reader.read_image(shard, row)  # says what is wrong, or goes on reading
+        return self._reader.read_image(shard, row)  # raises with the cause, or reads the rest
 
     def _decode(self, shard: OpenShard, row: int) -> np.ndarray:
         try:

@@ -1,4 +1,4 @@
-"""Where the pixels of a batch come from: stored ones gathered or decoded, or views cut again from the images."""
+"""Where the pixels of a batch come from: stored views gathered or decoded, or views replayed from the images."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol, final

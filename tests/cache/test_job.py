@@ -40,7 +40,7 @@ def test_another_plan_is_refused_once_a_shard_is_finished(cache_copy: Path) -> N
     job.close()
 
 
-def test_a_plan_that_finished_nothing_binds_nobody(tiny_cache: Cache, tmp_path: Path) -> None:
+def test_a_plan_that_finished_nothing_is_replaced(tiny_cache: Cache, tmp_path: Path) -> None:
     """Out of memory at the first batch: the user runs again with a smaller one."""
     job = group_job(tmp_path / "c")
     assert job.known() is None

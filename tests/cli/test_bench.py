@@ -16,7 +16,7 @@ QUICK = ["--seconds", "0.05", "--step-ms", "1"]
 def test_what_a_user_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tiny_root), "--shuffle", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("shuffled, batches of 20, views cut again from the images, 2 threads")
+    assert lines[0].endswith("shuffled, batches of 20, views replayed from the images, 2 threads")
     # How fast the machine decodes just now decides whether raw pixels are advised.
     names = [line.split()[0] for line in lines[1:] if not line.startswith("pixels ")]
     assert names == ["stream", "gather", "stages", "start", "stall", "order"]

@@ -88,7 +88,7 @@ def test_the_contract_of_a_stream(root: Path, access: str) -> None:
 
 @pytest.mark.parametrize("root", STORED, indirect=True)
 def test_a_state_is_that_of_a_replayed_stream(root: Path) -> None:
-    """Where pixels come from is no part of the position: a run may go on from another place."""
+    """Where pixels come from is no part of the position: a run may resume with another origin."""
     cache = open_cache(root)
     whole = epochs(make(cache, pixels="replay"), 1)
     loader = make(cache, pixels="stored")
