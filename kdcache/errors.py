@@ -118,11 +118,11 @@ class SourceError(KdcacheError):
 
 
 class BadImageError(KdcacheError):
-    """One image cannot be used. The reason goes to the ledger; the run goes on."""
+    """One image cannot be used. The reason goes to the ledger; the run continues."""
 
 
 class TooManyBadImagesError(KdcacheError):
-    """More images than the stated share are bad."""
+    """More images than the stated fraction are bad."""
 
 
 class BadRecordError(KdcacheError):
@@ -153,7 +153,7 @@ class InterruptedRunError(KdcacheError):
     """A signal asked the run to stop; everything up to here is saved.
 
     Args:
-        message: What was saved and how to go on.
+        message: What was saved and how to resume.
         signal_number: The signal; the exit code is 128 plus this number.
     """
 
