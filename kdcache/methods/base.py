@@ -57,6 +57,11 @@ class Method:
         return any(term.needs().labels for term in self.terms)
 
     @property
+    def reads_logits(self) -> bool:
+        """Whether any term trains the student's head."""
+        return any(term.needs().logits for term in self.terms)
+
+    @property
     def labels(self) -> list[str]:
         """A name for each term, its own or numbered where several terms share it: ``tokens``, ``tokens-2``."""
         seen: dict[str, int] = {}

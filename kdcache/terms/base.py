@@ -59,11 +59,13 @@ class Needs:
         teacher: Columns.
         student: Taps of the student. A patch or prefix tap without a block is the student's own choice: the tokens
             that its change makes, or those of its last block.
+        logits: Whether the student's logits are read; where no term does, its head is not trained.
         labels: Whether every image must have a label.
     """
 
     teacher: Sequence[TeacherNeed] = ()
     student: Sequence[Tap] = ()
+    logits: bool = False
     labels: bool = False
 
 

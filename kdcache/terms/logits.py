@@ -35,7 +35,7 @@ class Logits(Term):
 
     def needs(self) -> Needs:
         """See Term."""
-        return Needs(teacher=[teacher_need(self.teacher, "logits")])
+        return Needs(teacher=[teacher_need(self.teacher, "logits")], logits=True)
 
     def modules(self, site: Site) -> nn.Module | None:
         """See Term."""

@@ -65,8 +65,11 @@ def words(root: Path, out: Path, student: list[str], method: str, *more: str) ->
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("student", [VIT, CONVNET], ids=["vit", "convnet"])
-def test_one_command_trains_on_both(two_grids: Path, tmp_path: Path, student: list[str], method: str) -> None:
+def test_one_command_trains_on_both(
+    two_grids: Path, tmp_path: Path, student: list[str], method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words(two_grids, tmp_path / "run", student, method, "--epochs", "8")) == 0
+    assert ("its head stays untrained" in capsys.readouterr().err) == (method == "relational")
     entries = losses(tmp_path / "run")
     assert len(entries) == 40
     for name in NAMES[method]:
@@ -103,9 +106,10 @@ def test_accumulation_gives_the_losses_of_the_whole_batch(two_grids: Path, tmp_p
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
-def test_two_ranks_have_the_losses_of_one(two_grids: Path, tmp_path: Path) -> None:
-    assert main(words(two_grids, tmp_path / "one", VIT, "tokens", "--epochs", "1")) == 0
-    result = torchrun(words(two_grids, tmp_path / "two", VIT, "tokens", "--epochs", "1"))
+@pytest.mark.parametrize("method", METHODS)
+def test_two_ranks_have_the_losses_of_one(two_grids: Path, tmp_path: Path, method: str) -> None:
+    assert main(words(two_grids, tmp_path / "one", VIT, method, "--epochs", "1")) == 0
+    result = torchrun(words(two_grids, tmp_path / "two", VIT, method, "--epochs", "1"))
     assert result.returncode == 0, result.stderr
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)

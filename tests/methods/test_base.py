@@ -39,7 +39,9 @@ def test_terms_of_weight_zero_are_left_out() -> None:
     method = Method(name="mine", terms=(CrossEntropy(), Logits(weight=0)))
     assert method.labels == ["cross-entropy"]
     assert method.needs_labels
+    assert method.reads_logits
     assert not Method(name="mine", terms=(Logits(),)).needs_labels
+    assert not Method(name="mine", terms=(Tokens(),)).reads_logits
     with pytest.raises(ValueError, match="method mine has no term of a weight above 0"):
         Method(name="mine", terms=(Logits(weight=0),))
 
