@@ -219,7 +219,7 @@ def train(
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:
             return finished
-        if not setup.method.reads_logits:
+        if env.is_main and not setup.method.reads_logits:
             on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
         run = _Run(config, folder, setup, loader, env, device, online)
         check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
