@@ -199,12 +199,14 @@ def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec]:
 
 
 def _column(fact: TapFacts, codec: Codec, stride: int) -> ColumnFacts:
+    kind = fact.tap.kind
+    assert kind != "change", "set_taps refuses it"
     suffix = "".join(str(value) for value in codec.params.values())
     name = f"{fact.tap}-{codec.name}{suffix}".replace("/", "-").replace(".", "-")
     return ColumnFacts(
         name=name,
         tap=str(fact.tap),
-        kind=fact.tap.kind,
+        kind=kind,
         codec=codec.name,
         params=codec.params,
         shape=list(fact.shape),
