@@ -47,10 +47,9 @@ class Remedy(enum.Enum):
     MODEL_OF_WEIGHTS = "model_of_weights"
 
     # Training.
-    ADD_FEATURES = "add_features"  # tap, wanted, held
-    ADD_LOGITS = "add_logits"  # tap, wanted, held
-    CHOOSE_FEATURES = "choose_features"  # wanted, held
-    CHOOSE_LOGITS = "choose_logits"  # wanted, held
+    ADD_COLUMN = "add_column"  # tap, wanted, held
+    CHOOSE_COLUMN = "choose_column"  # wanted, held
+    SET_WIDTH = "set_width"  # method
     ADD_TEACHER = "add_teacher"
     TRAIN_WITHOUT_LABELS = "train_without_labels"
     LEAVE_OUT_CLASSES_OR_LOGITS = "leave_out_classes_or_logits"

@@ -15,7 +15,7 @@ class ColumnBuilder:
     """Builds the index of one column from its records as they pass; no bytes are written here.
 
     Args:
-        facts: A column of tokens or logits.
+        facts: A column of tokens, logits or embeddings.
         statistics: ``full`` or ``light``, as in the group's fingerprint.
         base: Of the base.
     """

@@ -33,7 +33,7 @@ class GroupShardWriter(TarsWriter):
         name: The shard.
 
     Attributes:
-        columns: What is gathered of each column of tokens or logits.
+        columns: What is gathered of each column of tokens, logits or embeddings.
         fidelity: Of each column's codec, so far.
     """
 

@@ -55,7 +55,7 @@ class TokenStatistics:
         """Add records.
 
         Args:
-            features: (B, N, C) float32, perhaps no records; logits as (B, 1, K).
+            features: (B, N, C) float32, perhaps no records; logits as (B, 1, K), embeddings as (B, 1, C).
 
         Returns: per record the column sums (B, C) and the sum of squares (B,), float64.
         """

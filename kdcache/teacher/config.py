@@ -47,7 +47,7 @@ class ExtractConfig:
         teacher_weights: ``hub``, ``random`` or a local .safetensors/.pth file.
         teacher_kwargs: Further arguments of the model.
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``.
-        codec: For token taps that name none. Logits without a codec are stored as fp16.
+        codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
         views: K, views of each image.
         view_recipe: ``eval`` or ``rrc-flip``.
         view_params: Overrides of the recipe: crop_pct, squash, scale, ratio, flip.
