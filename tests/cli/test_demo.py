@@ -13,6 +13,7 @@ from kdcache.cli import demo
 from kdcache.cli.main import main
 from tests.cli.support import fails
 
+ROWS = {"student alone", "logits", "feature", "Lift", "WideLast"}
 BRIEF = ["--epochs", "1", "--teacher-epochs", "1"]
 
 
@@ -28,46 +29,72 @@ def test_the_demo_runs_and_shows_its_commands(
     # torch's seeds belong to the process, so two runs cannot share one.
     monkeypatch.setattr(demo, "_MOST_JOBS", 1)
     out = tmp_path / "demo"
-    assert main(["demo", "--out", str(out), *BRIEF, "--seeds", "2"]) == 0
+    assert main(["demo", "--out", str(out), *BRIEF, "--seeds", "1"]) == 0
     shown = capfd.readouterr().out
     for verb, count in {"extract": 1, "verify": 1, "train": 5}.items():
         assert shown.count(f"$ kdcache {verb} ") == count
-    assert shown.count("the same command with --seed 1 --out") == 5
-    for words in ("top-1", "images/s", "bytes/image", "peak memory", "student alone", "over 2 seeds"):
+    for words in ("top-1", "images/s", "bytes/image", "peak memory", "student alone", "One seed"):
         assert words in shown
     summary = json.loads((out / "summary.json").read_bytes())
-    assert list(summary["rows"]) == ["student alone", "logits", "feature", "Lift", "WideLast"]
-    assert len(summary["runs"]) == 10
-    for row, figures in summary["rows"].items():
-        top1 = [summary["runs"][f"{row}, seed {seed}"]["top1"] for seed in range(2)]
-        assert figures["top1"] == top1
+    assert set(summary["rows"]) == ROWS
     read = {row: figures["target_bytes_per_view"] for row, figures in summary["rows"].items()}
     assert 0 == read["student alone"] < read["logits"] < read["feature"] == read["Lift"]
     assert np.asarray(Image.open(out / "curves.png")).shape[1] > 800
     assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
 
 
-def test_students_train_two_at_a_time_and_a_failure_shows_its_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both = threading.Barrier(2, timeout=60)
-    begun: list[str] = []
+class FakeTraining:
+    """Stands for `kdcache train`: top-1 is 90 and the seed, and the second method is 5 better."""
 
-    def train(words: list[str], *, quiet: bool = False) -> tuple[int, str]:
+    def __init__(self, code: int = 0) -> None:
+        self.code, self.begun = code, 0
+        self.two_at_a_time = threading.Barrier(2, timeout=60)
+
+    def __call__(self, words: list[str], *, quiet: bool = False) -> tuple[int, str]:
         if words[0] != "train":
             return 0, ""
-        begun.append(words[words.index("--method") + 1])
-        if len(begun) <= 2:
-            both.wait()
-        return 3, "the child's own message\n"
+        self.begun += 1
+        if self.begun <= 2:
+            self.two_at_a_time.wait()
+        method, seed, out = (words[words.index(flag) + 1] for flag in ("--method", "--seed", "--out"))
+        summary = {"top1": 90.0 + int(seed) + 5 * (method == "logit"), "num_images": 360, "num_parameters": 1000}
+        summary |= {"images_per_s": 1.0, "target_bytes_per_view": 0, "peak_memory_bytes": 1}
+        Path(out).mkdir(parents=True)
+        (Path(out) / "summary.json").write_text(json.dumps(summary))
+        return self.code, "the run's own message\n"
 
-    monkeypatch.setattr(demo, "_in_own_process", train)
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
+    """Two cores, a teacher that is there, and training that takes no time."""
+    training = FakeTraining()
+    monkeypatch.setattr(demo, "_teacher", lambda out, epochs: 96.0)
+    monkeypatch.setattr(demo, "_in_own_process", training)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    message = fails(capsys, ["demo", "--out", str(tmp_path), *BRIEF])
-    assert "the child's own message" in message
+    return training
+
+
+@pytest.mark.usefixtures("fakes")
+def test_every_row_is_trained_with_every_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--seeds", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("$ kdcache train ") == 5
+    assert shown.count("the same command with --seed 2 --out") == 5
+    assert "96.0 ± 1.0 %" in shown
+    assert "logits above student alone (5.0)" in shown
+    summary = json.loads((tmp_path / "summary.json").read_bytes())
+    assert summary["rows"]["student alone"]["top1"] == [90.0, 91.0, 92.0]
+    assert len(summary["runs"]) == 15
+
+
+def test_a_run_that_fails_shows_its_message_and_stops_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fakes: FakeTraining
+) -> None:
+    fakes.code = 3
+    message = fails(capsys, ["demo", "--out", str(tmp_path)])
+    assert "the run's own message" in message
     assert "`kdcache train` ended with exit code 3" in message
-    assert {"none", "logit"} <= set(begun)
-    assert len(begun) < 15
+    assert 2 <= fakes.begun < 15
 
 
 def test_a_step_that_fails_stops_the_demo(
