@@ -36,8 +36,12 @@ _METHODS = {
     "Lift": "lift",
     "WideLast": "widelast",
 }
-_STUDENT = ["img_size=16", "patch_size=4", "embed_dim=48", "depth=4", "num_heads=3"]
-_SETTINGS = ["optimizer.lr=2e-3", "eval.crop_pct=1", "eval.every_epochs=3"]
+# timm's default weights (standard deviation .02) are meant for wide models: at this width the first
+# epochs learn nothing, and seeds differ by where that ends (benchmarks/LOG.md). Mean pooling helps too.
+_STUDENT = ["img_size=16", "patch_size=4", "embed_dim=32", "depth=2", "num_heads=2"]
+_STUDENT += ["global_pool=avg", "weight_init=jax"]
+_SETTINGS = ["optimizer.lr=3e-3", "scheduler.warmup_epochs=1"]
+_SETTINGS += ["eval.crop_pct=1", "eval.every_epochs=2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +138,7 @@ def _students(out: Path, cache: Path, epochs: int, num_seeds: int) -> list[_Stud
             folder = out / f"{row.lower().replace(' ', '-')}-{seed}"
             command = ["train", "--cache", str(cache), "--student", "vit_tiny_patch16_224"]
             command += ["--student-kwargs", *_STUDENT, "--method", method]
-            command += ["--epochs", str(epochs), "--eval-data", "digits:test"]
+            command += ["--epochs", str(epochs), "--batch-size", "32", "--eval-data", "digits:test"]
             for setting in (*_SETTINGS, f"cpu_threads={_CPU_THREADS}"):
                 command += ["--set", setting]
             command += ["--seed", str(seed), "--out", str(folder)]
