@@ -59,20 +59,19 @@ _WORDS = {
         "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
     ),
     # Training.
-    Remedy.ADD_FEATURES: (
-        "add it with `kdcache extract --add --tap {tap}`, or train without this term: `--set method.feature_weight=0`"
+    Remedy.ADD_COLUMN: (
+        "add it with `kdcache extract --add --tap {tap}`, or leave the term out with `--term NAME:weight=0`"
     ),
-    Remedy.ADD_LOGITS: (
-        "add it with `kdcache extract --add --tap {tap}`, or train without this term: `--set method.logit_weight=0`"
+    Remedy.CHOOSE_COLUMN: (
+        "choose with `--term NAME:teacher=GROUP:TAP:CODEC`, or with `--codec` where only that differs"
     ),
-    Remedy.CHOOSE_FEATURES: "choose with `--set data.codec=...` or `--set method.tap=GROUP:TAP`",
-    Remedy.CHOOSE_LOGITS: "choose with `--set data.logits_codec=...` or `--set data.logits_group=...`",
+    Remedy.SET_WIDTH: "choose with `--method {method}:width=...`",
     Remedy.ADD_TEACHER: "add its outputs with `kdcache extract --add`, or change it with `--set teacher=...`",
-    Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit --set method.logit_weight=1`",
-    Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the logit term with `--set method.logit_weight=0`",
+    Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit:logit_weight=1`",
+    Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the logits with `--term logits:weight=0`",
     Remedy.MATCH_GRID: (
-        "choose a student with the teacher's patch size, or leave out the feature term with "
-        "`--set method.feature_weight=0`"
+        "choose a student with the teacher's patch size, resize one of them with `--term NAME:resize=student` or "
+        "`resize=teacher`, or leave the term out with `--term NAME:weight=0`"
     ),
     Remedy.STABILISE: (
         "lower the learning rate (`--set optimizer.lr_per_512=...`), clip gradients (`--set "

@@ -129,9 +129,22 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
         old, new = found.get(name), wanted.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             differing += _differences(old, new, f"{prefix}{name}.")
+        elif _are_alike(old, new):
+            for number, (one, two) in enumerate(zip(old, new, strict=True)):
+                differing += _differences(one, two, f"{prefix}{name}[{number}].")
         elif old != new:
             differing.append(f"{prefix}{name}: the run has {old!r}, this command {new!r}")
     return differing
+
+
+def _are_alike(old: Any, new: Any) -> bool:
+    """Whether two lists hold as many groups of settings each, so that they are compared one by one."""
+    return (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and len(old) == len(new)
+        and all(isinstance(each, dict) for each in [*old, *new])
+    )
 
 
 def _git_commit() -> str | None:

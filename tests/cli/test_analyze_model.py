@@ -41,8 +41,17 @@ def run(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--student-kwargs",
         *kwargs,
     ]
-    words += ["--method", "lift", "--epochs", "3", "--batch-size", "8", "--set", "checkpoint.keep=3"]
-    assert main([*words, "--set", "data.codec=fp16", "--set", "data.logits_codec=fp16"]) == 0
+    words += [
+        "--method",
+        "lift:teacher=blocks.1/patch",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "8",
+        "--set",
+        "checkpoint.keep=3",
+    ]
+    assert main([*words, "--set", "data.codec=fp16"]) == 0
     return folder
 
 

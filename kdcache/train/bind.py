@@ -1,0 +1,111 @@
+"""From what terms need to what there is: columns of the cache, taps of the student."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kdcache.cache.cache import Cache
+from kdcache.cache.column import Column
+from kdcache.cache.statistics import TokenStatistics, merged
+from kdcache.errors import UsageError
+from kdcache.methods.base import Method
+from kdcache.models.student import Student, tap_grid
+from kdcache.terms.base import Site, TeacherNeed, Term, TokenShape
+
+
+@dataclass(frozen=True)
+class BoundTerm:
+    """A term with all that it reads.
+
+    Args:
+        term: The term.
+        label: Its name in the metrics.
+        columns: One for each teacher need.
+        tap_numbers: Where in the student's outputs each of its taps is.
+    """
+
+    term: Term
+    label: str
+    columns: tuple[Column, ...]
+    tap_numbers: tuple[int, ...]
+
+
+def columns_of(method: Method, cache: Cache, codec: str | None) -> list[tuple[Column, ...]]:
+    """The columns of each term.
+
+    Args:
+        method: The method.
+        cache: The cache.
+        codec: Decides where several columns fit a need that names none.
+
+    Raises: TapError for a need that no column or several fit, UsageError for a codec that no column in use has.
+    """
+    found = [tuple(_column(need, cache, codec) for need in term.needs().teacher) for term in method.terms]
+    used = [column for columns in found for column in columns]
+    if codec is not None and all(column.codec != codec for column in used):
+        names = ", ".join(column.label for column in used) or "no column"
+        raise UsageError(f"codec {codec} would be ignored: method {method.name} reads {names}")
+    return found
+
+
+def bind(
+    method: Method, columns: Sequence[tuple[Column, ...]], student: Student, cache: Cache, image_size: int
+) -> tuple[list[BoundTerm], list[nn.Module | None]]:
+    """Set the student's taps and make each term's modules.
+
+    Args:
+        method: The method.
+        columns: What `columns_of` gave.
+        student: Its taps are set.
+        cache: Gives the statistics of columns.
+        image_size: S of the student's images.
+
+    Returns: the terms, and the modules of each, made in their order (they draw from torch's random state).
+    Raises: TapError, GridMismatchError; ValueError where a term cannot be used here.
+    """
+    wanted = [tuple(term.needs().student) for term in method.terms]
+    student.set_taps([tap for taps in wanted for tap in taps])
+    taps = list(dict.fromkeys(student.taps))
+    numbers = [taps.index(tap) for tap in student.taps]
+    student.set_taps(taps)
+    shapes = _shapes(student, image_size)
+    bound: list[BoundTerm] = []
+    modules: list[nn.Module | None] = []
+    for term, label, own, needed in zip(method.terms, method.labels, columns, wanted, strict=True):
+        tap_numbers, numbers = tuple(numbers[: len(needed)]), numbers[len(needed) :]
+        site = Site([shapes[number] for number in tap_numbers], own, lambda column: column_statistics(cache, column))
+        modules.append(term.modules(site))
+        bound.append(BoundTerm(term, label, own, tap_numbers))
+    return bound, modules
+
+
+def column_statistics(cache: Cache, column: Column) -> TokenStatistics:
+    """Statistics of a column over all shards. Raises: CorruptCacheError."""
+    group = cache.group(column.group)
+    indexes = (cache.group_index(group, shard) for shard in cache.manifest.shards)
+    return merged(index.columns[column.facts.name].statistics for index in indexes)
+
+
+def _column(need: TeacherNeed, cache: Cache, codec: str | None) -> Column:
+    wanted = need.codec
+    if wanted is None:
+        fitting = cache.fitting_columns(kind=need.kind, tap=need.tap, group=need.group)
+        if len(fitting) > 1 and any(column.codec == codec for column in fitting):
+            wanted = codec
+    return cache.find_column(kind=need.kind, tap=need.tap, codec=wanted, group=need.group)
+
+
+def _shapes(student: Student, image_size: int) -> list[TokenShape]:
+    """Shapes at the student's taps, from a forward of one black image."""
+    if not student.taps:
+        return []
+    was_training = student.training
+    with torch.inference_mode():
+        outputs = student.eval().outputs(torch.zeros(1, 3, image_size, image_size))
+    student.train(was_training)
+    return [
+        TokenShape(values.shape[1], values.shape[2], tap_grid(student, tap, image_size))
+        for tap, values in zip(student.taps, outputs.tokens, strict=True)
+    ]
