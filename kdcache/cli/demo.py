@@ -215,4 +215,4 @@ def _draw(out: Path, runs: dict[str, dict[str, Any]], teacher_top1: float) -> No
         folders.setdefault(each["row"], []).append(Path(each["folder"]))
     evals = {row: [read_metrics(each, "eval") for each in of] for row, of in folders.items()}
     steps = {row: [read_metrics(each, "step") for each in of] for row, of in folders.items()}
-    draw_curves(out / "curves.png", evals, steps, ("teacher", teacher_top1), distance="feature")
+    draw_curves(out / "curves.png", evals, steps, ("teacher", teacher_top1), distance="tokens")
