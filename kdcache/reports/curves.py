@@ -44,12 +44,12 @@ def draw_curves(
     looks = {row: (_COLOURS[at % len(_COLOURS)], _STYLES[at % len(_STYLES)]) for at, row in enumerate(evals)}
     for row, runs in evals.items():
         label = _accuracy_label(row, [run[-1]["top1"] for run in runs if run])
-        _draw_row(accuracy, runs, ("epoch", "top1"), looks[row], label)
+        finished = [[{"epoch": entry["epoch"] + 1, "top1": entry["top1"]} for entry in run] for run in runs]
+        _draw_row(accuracy, finished, ("epoch", "top1"), looks[row], label)
     accuracy.axhline(reference[1], color="#888888", linewidth=1, label=f"{reference[0]}: {reference[1]:.1f} %")
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
-    accuracy.set(
-        xlabel="epoch, counted from 0", ylabel="top-1 on held-out images (%)", title="Accuracy: higher is better"
-    )
+    bands = " (bands: all seeds)" if any(len(runs) > 1 for runs in evals.values()) else ""
+    accuracy.set(xlabel="epoch", ylabel="top-1 on held-out images (%)", title=f"Accuracy: higher is better{bands}")
     accuracy.legend(loc="lower right", fontsize="small")
     for row, runs in steps.items():
         _draw_row(feature, runs, ("step", distance), looks[row], row)
