@@ -49,11 +49,12 @@ class Remedy(enum.Enum):
     # Training.
     ADD_COLUMN = "add_column"  # tap, wanted, held
     CHOOSE_COLUMN = "choose_column"  # wanted, held
-    SET_WIDTH = "set_width"  # method
+    SET_WIDTH = "set_width"
     ADD_TEACHER = "add_teacher"
     TRAIN_WITHOUT_LABELS = "train_without_labels"
     LEAVE_OUT_CLASSES_OR_LOGITS = "leave_out_classes_or_logits"
     MATCH_GRID = "match_grid"
+    OTHER_TOKENS = "other_tokens"
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
     FINISH_TRAINING = "finish_training"

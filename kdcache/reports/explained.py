@@ -12,8 +12,9 @@ import numpy as np
 
 from kdcache.analysis.subspace import standardized
 from kdcache.cache.cache import Cache
+from kdcache.cache.cache_statistics import CacheStatistics
 from kdcache.cache.record import Array
-from kdcache.cache.statistics import TokenStatistics, merged
+from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import KdcacheError
 from kdcache.models.taps import parse_tap
 from kdcache.reports.inputs import CacheInput, RunInput
@@ -51,7 +52,7 @@ class Explainer:
 
     def __init__(self, caches: Sequence[CacheInput]) -> None:
         self._caches = [each.cache for each in caches]
-        self._statistics: dict[tuple[str, str], TokenStatistics] = {}
+        self._statistics: dict[str, CacheStatistics] = {}
 
     def cache_of(self, run: RunInput) -> Cache | None:
         """The cache a run was trained from; None where it is not at hand."""
@@ -66,7 +67,8 @@ class Explainer:
         if cache is None:
             return Explained(term, remark="no R²: its cache is not on this page: add the cache's folder")
         assert term.loss is not None, "refused above"
-        statistics = self._of_column(cache, term.columns[0])
+        known = self._statistics.setdefault(cache.digest, CacheStatistics(cache))
+        statistics = known.of(cache.column(term.columns[0]))
         transform = term.settings.get("transform", "none")
         covariance = _covariance(statistics, transform)
         variance = float(np.diag(covariance).mean())
@@ -82,16 +84,6 @@ class Explainer:
         if isinstance(change, dict) and change.get("name") == "widelast":
             remark = remark or "its last block depends on the input, so the floor does not bind it"
         return Explained(term, width, variance, 1 - term.loss / variance, floor, remark)
-
-    def _of_column(self, cache: Cache, name: str) -> TokenStatistics:
-        key = (cache.digest, name)
-        if key not in self._statistics:
-            column = cache.column(name)
-            group = cache.group(column.group)
-            self._statistics[key] = merged(
-                cache.group_index(group, shard).columns[column.facts.name].statistics for shard in cache.manifest.shards
-            )
-        return self._statistics[key]
 
 
 def unexplained_beyond(covariance: Array, width: int) -> float:

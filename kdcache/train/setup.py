@@ -137,7 +137,6 @@ def _width(method: Method, used: list[Column], cache: Cache) -> int:
         raise UsageError(
             f"{method.change.name} takes its width from the patch columns in use, and there are {found}",
             remedy=Remedy.SET_WIDTH,
-            method=method.name,
         )
     return widths.pop()
 

@@ -59,7 +59,7 @@ class Trainer:
         if env.world_size > 1:
             ids = [device.index] if device.type == "cuda" else None
             # Without a term on the logits, the head and what lies behind the last tap get no gradient.
-            unused = not setup.method.reads_logits
+            unused = not setup.step.reads_logits
             self._forward = DistributedDataParallel(self._forward, device_ids=ids, find_unused_parameters=unused)
 
     @property

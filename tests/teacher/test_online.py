@@ -63,6 +63,18 @@ def test_a_coded_column_is_computed_without_its_codec(tiny_root: Path) -> None:
     assert 0 < error < 0.02
 
 
+def test_the_run_keeps_its_threads(tiny_root: Path) -> None:
+    cache = open_cache(tiny_root)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert cache.groups[GROUP].manifest.fingerprint.teacher.cpu_threads == 2  # type: ignore[union-attr]
+        online_teachers(cache, cache.columns, CPU)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_weights_that_are_not_those_of_the_cache(tiny_root: Path, tmp_path: Path) -> None:
     cache = open_cache(tiny_root)
     with pytest.raises(UsageError, match=f"weights of group other would be ignored: the run reads {GROUP}"):
