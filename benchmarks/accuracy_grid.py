@@ -75,14 +75,14 @@ GRIDS = {
     "full": Grid(
         teacher=TeacherTraining(
             kwargs=teacher_vit(patch_size=4, embed_dim=192, depth=9, num_heads=6),
-            epochs=40,
+            epochs=30,
             batch_size=512,
             lr=1.5e-3,
             precision="bf16",
         ),
         student=vit(patch_size=4, embed_dim=96, depth=6, num_heads=3),
         images=50000,
-        epochs=8,
+        epochs=6,
         batch_size=512,
         lr=2e-3,
         jobs=6,
@@ -143,7 +143,7 @@ def extract_words(grid: Grid, work: Path, *, train: str, device: str) -> list[st
         *("--tap", f"{_TAP}:fp16", "--tap", f"{_TAP}:int8", "--tap", "head/logits", "--pixels", "raw"),
         *("--views", str(grid.views), "--view-recipe", "rrc-flip"),
         *("--view-params", f"scale={list(grid.scale)}", "--batch-size", "250"),
-        *("--device", device, "--cpu-threads", str(grid.cpu_threads)),
+        *("--statistics", "light", "--device", device, "--cpu-threads", str(grid.cpu_threads)),
     ]
 
 
