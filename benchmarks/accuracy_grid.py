@@ -65,9 +65,9 @@ GRIDS = {
         teacher=TeacherTraining(
             kwargs=teacher_vit(patch_size=8, embed_dim=96, depth=4, num_heads=4), epochs=3, batch_size=64, lr=2e-3
         ),
-        student=vit(patch_size=8, embed_dim=48, depth=4, num_heads=2),
+        student=vit(patch_size=8, embed_dim=48, depth=3, num_heads=2),
         images=3000,
-        epochs=10,
+        epochs=8,
         batch_size=64,
         lr=2e-3,
         jobs=2,
