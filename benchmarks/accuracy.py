@@ -163,15 +163,17 @@ def sources(folder: Path) -> tuple[str, str]:
 
     Raises: ValueError.
     """
-    found = {part: sorted(folder.glob(f"{part}-*.tar*")) for part in ("train", "test")}
-    if not all(found.values()):
-        raise ValueError(f"{folder}: wanted train-NNN.tar.gz and test-NNN.tar.gz there; pass their folder as --data")
-    braced = {
-        part: f"{folder}/{part}-{{{','.join(path.name[len(part) + 1 :] for path in paths)}}}"
-        for part, paths in found.items()
-    }
-    single = {part: str(paths[0]) if len(paths) == 1 else braced[part] for part, paths in found.items()}
-    return single["train"], single["test"]
+    found: dict[str, str] = {}
+    for part in ("train", "test"):
+        paths = sorted(folder.glob(f"{part}-*.tar.gz")) or sorted(folder.glob(f"{part}-*.tar"))
+        if not paths:
+            raise ValueError(
+                f"{folder}: no {part}-NNN.tar.gz and no {part}-NNN.tar; pass the folder that has them as --data"
+            )
+        stem, dot, ending = paths[0].name.partition(".")
+        names = [path.name.removesuffix(dot + ending) for path in paths]
+        found[part] = f"{folder}/{{{','.join(names)}}}.{ending}" if len(names) > 1 else str(folder / f"{stem}.{ending}")
+    return found["train"], found["test"]
 
 
 def _train_teacher(grid: Grid, work: Path, train: str, test: str, device: str) -> None:

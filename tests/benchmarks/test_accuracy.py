@@ -67,7 +67,7 @@ def test_other_settings_and_unknown_rows_are_refused(
     for more, message in (
         (["--out", str(out)], "choose another --out"),
         (["--out", str(tmp_path / "b.json"), "--rows", "lifted"], "choose from none; logit"),
-        (["--out", str(tmp_path / "b.json"), "--data", str(tmp_path)], "wanted train-NNN.tar.gz"),
+        (["--out", str(tmp_path / "b.json"), "--data", str(tmp_path)], "no train-NNN.tar.gz"),
     ):
         words = ["--toy", "--data", str(images), "--work", str(tmp_path / "work"), *more]
         monkeypatch.setattr(sys, "argv", ["benchmarks", "accuracy", *words])
