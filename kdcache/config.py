@@ -69,7 +69,7 @@ def keywords(target: Callable[..., Any], values: dict[str, str], where: str) -> 
 
     Args:
         target: What they are arguments of. A field ``name`` is its own and cannot be given.
-        values: Values as text; those of a tuple are separated by ``+``.
+        values: Values as text; those of a tuple are separated by ``+``, none at all is an empty one.
         where: What the user wrote, for messages.
 
     Raises: UsageError for a key the target does not take (with the nearest ones) or a value of the wrong kind.
@@ -84,7 +84,10 @@ def keywords(target: Callable[..., Any], values: dict[str, str], where: str) -> 
             raise UsageError(f"{where}: no key {key!r}; {hint}")
         kind = hints[key]
         if get_origin(kind) is tuple:
-            found[key] = tuple(_convert(each, get_args(kind)[0], f"{where}: {key}") for each in text.split("+"))
+            parts = text.split("+") if text else []
+            if not all(parts):
+                raise UsageError(f"{where}: {key}={text} has an empty part; separate values by one +")
+            found[key] = tuple(_convert(each, get_args(kind)[0], f"{where}: {key}") for each in parts)
         else:
             found[key] = _convert(text, kind, f"{where}: {key}")
     return found

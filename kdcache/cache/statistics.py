@@ -199,7 +199,7 @@ class Fidelity:
         self.num_tokens += other.num_tokens
 
     def summary(self) -> dict[str, float]:
-        """relative_error (of norms), mean token cosine, and the share of energy kept."""
+        """relative_error (of norms), mean token cosine, and the fraction of energy kept."""
         return {
             "relative_error": float(np.sqrt(self.error / self.energy)) if self.energy else 0.0,
             "cosine": self.cosine / self.num_tokens if self.num_tokens else 1.0,

@@ -1,4 +1,4 @@
-"""Train a student from a cache. No teacher is loaded.
+"""Train a student from a cache; no teacher is loaded, but with --teacher online.
 
 Running the same command again resumes from the last checkpoint, exactly. Works under torchrun. A recipe is a whole
 published run by name; flags and --set change single settings of it. A method is a change of the student and a list of
@@ -6,6 +6,8 @@ terms; --term adds a term to it, or changes the one it has.
 """
 
 import argparse
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +41,10 @@ EXAMPLE = f"""examples:
 
 terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take + between their values:
 {chr(10).join(f"  {name:<18}{line}" for name, (_, line) in TERMS.items())}
-  All take weight; those of a teacher take teacher=[GROUP:]TAP[:CODEC], where it is not the only one; those of tokens
-  take student_block, resize=refuse|student|teacher and transform=none|mean|standardize|phi-s.
+  All take weight; those of a teacher take teacher=[GROUP:]TAP[:CODEC] (GROUP: is any tap of it), where it is not the
+  only one; those of tokens take student_block, resize=refuse|student|teacher and
+  transform=none|mean|standardize|phi-s; tokens takes loss and adapter, logits temperature, cross-entropy
+  label_smoothing, unic head and drop, projector released and teacher_affine. Two terms of one name: give both.
 
 recipes: {", ".join(RECIPES)}"""
 
@@ -134,12 +138,15 @@ def _load_teachers(weights: list[str]) -> "LoadTeachers":
         groups = list(dict.fromkeys(column.group for column in columns))
         named: dict[str, str] = {}
         for text in weights:
-            group, equals, given = text.rpartition("=")
-            if not equals and len(groups) != 1:
+            group, equals, given = text.partition("=")
+            if not equals or group not in groups:  # a path may hold = too
+                group, given = (groups[0] if len(groups) == 1 else ""), text
+            if not group or group in named:
                 raise UsageError(
-                    f"--teacher-weights {text}: the run reads groups {', '.join(groups)}; give GROUP=WEIGHTS"
+                    f"--teacher-weights {text}: the run reads groups {', '.join(groups)}; "
+                    "give GROUP=WEIGHTS once for each"
                 )
-            named[group or groups[0]] = given
+            named[group] = given
         return online_teachers(cache, columns, device, weights=named)
 
     return load
@@ -193,13 +200,21 @@ def _config(arguments: argparse.Namespace) -> "RunConfig":
             raise UsageError(f"give --student and --method, or one of the recipes {', '.join(RECIPES)}")
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if arguments.teacher_weights and arguments.teacher != "online":
-        raise UsageError("--teacher-weights would be ignored: no teacher is loaded; give --teacher online as well")
     groups = {"data.source": arguments.data, "data.codec": arguments.codec, "eval.data": arguments.eval_data}
-    if arguments.teacher == "online":
-        groups["online"] = "true"
     given = [f"{name}={value}" for name, value in groups.items() if value is not None]
-    return apply_settings(config, given + arguments.settings)
+    config = apply_settings(config, given + _checked(arguments.settings))
+    if arguments.teacher == "online":
+        config = replace(config, online=True)
+    if arguments.teacher_weights and not config.online:
+        raise UsageError("--teacher-weights would be ignored: no teacher is loaded; give --teacher online as well")
+    return config
+
+
+def _checked(settings: list[str]) -> list[str]:
+    for setting in settings:
+        if setting.startswith("method") and not setting.startswith("method.change."):
+            raise UsageError(f"--set {setting}: choose a method and its settings with --method, a term's with --term")
+    return settings
 
 
 def _method(text: str | None, terms: list[str], method: "Method | None") -> "Method | None":
@@ -209,10 +224,21 @@ def _method(text: str | None, terms: list[str], method: "Method | None") -> "Met
         if name not in METHODS:
             raise UsageError(f"--method {name}: choose from {', '.join(METHODS)}")
         preset = load_method(name)
-        method = preset(**keywords(preset, values, f"--method {text}"))
+        given = keywords(preset, values, f"--method {text}")
+        method = preset(**given)
+        _refuse_ignored(preset, given, method, text)
     if method is None or not terms:
         return method
     return method.with_terms([_term(each, method) for each in terms])
+
+
+def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], method: "Method", text: str) -> None:
+    """Refuse settings of a method that change nothing, because their term has weight 0."""
+    defaults = inspect.signature(preset).parameters
+    for key in given:
+        other = preset(**{name: value for name, value in given.items() if name != key})
+        if given[key] != defaults[key].default and (other.active, other.change) == (method.active, method.change):
+            raise UsageError(f"--method {text}: {key} would be ignored, its term has weight 0")
 
 
 def _term(text: str, method: "Method") -> "Term":

@@ -38,7 +38,7 @@ class Method:
 
     Args:
         name: Of the preset, or what the user calls it.
-        terms: Summed with their weights; those of weight 0 are left out.
+        terms: Summed with their weights; those of weight 0 are kept as settings only.
         change: Of the student.
     """
 
@@ -47,21 +47,25 @@ class Method:
     change: StudentChange = StudentChange()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(term for term in self.terms if term.weight > 0))
-        if not self.terms:
+        if not self.active:
             raise ValueError(f"method {self.name} has no term of a weight above 0, so there is nothing to train on")
+
+    @property
+    def active(self) -> tuple[Term, ...]:
+        """The terms that are summed."""
+        return tuple(term for term in self.terms if term.weight > 0)
 
     @property
     def needs_labels(self) -> bool:
         """Whether every image must have a label."""
-        return any(term.needs().labels for term in self.terms)
+        return any(term.needs().labels for term in self.active)
 
     @property
     def labels(self) -> list[str]:
-        """A name for each term, its own or numbered where several terms share it: ``tokens``, ``tokens-2``."""
+        """A name for each active term, its own or numbered where several terms share it: ``tokens``, ``tokens-2``."""
         seen: dict[str, int] = {}
         found: list[str] = []
-        for term in self.terms:
+        for term in self.active:
             seen[term.name] = seen.get(term.name, 0) + 1
             found.append(term.name if seen[term.name] == 1 else f"{term.name}-{seen[term.name]}")
         return found

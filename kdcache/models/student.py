@@ -92,7 +92,7 @@ class Student(nn.Module):
                 raise TapError("this student has no tokens of a change (change/tokens); only lift makes them")
             if lifted and tap.kind in ("change", "embedding", "logits"):
                 if tap.kind != "change":
-                    raise TapError(f"a lifted student has no {tap}; use change/tokens")
+                    raise TapError(f"a lifted student has no {tap}; choose patch tokens, or a method without lift")
                 chosen.append(tap)
             elif lifted and tap.kind == "patch" and tap.block is None:
                 chosen.append(Tap("change"))

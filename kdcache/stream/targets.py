@@ -54,7 +54,7 @@ class PackedTargets:
     def payload(self) -> Payload:
         """The fields as the fused losses take them, not decoded.
 
-        Raises: ValueError for sparse logits, which are no dense values.
+        Raises: ValueError for sparse logits, which are not dense.
         """
         packed = self.packed
         if isinstance(packed, SparseLogits):

@@ -136,7 +136,7 @@ class Teacher:
         return facts
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """One forward, over pixels normalised as this teacher wants them.
+        """One forward, over pixels normalised for this teacher.
 
         Args:
             pixels: (B, S, S, 3) uint8.

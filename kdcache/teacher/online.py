@@ -1,4 +1,8 @@
-"""Targets from the teachers themselves, batch by batch: what a run from the cache is compared with."""
+"""Targets from the teachers themselves, batch by batch: what a run from the cache is compared with.
+
+A teacher gets the whole batch of a rank at once, however the student's step cuts it, and keeps its weights in float32
+under the autocast of its extraction.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -35,10 +39,13 @@ def online_teachers(
     wanted = {group: [column for column in columns if column.group == group] for group in {c.group for c in columns}}
     if unused := sorted(weights.keys() - wanted.keys()):
         raise UsageError(f"weights of group {unused[0]} would be ignored: the run reads {', '.join(sorted(wanted))}")
+    threads = torch.get_num_threads()
     teachers = {}
     for name, own in wanted.items():
         teachers[name] = teacher_of_group(cache, cache.group(name), weights=weights.get(name), device=device)
         teachers[name].set_taps([parse_tap(tap) for tap in dict.fromkeys(column.tap for column in own)])
+    # Probing a teacher takes the threads of its extraction; the steps take those of the run.
+    torch.set_num_threads(threads)
     plain = {column.name: _uncoded(column) for column in columns}
 
     def targets(batch: Batch) -> dict[str, PackedTargets]:

@@ -58,7 +58,7 @@ def _await_messages(receiver: Connection, count: int, timeout_s: float) -> tuple
 def _try_each(read: Callable[[int], object], numbers: Sequence[int], sender: Connection) -> None:
     sender.send(None)
     for number in numbers:
-        # An image that can be refused is no poison.
+        # An image that is refused does not kill the pass.
         with contextlib.suppress(Exception):
             read(number)
         sender.send(number)

@@ -1,5 +1,6 @@
 """What a term of a loss is: what it reads of teacher and student, and the scalar it makes of that."""
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -41,11 +42,13 @@ def teacher_need(text: str, kind: ColumnKind) -> TeacherNeed:
         text: What the user wrote; empty for the only column of this kind.
         kind: What the column holds where the text names no tap.
 
-    Raises: ValueError for another form, TapError for a tap that is none.
+    Raises: ValueError for another form, TapError for a tap of another form.
     """
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        raise ValueError(f"teacher {text!r}: wanted [GROUP:]TAP[:CODEC], for example cait-s24-224:blocks.-1/patch:int8")
+        raise ValueError(
+            f"teacher {text!r}: wanted [GROUP:]TAP[:CODEC], such as cait-s24-224:blocks.-1/patch:int8, or GROUP:"
+        )
     tap = match["tap"]
     found: ColumnKind = parse_tap(tap).kind if tap else kind  # pyright: ignore[reportAssignmentType]
     return TeacherNeed(found, tap, match["group"], match["codec"])
@@ -59,11 +62,13 @@ class Needs:
         teacher: Columns.
         student: Taps of the student. A patch or prefix tap without a block is the student's own choice: the tokens
             that its change makes, or those of its last block.
+        logits: Whether the student's logits are read; where no term does, its head is not trained.
         labels: Whether every image must have a label.
     """
 
     teacher: Sequence[TeacherNeed] = ()
     student: Sequence[Tap] = ()
+    logits: bool = False
     labels: bool = False
 
 
@@ -147,6 +152,6 @@ class Term(ABC):
 
 
 def check_weight(weight: float) -> None:
-    """Refuse negative weights. Raises: ValueError."""
-    if weight < 0:
+    """Refuse weights that are negative or not finite. Raises: ValueError."""
+    if not 0 <= weight < math.inf:
         raise ValueError(f"weight must be >= 0, got {weight}")

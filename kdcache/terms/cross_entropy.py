@@ -30,7 +30,7 @@ class CrossEntropy(Term):
 
     def needs(self) -> Needs:
         """See Term."""
-        return Needs(labels=True)
+        return Needs(logits=True, labels=True)
 
     def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:
         """See Term."""

@@ -28,14 +28,14 @@ class Logits(Term):
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
         if teacher_need(self.teacher, "logits").kind != "logits":
             raise ValueError(f"the term logits reads logits, got teacher={self.teacher}")
 
     def needs(self) -> Needs:
         """See Term."""
-        return Needs(teacher=[teacher_need(self.teacher, "logits")])
+        return Needs(teacher=[teacher_need(self.teacher, "logits")], logits=True)
 
     def modules(self, site: Site) -> nn.Module | None:
         """See Term."""

@@ -97,8 +97,8 @@ class TokenTerm(Term):
         count = max(len(teacher), len(blocks))
         if len(teacher) not in (1, count) or len(blocks) not in (1, count):
             raise ValueError(
-                f"{len(teacher)} teacher taps and {len(blocks)} student blocks are no pairs; give as many of one as of "
-                "the other, or one of either"
+                f"{len(teacher)} teacher taps and {len(blocks)} student blocks do not make pairs; give as many of one "
+                "as of the other, or one of either"
             )
         teacher = teacher * (count // len(teacher))
         blocks = list(blocks) * (count // len(blocks))
@@ -139,7 +139,7 @@ class TokenTerm(Term):
                 raise GridMismatchError(
                     f"the student has {student.num_tokens} tokens of this kind, the teacher {num_tokens} at "
                     f"{column.label}; tokens are compared one by one",
-                    remedy=Remedy.MATCH_GRID,
+                    remedy=Remedy.OTHER_TOKENS,
                 )
             return None, None
         own, other = student.grid, (column.grid[0], column.grid[1])
@@ -181,6 +181,9 @@ def resize_tokens(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:
 def _student_tap(need: TeacherNeed, block: int | None) -> Tap:
     if need.kind == "embedding":
         if block is not None:
-            raise ValueError(f"an embedding is no block's; leave out student_block for teacher={need.tap}")
+            raise ValueError(
+                f"an embedding has no block: leave out student_block for teacher={need.tap}, or give it a term "
+                "of its own"
+            )
         return Tap("embedding")
     return Tap("prefix" if need.kind == "prefix" else "patch", block)

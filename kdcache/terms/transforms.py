@@ -66,8 +66,8 @@ def make_transform(name: TransformName, column: str, statistics: TokenStatistics
         return Transform(statistics.mean, 1 / np.sqrt(np.maximum(variance, floor)))
     if not statistics.with_moments:
         raise ValueError(
-            f"transform=phi-s needs the second moments of column {column}, which were not kept (light statistics); "
-            "choose transform=standardize"
+            f"transform=phi-s needs second moments, which the cache does not hold of column {column}: it keeps "
+            "them of patch tokens, and with full statistics; choose transform=standardize"
         )
     covariance = statistics.raw_moment / statistics.count - np.outer(statistics.mean, statistics.mean)
     values, vectors = np.linalg.eigh(covariance)

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from kdcache.cache.cache import Cache
+from kdcache.cache.cache_statistics import CacheStatistics
 from kdcache.cache.column import Column
-from kdcache.cache.statistics import TokenStatistics, merged
-from kdcache.errors import UsageError
+from kdcache.errors import ModelError, UsageError
 from kdcache.methods.base import Method
 from kdcache.models.student import Student, tap_grid
+from kdcache.models.taps import check_logits
 from kdcache.terms.base import Site, TeacherNeed, Term, TokenShape
 
 
@@ -42,7 +43,7 @@ def columns_of(method: Method, cache: Cache, codec: str | None) -> list[tuple[Co
 
     Raises: TapError for a need that no column or several fit, UsageError for a codec that no column in use has.
     """
-    found = [tuple(_column(need, cache, codec) for need in term.needs().teacher) for term in method.terms]
+    found = [tuple(_column(need, cache, codec) for need in term.needs().teacher) for term in method.active]
     used = [column for columns in found for column in columns]
     if codec is not None and all(column.codec != codec for column in used):
         names = ", ".join(column.label for column in used) or "no column"
@@ -65,27 +66,21 @@ def bind(
     Returns: the terms, and the modules of each, made in their order (they draw from torch's random state).
     Raises: TapError, GridMismatchError; ValueError where a term cannot be used here.
     """
-    wanted = [tuple(term.needs().student) for term in method.terms]
+    wanted = [tuple(term.needs().student) for term in method.active]
     student.set_taps([tap for taps in wanted for tap in taps])
     taps = list(dict.fromkeys(student.taps))
     numbers = [taps.index(tap) for tap in student.taps]
     student.set_taps(taps)
     shapes = _shapes(student, image_size)
+    statistics = CacheStatistics(cache)
     bound: list[BoundTerm] = []
     modules: list[nn.Module | None] = []
-    for term, label, own, needed in zip(method.terms, method.labels, columns, wanted, strict=True):
+    for term, label, own, needed in zip(method.active, method.labels, columns, wanted, strict=True):
         tap_numbers, numbers = tuple(numbers[: len(needed)]), numbers[len(needed) :]
-        site = Site([shapes[number] for number in tap_numbers], own, lambda column: column_statistics(cache, column))
+        site = Site([shapes[number] for number in tap_numbers], own, statistics.of)
         modules.append(term.modules(site))
         bound.append(BoundTerm(term, label, own, tap_numbers))
     return bound, modules
-
-
-def column_statistics(cache: Cache, column: Column) -> TokenStatistics:
-    """Statistics of a column over all shards. Raises: CorruptCacheError."""
-    group = cache.group(column.group)
-    indexes = (cache.group_index(group, shard) for shard in cache.manifest.shards)
-    return merged(index.columns[column.facts.name].statistics for index in indexes)
 
 
 def _column(need: TeacherNeed, cache: Cache, codec: str | None) -> Column:
@@ -98,12 +93,22 @@ def _column(need: TeacherNeed, cache: Cache, codec: str | None) -> Column:
 
 
 def _shapes(student: Student, image_size: int) -> list[TokenShape]:
-    """Shapes at the student's taps, from a forward of one black image."""
-    if not student.taps:
-        return []
+    """Shapes at the student's taps, from a forward of one black image.
+
+    Raises: ModelError for a student that does not take images of this size, TapError for one that gives other logits
+        when its taps are read.
+    """
     was_training = student.training
+    black = torch.zeros(1, 3, image_size, image_size)
     with torch.inference_mode():
-        outputs = student.eval().outputs(torch.zeros(1, 3, image_size, image_size))
+        try:
+            outputs = student.eval().outputs(black)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"the student does not take images of {image_size} x {image_size} pixels: {error}"
+            ) from None
+        if student.taps:
+            check_logits(student, black, outputs.logits)
     student.train(was_training)
     return [
         TokenShape(values.shape[1], values.shape[2], tap_grid(student, tap, image_size))

@@ -1,4 +1,4 @@
-"""The training loop: batches from the cache, steps, metrics, checkpoints. No teacher is near it."""
+"""The training loop: batches from the cache, steps, metrics, checkpoints. It loads no teacher itself."""
 
 import math
 import time
@@ -127,8 +127,7 @@ class _Run:
                 self.save(log)
                 raise InterruptedRunError(
                     f"stopped after step {self.progress.steps}, which is saved in {self.checkpoints.folder}; run the "
-                    "same "
-                    "command again to go on",
+                    "same command again to resume",
                     stop.signal_number or 15,
                 )
             if every is not None and self.progress.steps % every == 0 and self.progress.steps % len(self.loader):
@@ -210,15 +209,19 @@ def train(
         torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
     setup = prepare(config, cache)
+    if config.online and not setup.columns:
+        raise UsageError(f"method {config.method.name} reads no teacher, so online=true would be ignored; leave it out")
     with process_group(env, device), graceful_stop() as stop:
         loader = make_loader(config, cache, setup, env, device)
-        online = load_teachers(cache, setup.columns, device) if config.online and load_teachers is not None else None
         if env.is_main:
-            begin_run(folder, config, cache_digest=loader.records.digest, world_size=env.world_size)
+            begin_run(folder, config, cache_digest=cache.identity(setup.columns), world_size=env.world_size)
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:
             return finished
+        if env.is_main and not setup.step.reads_logits:
+            on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
+        online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = _Run(config, folder, setup, loader, env, device, online)
         check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
         size_bytes = run.restore(on_event)

@@ -8,7 +8,7 @@ import torch
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.distributed.env import WorkerEnv
-from kdcache.errors import CacheMismatchError, Remedy, SourceError, UsageError
+from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_source
 from kdcache.methods.base import Method
 from kdcache.models import StudentSpec, build_student
@@ -85,12 +85,6 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             f"batch size {config.batch_size} does not divide among {env.world_size} ranks times {config.accumulate} "
             "pieces; choose a multiple"
         )
-    is_stored = cache.pixel_column is not None and data.pixels != "replay"
-    if cache.manifest.fingerprint.images != "embed" and data.source is None and not is_stored:
-        raise SourceError(
-            f"{cache.paths.root} refers to its images and does not hold them",
-            remedy=Remedy.PASS_SOURCE,
-        )
     source = open_source(data.source) if data.source is not None else None
     try:
         stream = StreamConfig(
@@ -143,7 +137,6 @@ def _width(method: Method, used: list[Column], cache: Cache) -> int:
         raise UsageError(
             f"{method.change.name} takes its width from the patch columns in use, and there are {found}",
             remedy=Remedy.SET_WIDTH,
-            method=method.name,
         )
     return widths.pop()
 

@@ -64,6 +64,11 @@ class DistillationStep(nn.Module):
             total = total + bound.term.weight * values[bound.label]
         return {"loss": total, **values}, logits
 
+    @property
+    def reads_logits(self) -> bool:
+        """Whether any term trains the student's head."""
+        return any(bound.term.needs().logits for bound in self.terms)
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory must not decay."""
         return {f"student.{name}" for name in self.student.no_weight_decay()}

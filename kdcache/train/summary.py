@@ -17,8 +17,8 @@ def term_losses(step: DistillationStep, folder: Path | None, epoch: int) -> list
 
     Args:
         step: What was trained.
-        folder: The run folder with its metrics; None for a rank that does not write them, whose losses are None.
-        epoch: The losses are means over the logged steps of this one.
+        folder: The run folder with its metrics; None for a rank that does not write them.
+        epoch: The losses are means over the logged steps of this one, None where there are none.
     """
     logged = [] if folder is None else [entry for entry in read_metrics(folder, "step") if entry["epoch"] == epoch]
     taps = [str(tap) for tap in step.student.taps]

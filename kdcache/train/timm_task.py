@@ -39,6 +39,8 @@ class CachedDistillationTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> "CachedDistillationTask":
         """Wrap what is trained in DDP."""
+        if isinstance(self.trainable_module, DistillationStep):
+            ddp_kwargs.setdefault("find_unused_parameters", not self.trainable_module.reads_logits)
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 

@@ -58,7 +58,9 @@ class Trainer:
         self._forward: nn.Module = torch.compile(self._step) if config.compile else self._step  # pyright: ignore
         if env.world_size > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self._forward, device_ids=ids)
+            # Without a term on the logits, the head and what lies behind the last tap get no gradient.
+            unused = not setup.step.reads_logits
+            self._forward = DistributedDataParallel(self._forward, device_ids=ids, find_unused_parameters=unused)
 
     @property
     def student(self) -> nn.Module:

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 SURFACE = {
-    "demo": "--out --epochs --teacher-epochs --json",
+    "demo": "--out --epochs --seeds --teacher-epochs --json",
     "extract": """
         --data --limit --order --max-bad --image-timeout --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe

@@ -79,7 +79,7 @@ def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "magic"], "choose from none, logit, feature, lift, widelast"),
+        (["--method", "magic"], "choose from none, logit, feature, spectral, lift, widelast"),
         (["--set", "optimizer.learning_rate=1"], "no field 'learning_rate'"),
         (["--method", "lift:feature_weight=-1"], "weight must be >= 0"),
         (["--method", "lift:tap=x"], "no key 'tap'"),
@@ -90,6 +90,12 @@ def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys
         (["--term", "tokens:resize=both"], "choose from refuse, student, teacher"),
         (["--method", "none", "--term", "tokens:weight=0"], "so it would be ignored"),
         (["--method", "none"], "codec fp16 would be ignored"),
+        (["--method", "lift:feature_weight=0,loss=cosine"], "loss would be ignored, its term has weight 0"),
+        (["--method", "logit:logit_weight=0,temperature=4"], "temperature would be ignored"),
+        (["--term", "tokens:weight=nan"], "weight must be >= 0, got nan"),
+        (["--term", "tokens:teacher=a+"], "has an empty part"),
+        (["--set", "method.name=logit"], "choose a method and its settings with --method"),
+        (["--method", "none", "--teacher", "online", "--codec", "none"], "so online=true would be ignored"),
         (["--teacher-weights", "hub"], "--teacher-weights would be ignored"),
         (["--beside", "nowhere"], "--beside nowhere: no finished run there"),
         (["--epochs", "0"], "epochs must be at least 1"),

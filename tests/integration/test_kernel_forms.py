@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.methods.feature import feature
+from kdcache.terms.logits import Logits
 from kdcache.train import train
 from tests.kernels.conftest import triton_form as triton_form  # the fixture
 from tests.train.support import losses, tiny_run
@@ -19,6 +20,7 @@ def test_torch_and_triton_give_the_same_loss_curve(
     for form in ("torch", "triton"):
         monkeypatch.setenv("KD_KERNELS", form)
         method = feature(teacher=("blocks.1/patch",), feature_weight=1.0)
+        method = method.with_terms([Logits(teacher="head/logits:fp16")])
         run = tiny_run(f"data.codec={codec}", "precision=bf16", "optimizer.lr=1e-2", "epochs=1", method=method)
         train(tiny_root, tmp_path / form, run)
         curves[form] = losses(tmp_path / form)

@@ -141,7 +141,7 @@ def test_groups_and_teachers_that_are_not_there(groups_root: Path) -> None:
         prepare(mixed(teacher="cait_s24_224"), cache)
 
 
-def test_a_run_goes_on_only_with_the_groups_it_began_with(groups_root: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_groups_it_began_with(groups_root: Path, tmp_path: Path) -> None:
     train(groups_root, tmp_path / "run", mixed(epochs=1))
     with pytest.raises(Exception, match=r"method.terms") as caught:
         train(groups_root, tmp_path / "run", mixed(method=taught("wide", "wide"), epochs=1))

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.cache import Cache
+from kdcache.cache.cache_statistics import CacheStatistics
 from kdcache.stream.batch import Batch
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
 from kdcache.terms.base import Inputs, Site, Term, TokenShape
-from kdcache.train.bind import column_statistics
 from tests.conftest import GROUP
 
 
@@ -27,7 +27,7 @@ def student_outputs(channels: int) -> tuple[Tensor, Tensor]:
 def modules_of(term: Term, cache: Cache, columns: list[str], *shapes: TokenShape) -> nn.Module | None:
     """A term's modules on columns of the one group and a student of these shapes."""
     held = [cache.column(f"{GROUP}/{name}") for name in columns]
-    return term.modules(Site(shapes, held, lambda column: column_statistics(cache, column)))
+    return term.modules(Site(shapes, held, CacheStatistics(cache).of))
 
 
 def value_of(term: Term, cache: Cache, columns: list[str], *tokens: Tensor, modules: nn.Module | None = None) -> Tensor:

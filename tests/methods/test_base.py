@@ -60,7 +60,7 @@ def test_terms_take_the_place_of_those_of_their_name() -> None:
     ]
     assert changed.change == method.change
     assert [term.name for term in none().with_terms([Logits()]).terms] == ["cross-entropy", "logits"]
-    assert [term.name for term in method.with_terms([Logits(weight=0)]).terms] == ["cross-entropy", "tokens"]
+    assert [term.name for term in method.with_terms([Logits(weight=0)]).active] == ["cross-entropy", "tokens"]
     with pytest.raises(ValueError, match="term logits has weight 0 and method none has none, so it would be ignored"):
         none().with_terms([Logits(weight=0)])
 

@@ -21,4 +21,4 @@ def test_settings_reach_the_terms() -> None:
 
 
 def test_without_its_term_it_is_logit_distillation() -> None:
-    assert [term.name for term in spectral(feature_weight=0.0).terms] == ["cross-entropy", "logits"]
+    assert [term.name for term in spectral(feature_weight=0.0).active] == ["cross-entropy", "logits"]

@@ -50,7 +50,7 @@ def test_students_give_logits_and_tokens(
 def test_taps_that_a_student_does_not_have() -> None:
     with pytest.raises(TapError, match="no tokens of a change"):
         build_student(spec()).set_taps([Tap("change")])
-    with pytest.raises(TapError, match="a lifted student has no head/embedding; use change/tokens"):
+    with pytest.raises(TapError, match="a lifted student has no head/embedding; choose patch tokens"):
         build_student(spec(change="lift", width=24)).set_taps([Tap("embedding")])
     with pytest.raises(TapError, match="this model has 2 blocks"):
         build_student(spec()).set_taps([Tap("patch", 5)])

@@ -15,7 +15,7 @@ def test_recipes_are_the_papers(name: str) -> None:
     assert (run.epochs, run.batch_size, run.ema_decay) == (300, 2048, 0.99996)
     assert run.optimizer.peak_lr(run.batch_size) == pytest.approx(2e-3)
     assert run.optimizer.weight_decay == 0.05
-    terms = {type(term): term for term in run.method.terms}
+    terms = {type(term): term for term in run.method.active}
     assert terms[CrossEntropy].label_smoothing == 0.1  # type: ignore[attr-defined]
     assert (run.scheduler.step, run.scheduler.warmup_epochs) == ("epoch", 5)
     assert run.eval.crop_pct == 0.875

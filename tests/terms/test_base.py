@@ -38,7 +38,7 @@ def test_the_kind_is_the_terms_where_no_tap_is_named() -> None:
 
 @pytest.mark.parametrize("text", ["wide", "wide:int8", "a:b:blocks.0/patch:int8", "blocks.0/patch:int8:fp16"])
 def test_other_forms_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=rf"teacher '{text}': wanted \[GROUP:\]TAP\[:CODEC\], for example"):
+    with pytest.raises(ValueError, match=rf"teacher '{text}': wanted \[GROUP:\]TAP\[:CODEC\], such as"):
         teacher_need(text, "patch")
 
 

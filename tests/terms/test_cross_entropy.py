@@ -17,7 +17,7 @@ def batch(dtype: torch.dtype = torch.float32) -> Inputs:
 
 
 def test_it_needs_labels_and_nothing_else() -> None:
-    assert CrossEntropy().needs() == Needs(labels=True)
+    assert CrossEntropy().needs() == Needs(logits=True, labels=True)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])

@@ -27,6 +27,6 @@ def tiny_run(*settings: str, **changes: Any) -> RunConfig:
 
 def losses(folder: Path) -> list[dict[str, float]]:
     """Loss terms and learning rate of every logged step, without the times."""
-    timed = ("time", "images_per_s", "stall_share")
+    left_out = ("kind", "time", "images_per_s", "stall_share")
     entries = read_metrics(folder, "step")
-    return [{name: value for name, value in entry.items() if name not in timed} for entry in entries]
+    return [{name: value for name, value in entry.items() if name not in left_out} for entry in entries]

@@ -3,21 +3,18 @@ from pathlib import Path
 from typing import Literal, final
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import GridMismatchError, UsageError
+from kdcache.errors import GridMismatchError, ModelError, UsageError
 from kdcache.methods.base import Method
 from kdcache.models.taps import Tap
-from kdcache.stream.config import StreamConfig
-from kdcache.stream.loader import CacheLoader
 from kdcache.terms.base import Inputs, Needs, Site, TeacherNeed, Term
 from kdcache.terms.cross_entropy import CrossEntropy
 from kdcache.terms.logits import Logits
 from kdcache.terms.tokens import Tokens
 from kdcache.train import train
-from kdcache.train.bind import column_statistics, columns_of
+from kdcache.train.bind import columns_of
 from kdcache.train.setup import prepare
 from tests.conftest import GROUP
 from tests.train.support import losses, tiny_run
@@ -117,12 +114,8 @@ def test_another_image_size_is_a_choice(tiny_root: Path, tmp_path: Path) -> None
     assert prepare(tiny_run("image_size=32", student_kwargs=kwargs), open_cache(tiny_root)).view.size == 32
 
 
-def test_statistics_are_those_of_all_shards(tiny_cache: Cache) -> None:
-    column = tiny_cache.find_column(kind="patch", tap="blocks.-1/patch", codec="fp16")
-    statistics = column_statistics(tiny_cache, column)
-    loader = CacheLoader(
-        tiny_cache, [column], StreamConfig(batch_size=4, views_per_sample=2, images="none", num_threads=1)
-    )
-    values = torch.cat([batch.targets[column.name].decode() for batch in loader]).double().flatten(0, 1)
-    assert statistics.count == len(values)
-    torch.testing.assert_close(torch.from_numpy(statistics.mean), values.mean(0), rtol=1e-5, atol=1e-6)
+def test_a_student_of_another_size_is_refused_before_the_first_step(tiny_cache: Cache) -> None:
+    kwargs = {**tiny_run().student_kwargs, "img_size": 32}
+    for method in (Method(name="mine", terms=(Logits(teacher="head/logits:fp16"),)), tiny_run().method):
+        with pytest.raises(ModelError, match="the student does not take images of 16 x 16 pixels"):
+            prepare(tiny_run(method=method, student_kwargs=kwargs), tiny_cache)

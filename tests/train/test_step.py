@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from kdcache.cache import Cache
+from kdcache.methods.base import Method
+from kdcache.terms.tokens import Tokens
 from kdcache.train.setup import prepare
 from tests.conftest import GROUP
 from tests.methods.support import one_batch
@@ -20,6 +22,12 @@ def test_terms_and_logits(tiny_cache: Cache) -> None:
     assert logits.shape == (8, 10)
     terms["loss"].backward()
     assert [name for name, parameter in step.named_parameters() if parameter.grad is None] == []
+
+
+def test_whether_the_head_is_trained(tiny_cache: Cache) -> None:
+    assert prepare(tiny_run(), tiny_cache).step.reads_logits
+    tokens = Method(name="mine", terms=(Tokens(teacher=("blocks.-1/patch:fp16",)),))
+    assert not prepare(tiny_run(method=tokens), tiny_cache).step.reads_logits
 
 
 def test_embeddings_are_not_decayed(tiny_cache: Cache) -> None:
