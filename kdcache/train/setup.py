@@ -49,7 +49,7 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
         UsageError for labels, classes or widths that do not fit.
     """
     method = config.method
-    if any(term.needs().teacher for term in method.terms):
+    if any(term.needs().teacher for term in method.active):
         _check_teacher(config, cache, list(cache.groups))
     columns = columns_of(method, cache, config.data.codec)
     used = list({column.name: column for of_term in columns for column in of_term}.values())

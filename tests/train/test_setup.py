@@ -31,6 +31,12 @@ def test_columns_in_use_follow_from_the_method(tiny_cache: Cache) -> None:
     assert columns(method=lift(teacher=("blocks.1/patch",), logit_weight=0.0)) == [f"{GROUP}/blocks-1-patch-fp16"]
 
 
+def test_a_control_without_teacher_terms_asks_for_no_teacher(tiny_cache: Cache) -> None:
+    control = lift(logit_weight=0, feature_weight=0, width=24)
+    setup = prepare(tiny_run(method=control, data=DataConfig(), teacher="cait_s24_224"), tiny_cache)
+    assert setup.columns == []
+
+
 def test_the_student_is_seeded(tiny_cache: Cache) -> None:
     def weights(seed: int) -> torch.Tensor:
         return prepare(tiny_run(seed=seed), tiny_cache).step.student.model.head.weight  # type: ignore[union-attr,return-value]
