@@ -10,7 +10,7 @@ import timm.data
 import torch
 from torch import nn
 
-from kdcache.analysis.model_tokens import ModelTokens, trunk_of
+from kdcache.analysis.model_tokens import ModelTokens
 from kdcache.analysis.result import Checkpoint, SourceFacts
 from kdcache.analysis.run import measure_checkpoint
 from kdcache.analysis.tokens import TokenSource
@@ -20,6 +20,7 @@ from kdcache.errors import UsageError
 from kdcache.images import open_source
 from kdcache.models import Lift, Tap, create_timm_model, load_weights, parse_tap
 from kdcache.models.build import size_arguments
+from kdcache.models.lift import trunk_of
 from kdcache.models.taps import num_blocks
 from kdcache.seeds import derived_seed
 from kdcache.train.checkpoint import checkpoint_paths

@@ -65,3 +65,8 @@ class Lift(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute block activations in the backward pass."""
         self.trunk.set_grad_checkpointing(enable)
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """The timm model whose blocks are read: a lifted student's trunk, else the model itself."""
+    return model.trunk if isinstance(model, Lift) else model

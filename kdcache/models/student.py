@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from kdcache.errors import TapError
 from kdcache.models.build import create_timm_model, size_arguments
-from kdcache.models.lift import Lift
-from kdcache.models.taps import Tap, TapReader, num_blocks, token_grid
+from kdcache.models.lift import Lift, trunk_of
+from kdcache.models.taps import Tap, TapReader, mean_logits, num_blocks, token_grid
 from kdcache.models.wide_last import widen_last_block
 
 Change = Literal["none", "lift", "widelast"]
@@ -74,7 +74,7 @@ class Student(nn.Module):
     @property
     def network(self) -> nn.Module:
         """The timm model whose blocks are read."""
-        return self.model.trunk if isinstance(self.model, Lift) else self.model
+        return trunk_of(self.model)
 
     def set_taps(self, taps: Sequence[Tap]) -> None:
         """Choose what `outputs` reads.
@@ -109,7 +109,7 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of normalised images (B, 3, S, S)."""
-        return _single(self.model(images))
+        return mean_logits(self.model(images))
 
     def outputs(self, images: Tensor) -> StudentOutputs:
         """Logits and the tokens of the taps, of normalised images (B, 3, S, S); one forward for all of them."""
@@ -120,7 +120,7 @@ class Student(nn.Module):
             logits, read[Tap("change")] = self.model.lift(read[self._reader.taps[0]])
         else:
             logits = read[Tap("logits")]
-        return StudentOutputs(_single(logits), tuple(_as_tokens(read[tap]) for tap in self.taps))
+        return StudentOutputs(logits, tuple(_as_tokens(read[tap]) for tap in self.taps))
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory must not decay."""
@@ -131,11 +131,6 @@ class Student(nn.Module):
 def _as_tokens(values: Tensor) -> Tensor:
     # An embedding (B, C) is one token.
     return values.unsqueeze(1) if values.dim() == 2 else values
-
-
-def _single(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    # Distilled DeiT gives two sets of logits while training; its own inference takes their mean.
-    return logits if isinstance(logits, Tensor) else (logits[0] + logits[1]) / 2
 
 
 def build_student(spec: StudentSpec) -> Student:

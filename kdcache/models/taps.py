@@ -177,8 +177,14 @@ def token_grid(model: nn.Module, block: int, image_size: int) -> tuple[int, int]
 def _run_head(model: nn.Module, tap: Tap, final: Tensor | None) -> Tensor:
     if tap.kind == "embedding":
         return model.forward_head(final, pre_logits=True)  # pyright: ignore[reportCallIssue]
-    logits = model.forward_head(final)  # pyright: ignore[reportCallIssue]
-    # A distilled model in distilled training gives two; its own inference takes their mean.
+    return mean_logits(model.forward_head(final))  # pyright: ignore[reportCallIssue]
+
+
+def mean_logits(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Logits (B, K) of a model that gives them once, or twice as a distilled one in distilled training.
+
+    Its own inference takes the mean of the two.
+    """
     return (logits[0] + logits[1]) / 2 if isinstance(logits, tuple) else logits
 
 
