@@ -2,11 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import final, get_args
 
+from kdcache.models.student import Change
 from kdcache.terms.base import Term
-
-ChangeName = Literal["none", "lift", "widelast"]
 
 
 @final
@@ -19,12 +18,12 @@ class StudentChange:
         width: C of the tokens it makes; None for the width of the teacher that the terms read.
     """
 
-    name: ChangeName = "none"
+    name: Change = "none"
     width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(ChangeName):
-            raise ValueError(f"a student change is one of {', '.join(get_args(ChangeName))}, got {self.name!r}")
+        if self.name not in get_args(Change):
+            raise ValueError(f"a student change is one of {', '.join(get_args(Change))}, got {self.name!r}")
         if self.width is not None and self.width < 1:
             raise ValueError(f"width must be at least 1, got {self.width}")
         if self.name == "none" and self.width is not None:

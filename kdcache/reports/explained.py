@@ -99,10 +99,10 @@ def unexplained_beyond(covariance: Array, width: int) -> float:
 
 def _covariance(statistics: TokenStatistics, transform: str) -> Array:
     """(C, C) of the targets as the term compares them; its diagonal alone without second moments."""
-    variance = statistics.m2 / statistics.count
+    variance = statistics.variance
     covariance = np.diag(variance)
     if statistics.with_moments:
-        covariance = statistics.raw_moment / statistics.count - np.outer(statistics.mean, statistics.mean)
+        covariance = statistics.covariance
         np.fill_diagonal(covariance, variance)
     if transform == "standardize":
         return standardized(covariance, variance)

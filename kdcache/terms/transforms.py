@@ -53,7 +53,7 @@ def make_transform(name: TransformName, column: str, statistics: TokenStatistics
     Raises: ValueError where all tokens are the same, or the second moments that phi-s needs were not kept.
     Source: arXiv:2410.01680, PHI-S.
     """
-    variance = statistics.m2 / max(statistics.count, 1)
+    variance = statistics.variance
     if name == "mean":
         return Transform(statistics.mean, np.ones_like(statistics.mean))
     if not variance.any():
@@ -69,8 +69,7 @@ def make_transform(name: TransformName, column: str, statistics: TokenStatistics
             f"transform=phi-s needs second moments, which the cache does not hold of column {column}: it keeps "
             "them of patch tokens, and with full statistics; choose transform=standardize"
         )
-    covariance = statistics.raw_moment / statistics.count - np.outer(statistics.mean, statistics.mean)
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(statistics.covariance)
     rotation = equalizing_rotation(np.maximum(values, 0))
     scale = 1 / math.sqrt(float(variance.mean()))
     return Transform(statistics.mean, (vectors @ rotation.T) * scale)
