@@ -58,6 +58,8 @@ class Remedy(enum.Enum):
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
     FINISH_TRAINING = "finish_training"
+    KEEP_WEIGHTS = "keep_weights"  # wanted, held
+    REPLACE_EXPORT = "replace_export"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"
 
     # An analysis.

@@ -20,6 +20,7 @@ VERBS = {
     "bench": "how fast a cache streams here, relative to the machine's memcpy",
     "train": "train a student from a cache, without the teacher; run again to resume",
     "eval": "accuracy of a trained student",
+    "export": "a trained student as plain files for timm and the Hugging Face hub",
     "analyze": "ranks, spectra and dynamics of a cache's or a model's features (the papers' analyses)",
     "report": "one HTML page with tables and plots from analyses and runs",
 }

@@ -78,6 +78,8 @@ _WORDS = {
     ),
     Remedy.SAME_RUN: "use the same settings to resume, or choose another --out folder",
     Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
+    Remedy.KEEP_WEIGHTS: "export those with `--weights`, or train again so that {wanted} is kept",
+    Remedy.REPLACE_EXPORT: "replace it with --replace, or choose another --out",
     Remedy.OTHER_DATA_OR_CLASSES: (
         "evaluate on the data set it was trained for, or train with `--set num_classes=...`"
     ),

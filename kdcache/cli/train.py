@@ -264,4 +264,5 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         f"data, peak memory {size_text(summary['peak_memory_bytes'])}, {summary['num_parameters'] / 1e6:.2f} M "
         "parameters"
     )
-    print(f"{out}: student.safetensors, metrics.jsonl, summary.json\nnext: kdcache eval {out} --data ...")
+    print(f"{out}: student.safetensors, metrics.jsonl, summary.json")
+    print(f"next: kdcache eval {out} --data ..., kdcache export {out} --out ...")

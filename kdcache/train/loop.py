@@ -33,6 +33,7 @@ from kdcache.train.folder import (
     write_summary,
 )
 from kdcache.train.metrics import MetricsLog
+from kdcache.train.origin import origin_of, save_origin
 from kdcache.train.setup import Setup, make_loader, prepare
 from kdcache.train.summary import peak_memory_bytes, term_losses
 from kdcache.train.trainer import Trainer
@@ -215,6 +216,7 @@ def train(
         loader = make_loader(config, cache, setup, env, device)
         if env.is_main:
             begin_run(folder, config, cache_digest=cache.identity(setup.columns), world_size=env.world_size)
+            save_origin(folder, origin_of(setup, cache, online=config.online))
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:

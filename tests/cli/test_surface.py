@@ -19,6 +19,7 @@ SURFACE = {
          --epochs --batch-size --eval-data --seed
         --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
+    "export": "--out --weights --onnx --replace --json",
     "analyze": """
         --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size
         --permutations --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
