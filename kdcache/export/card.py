@@ -130,7 +130,8 @@ def _accuracy(card: Card) -> str:
     images = f"{accuracy['num_images']:,}" + (f", {bad:,} undecodable ones counted as wrong" if bad else "")
     data = settings.get("eval", {}).get("data")
     row = [f"{accuracy['top1']:.2f} %", f"{accuracy['top5']:.2f} %", images, _code(data) if data else UNKNOWN]
-    return f"{weights}\n\n{_table(['top-1', 'top-5', 'images', 'data'], [row])}\n\nOne run with one seed; other seeds differ."
+    table = _table(["top-1", "top-5", "images", "data"], [row])
+    return f"{weights}\n\n{table}\n\nOne run with one seed; other seeds differ."
 
 
 def _training(card: Card) -> str:

@@ -111,7 +111,7 @@ def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path, rep
 
 
 def test_a_crash_anywhere_leaves_no_half_export(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every step of every file of a replacement: what is there is whole or is no export, and the rerun completes it."""
+    """At every step of every file of a replacement: what is there is whole, or no export, and a rerun completes it."""
 
     class Killed(BaseException):
         pass
