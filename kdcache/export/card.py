@@ -8,7 +8,8 @@ from typing import Any, final
 import timm
 
 from kdcache.export.weights import Measured
-from kdcache.models import StudentSpec
+from kdcache.students.change import Unchanged
+from kdcache.students.student import StudentSpec
 from kdcache.train.origin import Origin, TeacherOrigin
 
 UNKNOWN = "unknown"
@@ -107,8 +108,9 @@ def _use(card: Card, config: dict[str, Any]) -> str:
         if card.with_onnx
         else ""
     )
+    registers = "import kdcache.students.register  # makes the architecture known to timm\n"
     return f"""```python
-import timm
+{"" if isinstance(card.spec.change, Unchanged) else registers}import timm
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)

@@ -6,7 +6,7 @@ import importlib.util
 import torch
 
 from kdcache.errors import MissingExtraError, ModelError
-from kdcache.models import Student
+from kdcache.students.student import Student
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 # Sums in another order cost some 1e-6 in float32; a missing or wrong node is never this close.

@@ -16,8 +16,9 @@ from kdcache.export.card import Card, card_text
 from kdcache.export.onnx import onnx_bytes, require_onnx
 from kdcache.export.timm_config import timm_config
 from kdcache.export.weights import Weights, measured, weights_file
-from kdcache.models import Student, count_parameters, weights_sha256
+from kdcache.models import count_parameters, weights_sha256
 from kdcache.strict_json import load_json
+from kdcache.students.student import Student, merge_student
 from kdcache.train.folder import load_student, read_run, read_summary
 from kdcache.train.origin import read_origin
 
@@ -53,9 +54,10 @@ def export_student(
 ) -> Exported:
     """Write a finished student as ``model.safetensors``, ``config.json`` and ``README.md``, the model card.
 
-    ``timm.create_model("local-dir:OUT", pretrained=True)`` loads it, and what that loads is compared with the student
-    here, to the bit, before anything is written. ``config.json`` comes last and goes first: a folder without one is
-    not finished, and the same call completes it.
+    ``timm.create_model("local-dir:OUT", pretrained=True)`` loads it; for a changed student, ``import
+    kdcache.students.register`` makes its architecture known to timm. What that loads is compared with the student here,
+    to the bit, before anything is written. Adapters that only training needed are merged into their layers.
+    ``config.json`` comes last and goes first: a folder without one is not finished, and the same call completes it.
 
     Args:
         run: A run folder, or what `save_student` wrote.
@@ -70,7 +72,9 @@ def export_student(
     """
     if onnx:
         require_onnx()
-    student, spec, view, class_names = load_student(run, weights=weights_file(run, weights))
+    trained, spec, view, class_names = load_student(run, weights=weights_file(run, weights))
+    student, spec = merge_student(trained, spec)
+    student.eval()
     card = Card(
         spec=spec,
         origin=read_origin(run),

@@ -15,9 +15,8 @@ SURFACE = {
     "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
-        --cache --out --student --student-kwargs --method --term --data --codec --teacher --teacher-weights --beside
-         --epochs --batch-size --eval-data --seed
-        --device --tensorboard --set --json""",
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
     "export": "--out --weights --onnx --replace --json",
     "analyze": """

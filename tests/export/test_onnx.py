@@ -10,7 +10,7 @@ from kdcache.export import export_student
 from kdcache.export import onnx as module
 from kdcache.export.onnx import onnx_bytes, require_onnx
 from kdcache.methods.none import none
-from kdcache.models import Student, StudentSpec, build_student
+from kdcache.students.student import Student, StudentSpec, build_student
 from kdcache.train.folder import load_student
 from tests.export.support import finished, images_of
 

@@ -3,7 +3,7 @@
 import timm
 
 from kdcache.export.timm_config import timm_config
-from kdcache.models import StudentSpec, build_student
+from kdcache.students.student import StudentSpec, build_student
 from kdcache.views import EvalView
 
 VIEW = EvalView(size=32, crop_pct=0.9, interpolation="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
