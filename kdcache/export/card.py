@@ -148,6 +148,7 @@ def _training(card: Card) -> str:
     settings, summary = _settings(card), card.summary or {}
     optimizer = settings.get("optimizer")
     for name, value in (
+        ("begins with", _beginning(card)),
         ("epochs", settings.get("epochs")),
         ("optimizer steps", summary.get("steps")),
         ("batch size", settings.get("batch_size")),
@@ -161,6 +162,16 @@ def _training(card: Card) -> str:
     if not settings:
         rows.append(["epochs, optimizer, seed", "unknown: trained in a loop of its own"])
     return _table(["", ""], rows)
+
+
+def _beginning(card: Card) -> str | None:
+    """Weights before training; None where there is no run that says so."""
+    if card.run is None:
+        return None
+    weights = _settings(card).get("student_weights")
+    if weights in (None, "random"):
+        return "random weights"
+    return _WEIGHTS.get(weights, _WEIGHTS["file"])
 
 
 def _terms(terms: Sequence[dict[str, Any]]) -> str:

@@ -3,13 +3,20 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdcache.cache import Cache
+from kdcache.methods.base import Method
+from kdcache.methods.none import none
+from kdcache.students.change import Change
 from kdcache.train import train
+from kdcache.train.origin import save_student
+from kdcache.train.setup import prepare
 from tests.train.support import tiny_run
 
 _SCRIPT = """
@@ -25,6 +32,7 @@ for name, images in given.items():
         found[name] = model(images)
 torch.save(found, "logits.pt")
 """
+WITH_KDCACHE = "import kdcache.students.register"
 WITHOUT_KDCACHE = 'sys.modules["kdcache"] = None'
 
 
@@ -32,6 +40,22 @@ def finished(cache: Path, folder: Path, *settings: str, **changes: Any) -> Path:
     """A run of five steps."""
     train(cache, folder, tiny_run("epochs=1", *settings, **changes))
     return folder
+
+
+def made(cache: Cache, folder: Path, *settings: str, **changes: Any) -> Path:
+    """What a run would leave of its student: one that is not trained, but has no weight of a special value either."""
+    setup = prepare(tiny_run(*settings, **changes), cache)
+    generator = torch.Generator().manual_seed(3)
+    for tensor in setup.step.student.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
+    save_student(folder, setup, cache)
+    return folder
+
+
+def changed(change: Change) -> Method:
+    """The labels alone, for a changed student."""
+    return replace(none(), change=change)
 
 
 def images_of(size: int) -> Tensor:

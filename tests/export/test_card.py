@@ -1,5 +1,7 @@
 """The card tells what the run recorded; what it did not is unknown, and nothing is invented."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +65,18 @@ def test_the_code_on_it_runs_as_printed(run: Path, tmp_path: Path) -> None:
     shown = in_a_fresh_process(f"import sys\n{WITHOUT_KDCACHE}\n{code}\nprint(transform)", tmp_path)
     assert "Resize(size=" in shown
     assert "CenterCrop(size=(16, 16))" in shown
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [("none", "random weights"), ("hub", "timm's own, from the hub"), ("x.pth", "a local file; where it came from is")],
+)
+def test_what_the_student_began_with(run: Path, tmp_path: Path, weights: str, words: str) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    record = json.loads((copy / "config.json").read_bytes())
+    record["config"]["student_weights"] = None if weights == "none" else weights
+    (copy / "config.json").write_text(json.dumps(record))
+    assert row(card_of(copy, tmp_path / "out"), "begins with")[1].startswith(words)
 
 
 def test_a_student_of_an_own_loop(run: Path, tmp_path: Path) -> None:

@@ -8,31 +8,53 @@ import timm
 import torch
 
 import kdcache.durable
+from kdcache.cache import Cache
 from kdcache.errors import ModelError, RunMismatchError, UsageError
 from kdcache.export import export_student
 from kdcache.export import write as module
 from kdcache.methods.none import none
+from kdcache.students.change import Change
+from kdcache.students.lift import LiftChange
+from kdcache.students.low_rank import LowRank
+from kdcache.students.student import merge_student
+from kdcache.students.weight_copy import WeightCopy
+from kdcache.students.wide_last import WideLastChange
 from kdcache.train.folder import load_student
-from tests.export.support import finished, images_of, logits_of
+from tests.export.support import WITH_KDCACHE, changed, finished, images_of, logits_of, made
 
 FILES = ("model.safetensors", "config.json", "README.md")
 VIT = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3}
+DEEP = {**VIT, "depth": 4}
+ALONE = ("data.codec=none", "epochs=1")
 STUDENTS: dict[str, dict[str, Any]] = {
     "vit": {"student": "vit_tiny_patch16_224.augreg_in21k", "student_kwargs": {**VIT, "pos_embed": None}},
     "deit-distilled": {"student": "deit_tiny_distilled_patch16_224", "student_kwargs": {**VIT, "mlp_ratio": 2.5}},
     "resnet": {"student": "test_resnet", "student_kwargs": {"drop_rate": 0.1}},
     "convnext": {"student": "test_convnext", "student_kwargs": {}, "image_size": 32},
 }
+# Name: the change, and the student where it is another than a ViT.
+SWIN = {"embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 2, "patch_size": 2}
+CHANGES: dict[str, tuple[Change, dict[str, Any]]] = {
+    "lift": (LiftChange(width=24), {}),
+    "lift-resnet": (LiftChange(width=24), {"student": "test_resnet", "student_kwargs": {}}),
+    "widelast": (WideLastChange(width=24), {"student": "deit_tiny_distilled_patch16_224"}),
+    "widelast-released": (WideLastChange(width=48, schedule="fixed_linear", init="released"), {"student_kwargs": DEEP}),
+    "widelast-swin": (WideLastChange(width=32), {"student": "swin_tiny_patch4_window7_224", "student_kwargs": SWIN}),
+    "low-rank": (LowRank(rank=4), {"student_weights": "random"}),
+    "low-rank-budget": (LowRank(budget=0.05, search="top", min_rank=1, rank_step=1, init="random"), {}),
+}
 
 
 @pytest.fixture(scope="module")
 def run(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that no test may change."""
-    return plain_run(tiny_root, tmp_path_factory.mktemp("export") / "run", "ema_decay=0.5", "eval.data=digits:test")
+    return finished(tiny_root, tmp_path_factory.mktemp("export") / "run", *ALONE, "ema_decay=0.5", method=none())
 
 
-def plain_run(cache: Path, folder: Path, *settings: str, **changes: Any) -> Path:
-    return finished(cache, folder, "data.codec=none", *settings, method=none(), **changes)
+def logits(run: Path, size: int, weights: str = "student.safetensors") -> torch.Tensor:
+    """Of the run's student, in this process."""
+    with torch.inference_mode():
+        return load_student(run, weights=weights)[0](images_of(size))
 
 
 def names_in(folder: Path) -> set[str]:
@@ -40,8 +62,9 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")}
 
 
-def test_plain_timm_gives_the_same_outputs_in_a_fresh_process(tiny_root: Path, run: Path, tmp_path: Path) -> None:
-    runs = {name: plain_run(tiny_root, tmp_path / name, **changes) for name, changes in STUDENTS.items()}
+def test_plain_timm_gives_the_same_outputs_in_a_fresh_process(tiny_cache: Cache, run: Path, tmp_path: Path) -> None:
+    """One process for all: to import torch is what costs."""
+    runs = {name: made(tiny_cache, tmp_path / name, *ALONE, method=none(), **each) for name, each in STUDENTS.items()}
     exports = {each: tmp_path / f"export-{name}" for name, each in runs.items()}
     for each, out in exports.items():
         export_student(each, out)
@@ -50,12 +73,43 @@ def test_plain_timm_gives_the_same_outputs_in_a_fresh_process(tiny_root: Path, r
     export_student(run, averaged, weights="ema")
     sizes = {out: load_student(each)[1].image_size for each, out in exports.items()}
     found = logits_of({**sizes, averaged: 16}, tmp_path)
-    with torch.inference_mode():
-        for each, out in exports.items():
-            assert torch.equal(found[out], load_student(each)[0](images_of(sizes[out]))), out
-        expected = load_student(run, weights="student-ema.safetensors")[0](images_of(16))
-        assert torch.equal(found[averaged], expected)
-        assert not torch.equal(found[averaged], load_student(run)[0](images_of(16)))
+    for each, out in exports.items():
+        assert torch.equal(found[out], logits(each, sizes[out])), out
+    assert torch.equal(found[averaged], logits(run, 16, "student-ema.safetensors"))
+    assert not torch.equal(found[averaged], logits(run, 16))
+
+
+def test_changed_students_load_after_one_import(tiny_cache: Cache, tmp_path: Path) -> None:
+    runs = {
+        name: made(tiny_cache, tmp_path / name, *ALONE, method=changed(change), **more)
+        for name, (change, more) in CHANGES.items()
+    }
+    exports = {each: tmp_path / f"export-{name}" for name, each in runs.items()}
+    for each, out in exports.items():
+        assert export_student(each, out).architecture.startswith("kdcache_"), out
+        assert "import kdcache.students.register" in (out / "README.md").read_text()
+    sizes = {out: load_student(each)[1].image_size for each, out in exports.items()}
+    found = logits_of(sizes, tmp_path, first=WITH_KDCACHE)
+    for each, out in exports.items():
+        assert torch.equal(found[out], logits(each, sizes[out])), out
+
+
+def test_a_weight_copy_is_a_plain_timm_model(tiny_cache: Cache, tmp_path: Path) -> None:
+    """Its adapters are merged, so outputs are those of the merged student to the bit, of the trained one closely."""
+    more = {"student_weights": "random", "student_kwargs": DEEP}
+    copies = {"enhanced": WeightCopy(rank=2), "none": WeightCopy(adapters="none")}
+    for name, change in copies.items():
+        made(tiny_cache, tmp_path / name, *ALONE, method=changed(change), **more)
+        assert export_student(tmp_path / name, tmp_path / f"out-{name}").architecture == "vit_tiny_patch16_224"
+        config = json.loads((tmp_path / f"out-{name}/config.json").read_bytes())
+        assert config["model_args"] == {"img_size": 16, **DEEP, "depth": 2}
+    found = logits_of({tmp_path / f"out-{name}": 16 for name in copies}, tmp_path)
+    for name in copies:
+        student, spec, *_ = load_student(tmp_path / name)
+        merged, _ = merge_student(student, spec)
+        with torch.inference_mode():
+            assert torch.equal(found[tmp_path / f"out-{name}"], merged.eval()(images_of(16)))
+        torch.testing.assert_close(found[tmp_path / f"out-{name}"], logits(tmp_path / name, 16), rtol=1e-4, atol=1e-5)
 
 
 def test_the_head_is_new_for_other_classes(run: Path, tmp_path: Path) -> None:
