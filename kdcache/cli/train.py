@@ -53,7 +53,7 @@ changes of the student, --change NAME:key=value,key=value:
   lift and widelast take width (the teacher's) and init=timm|released, widelast schedule; weight-copy every,
   adapters=enhanced|lora|none and rank; low-rank rank, or budget with search=bottom|top|uniform, and init=svd|random.
 
-recipes: {", ".join(RECIPES)}"""
+`kdcache train --recipes` lists the {len(RECIPES)} recipes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train."""
-    config = _config(arguments)
+    config = read_config(arguments)
     beside = _beside(arguments.beside)
 
     from kdcache.distributed.env import worker_env
@@ -191,7 +191,8 @@ def _print_beside(runs: dict[str, dict[str, Any]]) -> None:
     print(text_table(["", "teacher", "step", "waiting", "peak memory", "top-1"], rows))
 
 
-def _config(arguments: argparse.Namespace) -> "RunConfig":
+def read_config(arguments: argparse.Namespace) -> "RunConfig":
+    """The run that the flags say. Raises: UsageError."""
     from kdcache.train.config import RunConfig
 
     changes: dict[str, Any] = {}

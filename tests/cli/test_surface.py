@@ -17,6 +17,10 @@ SURFACE = {
     "train": """
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
         --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
+    "sweep": """
+        --ranks --seeds --teacher-accuracy
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
     "analyze": """
         --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size
