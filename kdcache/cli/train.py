@@ -17,7 +17,7 @@ from kdcache.cli.text import print_json, size_text
 from kdcache.config import apply_settings, keywords, parse_call, parse_pairs
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, load_method
-from kdcache.recipes import RECIPES, load_recipe
+from kdcache.recipes import RECIPES, load_recipe, recipe_notes, recipe_summary
 from kdcache.students import CHANGES, load_change
 from kdcache.terms import TERMS, load_term
 
@@ -38,7 +38,7 @@ EXAMPLE = f"""examples:
   kdcache train --cache caches/inet --student resnet18 --method logit --term gram:resize=student --out runs/gram
   kdcache train --cache caches/two --student deit_tiny_patch16_224 --method feature \\
       --term tokens:teacher=cait:blocks.-1/patch+dino:blocks.-1/patch,transform=phi-s --out runs/two
-  kdcache train lift-deit-tiny-cait-s24 --cache caches/inet --out runs/lift --set optimizer.weight_decay=0.1
+  kdcache train em-lift-logit-mse --cache caches/inet --out runs/lift --set optimizer.weight_decay=0.1
   torchrun --nproc-per-node 8 -m kdcache train --cache ... (as above)
 
 terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take + between their values:
@@ -56,9 +56,20 @@ changes of the student, --change NAME:key=value,key=value:
 `kdcache train --recipes` lists the {len(RECIPES)} recipes."""
 
 
+class _ListRecipes(argparse.Action):
+    """Prints all recipes and leaves, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """See argparse.Action."""
+        for name in RECIPES:
+            print(f"{name:<34}{recipe_summary(name)}")
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; those not given keep the recipe's values, or the defaults of RunConfig."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a published run (see below)")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a published run by name")
+    parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list them, with published figures, and leave")
     what = parser.add_argument_group("what")
     what.add_argument("--cache", type=Path, required=True, metavar="DIR", help="a finished cache")
     what.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
@@ -117,6 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
     env = worker_env()
     visible = env.is_main and not arguments.json
     with ProgressReporter("train", "steps", visible=visible) as reporter:
+        if arguments.recipe is not None:
+            reporter.note(f"{arguments.recipe}: {recipe_notes(arguments.recipe)}")
 
         def show(kind: str, values: dict[str, Any]) -> None:
             if kind == "step":
@@ -209,7 +222,7 @@ def read_config(arguments: argparse.Namespace) -> "RunConfig":
         elif "student" in changes and method is not None:
             config = RunConfig(**changes, method=method)
         else:
-            raise UsageError(f"give --student and --method, or one of the recipes {', '.join(RECIPES)}")
+            raise UsageError("give --student and --method, or a recipe (`kdcache train --recipes` lists them)")
     except ValueError as error:
         raise UsageError(str(error)) from None
     groups = {"data.source": arguments.data, "data.codec": arguments.codec, "eval.data": arguments.eval_data}

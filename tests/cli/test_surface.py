@@ -15,11 +15,10 @@ SURFACE = {
     "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
-        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --recipes --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
         --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
     "sweep": """
-        --ranks --seeds --teacher-accuracy
-        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --ranks --seeds --teacher-accuracy --recipes --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
         --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
     "analyze": """
