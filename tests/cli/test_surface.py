@@ -18,7 +18,7 @@ SURFACE = {
         --cache --out --student --student-kwargs --method --term --data --codec --teacher --teacher-weights --beside
          --epochs --batch-size --eval-data --seed
         --device --tensorboard --set --json""",
-    "eval": "--data --ema --batch-size --device --json",
+    "eval": "--data --weights --batch-size --device --json",
     "analyze": """
         --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size
         --permutations --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",

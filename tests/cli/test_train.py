@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,15 @@ def test_train_and_eval(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "top-1" in shown.out
     assert "10/10 steps, " in shown.err
     assert "epoch 1: top-1" in shown.err
-    top1 = json.loads((tmp_path / "run" / "summary.json").read_bytes())["top1"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_bytes())
     assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(top1)
-    assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--ema"]) == 0
-    assert "of 360 images" in capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(summary["top1"])
+    assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--weights", "ema"]) == 0
+    assert re.search(r"ema weights, top-1 .* of 360 images", capsys.readouterr().out)
+    assert f"best {summary['best_top1']:.2f} % after {summary['best_epoch']} epochs" in shown.out
+    assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--weights", "best", "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert (best["weights"], best["top1"]) == ("best", pytest.approx(summary["best_top1"]))
 
 
 def test_running_again_shows_the_same_summary(
