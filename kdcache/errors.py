@@ -59,6 +59,8 @@ class Remedy(enum.Enum):
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
     FINISH_TRAINING = "finish_training"
+    EVALUATE_WHILE_TRAINING = "evaluate_while_training"
+    KEEP_MILESTONES = "keep_milestones"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"
 
     # An analysis.

@@ -79,6 +79,8 @@ _WORDS = {
     ),
     Remedy.SAME_RUN: "use the same settings to resume, or choose another --out folder",
     Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
+    Remedy.EVALUATE_WHILE_TRAINING: "train with `--eval-data`, or choose `--weights last`",
+    Remedy.KEEP_MILESTONES: "train with `--set checkpoint.milestone_every=N`, or choose other --weights",
     Remedy.OTHER_DATA_OR_CLASSES: (
         "evaluate on the data set it was trained for, or train with `--set num_classes=...`"
     ),

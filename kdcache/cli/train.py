@@ -295,7 +295,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     if "top1" in summary:
         print(
             f"top-1 {summary['top1']:.2f} %, top-5 {summary['top5']:.2f} % of {summary['num_images']} images (last "
-            "epoch)"
+            f"epoch); best {summary['best_top1']:.2f} % after {summary['best_epoch']} epochs (--weights best)"
         )
     print(
         f"{summary['steps']} steps, {summary['images_per_s']:.1f} images/s, {summary['stall_share']:.1%} waiting for "

@@ -13,7 +13,8 @@ def wecolora_vit_base() -> RunConfig:
     """Six blocks of ViT-B with adapters of rank 128, from 1 % of the images. Published linear probe 60.5 (ImageNet).
 
     kdcache extract --data 'imagenet/train-{0000..1023}.tar' --per-class 1% --teacher vit_base_patch16_224 \\
-        --tap blocks.-1/patch --tap blocks.-1/prefix --codec fp16 --views 10 --view-params 'scale=[0.2,1.0]' --out caches/few
+        --tap blocks.-1/patch --tap blocks.-1/prefix --codec fp16 --views 10 --view-recipe rrc-flip \\
+        --view-params 'scale=[0.2,1.0]' --out caches/few
     kdcache train wecolora-vit-base --student-weights hub --cache caches/few --out runs/wecolora
     kdcache eval runs/wecolora --probe --probe-data imagenet/train --data imagenet/val
     """

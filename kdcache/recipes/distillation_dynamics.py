@@ -2,8 +2,8 @@
 
 The cache for all of them (the projector runs and the last eight pairs need further blocks: add their taps)::
 
-    kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher cait_s24_224 --tap blocks.0/patch --tap blocks.-1/patch \\
-        --tap head/logits --codec int8 --views 3 --view-recipe deit --out caches/inet
+    kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher cait_s24_224 --tap blocks.0/patch \\
+        --tap blocks.-1/patch --tap head/logits --codec int8 --views 3 --view-recipe deit --out caches/inet
 """
 
 from dataclasses import replace

@@ -10,15 +10,16 @@ CAIT = "cait_s24_224"
 DEIT_TINY = "deit_tiny_patch16_224"
 # What the students of these papers do not see here as they were published.
 DIFFERS = (
-    "Published with new views in every epoch; a cache holds a fixed number for each image (RandAugment, random erasing and "
-    "repeated augmentation as published where it was extracted with --view-recipe deit)."
+    "Published with new views in every epoch; a cache holds a fixed number for each image (with RandAugment and random "
+    "erasing as published where it was extracted with the view recipe deit)."
 )
 
 
 def papers_run(method: Method, *, student: str = DEIT_TINY, teacher: str | None = CAIT) -> RunConfig:
-    """300 epochs at a global batch of 2048: AdamW, peak 2e-3, weight decay .05, five epochs of warm-up, no mixup, no drop-path.
+    """300 epochs at a global batch of 2048: AdamW, peak 2e-3, weight decay .05, five epochs of warm-up.
 
-    Averaged weights are kept and never evaluated; the rate moves once an epoch; evaluation resizes to 256 and crops 224.
+    No mixup and no drop-path. Averaged weights are kept and never evaluated; the rate moves once an epoch; evaluation
+    resizes to 256 and crops 224.
 
     Args:
         method: What is learned, with label smoothing .1.

@@ -15,12 +15,15 @@ SURFACE = {
     "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
-        --recipes --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
-        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json
+        --recipes""",
     "sweep": """
-        --ranks --seeds --teacher-accuracy --recipes --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
-        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
-    "eval": "--data --ema --batch-size --device --json",
+        --ranks --seeds --teacher-accuracy
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json
+        --recipes""",
+    "eval": "--data --weights --batch-size --device --json",
     "analyze": """
         --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size
         --permutations --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
