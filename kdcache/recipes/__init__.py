@@ -15,8 +15,8 @@ _PAPERS = {
     "em": (
         "encoding_mismatch",
         """deit_tiny_none deit_tiny_spectral deit_tiny_logit deit_tiny_logit_spectral lift_none lift_none_256
-        lift_none_320 lift_none_448 lift_mse lift_logit lift_logit_mse lift_logit_spectral widelast_none widelast_mse widelast_logit
-        widelast_logit_mse widelast_logit_spectral widelast_spectral_deit_small widelast_spectral_deit3_small
+        lift_none_320 lift_none_448 lift_mse lift_logit lift_logit_mse lift_logit_spectral widelast_none widelast_mse
+        widelast_logit widelast_logit_mse widelast_logit_spectral widelast_spectral_deit_small widelast_spectral_deit3_small
         uniform_219_none uniform_219_spectral""",
     ),
     "dd": (

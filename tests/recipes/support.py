@@ -11,7 +11,7 @@ from tests.conftest import tiny_extract
 # By the first part of a teacher's name: arguments of a toy of that architecture, and its taps.
 _VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "num_heads": 6, "num_classes": 10}
 TEACHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "cait": ({**_VIT, "depth": 24}, [f"blocks.{block}/patch" for block in (0, 1, *range(16, 24))]),
+    "cait": ({**_VIT, "depth": 24, "init_values": 1.0}, [f"blocks.{block}/patch" for block in (0, 1, *range(16, 24))]),
     "vit": ({**_VIT, "depth": 4}, ["blocks.-1/patch", "blocks.-1/prefix"]),
     "deit": ({**_VIT, "depth": 2}, ["blocks.-1/patch"]),
     "deit3": ({**_VIT, "depth": 2}, ["blocks.-1/patch"]),
