@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.teacher.extract import extract
-from kdcache.train.config import EvalConfig, RunConfig
+from kdcache.train.config import CheckpointConfig, EvalConfig, RunConfig
 from tests.conftest import tiny_extract
 
 # By the first part of a teacher's name: arguments of a toy of that architecture, and its taps.
@@ -63,6 +63,7 @@ def toy_run(run: RunConfig, weights: str = "random") -> RunConfig:
         epochs=1,
         batch_size=4,
         log_every=1,
+        checkpoint=CheckpointConfig(),
         scheduler=replace(run.scheduler, warmup_epochs=0),
         data=replace(run.data, num_threads=1),
         eval=EvalConfig(),
