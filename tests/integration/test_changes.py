@@ -1,4 +1,4 @@
-"""Changed students on the whole way: from the cache and the teacher's weights to a run that is evaluated and resumed."""
+"""Changed students on the whole way: from the cache and the teacher's weights to a run that is loaded and resumed."""
 
 from dataclasses import replace
 from pathlib import Path
