@@ -59,7 +59,7 @@ def sum_over_ranks(values: torch.Tensor, env: WorkerEnv) -> torch.Tensor:
 
 
 def mean_over_group(values: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over the processes of the default group, on all of them; the tensor itself where there is none.
+    """Average a tensor over the processes of the default group, for all of them; a job of one gets the tensor itself.
 
     For code inside a model, which knows no WorkerEnv and runs in any training loop.
     """

@@ -145,7 +145,7 @@ class Network:
         embed = getattr(self._model, "patch_embed", None)
         if not isinstance(embed, nn.Module):
             raise ModelError(
-                f"{type(self._model).__name__} has no patch embedding whose patches could be masked; choose a ViT, DeiT "
-                "or CaiT student, or leave the masked patches out"
+                f"{type(self._model).__name__} has no patch embedding whose patches could be masked; "
+                "choose a ViT, DeiT or CaiT student, or leave the masked patches out"
             )
         return embed

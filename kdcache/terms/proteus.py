@@ -124,7 +124,9 @@ class Proteus(TokenTerm):
         """See Term."""
         class_pair, patch_pair, *masking = cast("tuple[Pair, Pair, Masking]", tuple(cast("nn.ModuleList", modules)))
         assert class_pair.adapter is not None and patch_pair.adapter is not None, "make_adapter gives one"
-        targets = [pair.targets(each).decode() for pair, each in zip((class_pair, patch_pair), inputs.teacher, strict=True)]
+        targets = [
+            pair.targets(each).decode() for pair, each in zip((class_pair, patch_pair), inputs.teacher, strict=True)
+        ]
         targets[0] = targets[0][:, :1]
         own_class = class_pair.adapter(class_pair.tokens(inputs.student[0][:, :1]))
         own = torch.cat([own_class, patch_pair.adapter(patch_pair.tokens(inputs.student[1]))], dim=1)

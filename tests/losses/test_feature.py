@@ -38,7 +38,9 @@ def test_l1_cosine_token_by_token() -> None:
         total += sum(abs(float(a - b)) for a, b in zip(one, other, strict=True)) / 8
         total += math.log(1 + math.exp(-cosine))
     assert float(feature_loss(student, teacher, kind="l1_cosine")) == pytest.approx(total / 10, rel=1e-12)
-    assert float(feature_loss(teacher, teacher, kind="l1_cosine")) == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-12)
+    assert float(feature_loss(teacher, teacher, kind="l1_cosine")) == pytest.approx(
+        math.log(1 + math.exp(-1)), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", FEATURE_LOSSES)

@@ -93,13 +93,17 @@ def test_blocks_that_depend_on_more_than_tokens_are_refused() -> None:
 
 
 def test_students_without_a_row_of_blocks_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"ResNet has no row of blocks that run one by one \(ViT, DeiT and CaiT have\)"):
+    with pytest.raises(
+        ModelError, match=r"ResNet has no row of blocks that run one by one \(ViT, DeiT and CaiT have\)"
+    ):
         make("resnet10t").check_blocks(32)
     with pytest.raises(ModelError, match="ResNet has no patch embedding whose patches could be masked"):
         make("resnet10t").embedding_shape(32)
     with pytest.raises(TapError, match="drops patches in training"):
         torch.manual_seed(0)
-        Network(timm.create_model("vit_tiny_patch16_224", patch_drop_rate=0.5, **VIT), lambda images: []).check_blocks(32)
+        Network(timm.create_model("vit_tiny_patch16_224", patch_drop_rate=0.5, **VIT), lambda images: []).check_blocks(
+            32
+        )
 
 
 @pytest.mark.parametrize(

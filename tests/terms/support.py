@@ -158,9 +158,7 @@ def train_terms(cache: Path, folder: Path, *terms: Term, **changes: Any) -> list
     return read_metrics(folder, "step")
 
 
-def check_training(
-    cache: Path, folder: Path, term: Term, *, factor: float, **changes: Any
-) -> list[dict[str, Any]]:
+def check_training(cache: Path, folder: Path, term: Term, *, factor: float, **changes: Any) -> list[dict[str, Any]]:
     """A term's loss in the last ten steps is below this fraction of that in the first ten. Returns: the steps."""
     steps = train_terms(cache, folder, term, **changes)
     first, last = (sum(step[term.name] for step in part) / 10 for part in (steps[:10], steps[-10:]))

@@ -26,7 +26,7 @@ from tests.terms.support import draw, pack
 from tests.train.support import tiny_run
 
 VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 3, "num_classes": 5}
-IMAGES = draw(4, 3, 16, 16, seed=9)
+IMAGES = draw(2, 3, 16, 16, seed=9)
 SAME = {name: value for name, value in DEEP_KWARGS.items() if name not in ("img_size", "num_classes")}
 
 
@@ -36,8 +36,8 @@ def student(name: str = "vit_tiny_patch16_224", **kwargs: Any) -> Any:
 
 
 def outputs(num_prefix: int = 1, num_blocks: int = 3) -> list[Tensor]:
-    """What a teacher's blocks gave: (4, prefix + 16, 12) each."""
-    return [draw(4, num_prefix + 16, 12, seed=20 + block) for block in range(num_blocks)]
+    """What a teacher's blocks gave: (2, prefix + 16, 12) each."""
+    return [draw(2, num_prefix + 16, 12, seed=20 + block) for block in range(num_blocks)]
 
 
 def packed(tokens: Sequence[Tensor], num_prefix: int = 1) -> list[PackedTargets]:
@@ -62,12 +62,10 @@ def loss_of(term: Local, model: nn.Module, targets: Sequence[PackedTargets], ima
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
-    """The paper's distance, token by token."""
-    total = 0.0
-    for a, y in zip(found.double().flatten(0, 1), wanted.double().flatten(0, 1), strict=True):
-        cosine = float(a @ y) / math.sqrt(float(a @ a) * float(y @ y))
-        total += float((a - y).abs().mean()) - math.log(1 / (1 + math.exp(-cosine)))
-    return total / (found.shape[0] * found.shape[1])
+    """The paper's distance, written out."""
+    a, y = found.double(), wanted.double()
+    cosine = (a * y).sum(-1) / (a.square().sum(-1) * y.square().sum(-1)).sqrt()
+    return float(((a - y).abs().sum(-1) / a.shape[-1] - (1 / (1 + (-cosine).exp())).log()).mean())
 
 
 def embedded(model: Any) -> Tensor:
@@ -87,7 +85,7 @@ def expected(model: Any, teacher: Sequence[Tensor], start: Tensor, blocks: Seque
 
 
 @pytest.mark.parametrize("mode", ["teacher", "student", "both"])
-@pytest.mark.parametrize("blocks", [(), (0,), (2,), (2, 1)], ids=str)
+@pytest.mark.parametrize("blocks", [(), (0,), (2, 1)], ids=str)
 def test_both_paths_are_the_papers(mode: str, blocks: tuple[int, ...]) -> None:
     model, teacher = student(), outputs()
     found = loss_of(Local(mode=mode, blocks=blocks), model, packed(teacher))  # type: ignore[arg-type]
@@ -135,17 +133,16 @@ def test_no_gradient_crosses_blocks(mode: Any) -> None:
     assert len(whole) == sum(1 for name, _ in student().named_parameters() if name.startswith("blocks."))
 
 
-@pytest.mark.parametrize("mode", ["teacher", "student", "both"])
-def test_the_gradient_by_finite_differences(mode: Any) -> None:
+def test_the_gradient_by_finite_differences() -> None:
     model, targets = student().double(), packed(outputs())
-    term = Local(mode=mode, blocks=(1,))
+    term = Local(blocks=(1,))
     norm = model.blocks[1].norm2
 
     def loss(weight: Tensor, bias: Tensor) -> Tensor:
         changed = {"blocks.1.norm2.weight": weight, "blocks.1.norm2.bias": bias}
         return torch.func.functional_call(Wrapped(model, term, targets), {f"model.{k}": v for k, v in changed.items()})
 
-    assert torch.autograd.gradcheck(loss, (norm.weight, norm.bias))
+    assert torch.autograd.gradcheck(loss, (norm.weight, norm.bias), fast_mode=True)
 
 
 class Wrapped(nn.Module):
@@ -158,13 +155,13 @@ class Wrapped(nn.Module):
     def forward(self) -> Tensor:
         network = Network(self.model, lambda images: [])
         images = IMAGES.double()
-        return self.term(Inputs(torch.zeros(4, 3), torch.zeros(4), [], self.targets, images, network), None)
+        return self.term(Inputs(torch.zeros(2, 3), torch.zeros(2), [], self.targets, images, network), None)
 
 
 def test_halves_of_a_batch_average_to_the_whole() -> None:
     model, targets = student(), packed(outputs())
     whole = loss_of(Local(), model, targets)
-    parts = [slice(2), slice(2, 4)]
+    parts = [slice(1), slice(1, 2)]
     halves = [loss_of(Local(), model, [each.rows(part) for each in targets], IMAGES[part]) for part in parts]
     torch.testing.assert_close(sum(halves) / 2, whole, rtol=1e-5, atol=1e-7)
 
@@ -211,16 +208,18 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> 
 def test_missing_blocks_are_named() -> None:
     targets = packed(outputs())
     held = [each for each in targets if each.column.tap not in ("blocks.1/patch", "blocks.0/prefix")]
-    with pytest.raises(TapError, match="blocks 0, 1, 2; the cache lacks blocks.0/prefix, blocks.1/patch$"):
+    with pytest.raises(TapError, match=r"blocks 0, 1, 2; the cache lacks blocks.0/prefix, blocks.1/patch$"):
         Local().modules(site_of(student(), held))
-    with pytest.raises(TapError, match="blocks 1, 2; the cache lacks blocks.1/patch$"):
+    with pytest.raises(TapError, match=r"blocks 1, 2; the cache lacks blocks.1/patch$"):
         Local(blocks=(2,)).modules(site_of(student(), held))
     Local(blocks=(2,), mode="student").modules(site_of(student(), held))
 
 
 def test_students_that_are_refused() -> None:
     targets = packed(outputs())
-    with pytest.raises(ValueError, match="block 0 of the student makes 17 tokens of 24 channels, the teacher's 17 of 12"):
+    with pytest.raises(
+        ValueError, match="block 0 of the student makes 17 tokens of 24 channels, the teacher's 17 of 12"
+    ):
         Local().modules(site_of(student(**{**VIT, "embed_dim": 24}), targets))
     with pytest.raises(ValueError, match="the student has the blocks 0 to 2, got blocks=\\(3,\\)"):
         Local(blocks=(3,)).modules(site_of(student(), targets))
