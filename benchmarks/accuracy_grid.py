@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy_teacher import TeacherTraining
-from kdcache.models import StudentSpec, build_student, count_parameters
+from kdcache.models import count_parameters
+from kdcache.students.student import StudentSpec, build_student
+from kdcache.students.wide_last import WideLastChange
 
 STUDENT = "vit_tiny_patch16_224"
 _TAP = "blocks.-1/patch"
@@ -196,7 +198,7 @@ PAIRS = (
 def uniform_width(grid: Grid) -> int:
     """Width of the plain student whose number of parameters is nearest to WideLast's; a multiple of its heads."""
     narrow, wide, heads = grid.student["embed_dim"], grid.teacher.kwargs["embed_dim"], grid.student["num_heads"]
-    wanted = _num_parameters(grid.student, change="widelast", width=wide)
+    wanted = _num_parameters(grid.student, change=WideLastChange(width=wide))
     return min(
         range(narrow, wide + 1, heads),
         key=lambda width: abs(_num_parameters({**grid.student, "embed_dim": width}) - wanted),

@@ -25,10 +25,10 @@ __all__ = [
 if TYPE_CHECKING:
     from kdcache.analysis.run import AnalyzeConfig, analyze
     from kdcache.cache import Cache, open_cache
-    from kdcache.models import StudentSpec, build_student
     from kdcache.stream.config import StreamConfig
     from kdcache.stream.dataset import CacheDataset, CacheIterable
     from kdcache.stream.loader import CacheLoader
+    from kdcache.students.student import StudentSpec, build_student
     from kdcache.teacher.config import ExtractConfig
     from kdcache.teacher.extract import extract
     from kdcache.train.config import RunConfig
@@ -44,9 +44,9 @@ else:
         "ExtractConfig": "kdcache.teacher.config",
         "RunConfig": "kdcache.train.config",
         "StreamConfig": "kdcache.stream.config",
-        "StudentSpec": "kdcache.models",
+        "StudentSpec": "kdcache.students.student",
         "analyze": "kdcache.analysis.run",
-        "build_student": "kdcache.models",
+        "build_student": "kdcache.students.student",
         "extract": "kdcache.teacher.extract",
         "open_cache": "kdcache.cache",
         "train": "kdcache.train",

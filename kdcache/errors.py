@@ -45,6 +45,7 @@ class Remedy(enum.Enum):
     NAME_WEIGHTS = "name_weights"
     LOCAL_WEIGHTS = "local_weights"
     MODEL_OF_WEIGHTS = "model_of_weights"
+    GIVE_STUDENT_WEIGHTS = "give_student_weights"
 
     # Training.
     ADD_COLUMN = "add_column"  # tap, wanted, held

@@ -13,9 +13,9 @@ from kdcache.analysis.tokens import LayerFacts, Pictures, TokenSource, evenly_sp
 from kdcache.cache.record import Array
 from kdcache.errors import Remedy, SourceError, TapError
 from kdcache.images import Source
-from kdcache.models.lift import Lift, trunk_of
 from kdcache.models.taps import Tap, TapReader, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
+from kdcache.students.change import TokenHead, trunk_of
 from kdcache.views import EvalView
 
 _CHANGE = Tap("change")
@@ -114,7 +114,7 @@ class ModelTokens(TokenSource):
         resolved = sorted({tap.resolve(num_blocks(self._trunk)) for tap in taps}, key=self._depth)
         if not resolved or any(tap.kind not in ("patch", "change") for tap in resolved):
             raise TapError(f"an analysis is of patch tokens, got {', '.join(map(str, taps)) or 'no tap'}")
-        if _CHANGE in resolved and not isinstance(self._model, Lift):
+        if _CHANGE in resolved and not isinstance(self._model, TokenHead):
             raise TapError(
                 f"{_CHANGE}: this model makes no tokens of a change, only a student trained with lift does; choose "
                 "blocks.N/patch"
@@ -130,6 +130,6 @@ class ModelTokens(TokenSource):
             images = normalize_pixels(images, mean=self._view.mean, std=self._view.std)
             outputs = self._reader(self._trunk, images)
             if _CHANGE in self._taps:
-                assert isinstance(self._model, Lift), "refused when the taps were resolved"
-                outputs[_CHANGE] = self._model.lift(outputs[self._last])[1]
+                assert isinstance(self._model, TokenHead), "refused when the taps were resolved"
+                outputs[_CHANGE] = self._model.finish(outputs[self._last])[1]
         return [outputs[tap].float() for tap in self._taps]

@@ -18,11 +18,12 @@ from kdcache.cli.progress import ProgressReporter
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 from kdcache.images import open_source
-from kdcache.models import Lift, Student, Tap, create_timm_model, load_weights, parse_tap
+from kdcache.models import Tap, create_timm_model, load_weights, parse_tap
 from kdcache.models.build import size_arguments
-from kdcache.models.lift import trunk_of
 from kdcache.models.taps import num_blocks
 from kdcache.seeds import derived_seed
+from kdcache.students.change import TokenHead, trunk_of
+from kdcache.students.student import Student
 from kdcache.train.checkpoint import checkpoint_paths, checkpoint_step
 from kdcache.train.eval_images import eval_batches
 from kdcache.train.folder import load_checkpoint, load_saved, load_student, read_summary
@@ -144,4 +145,4 @@ def _kept(folder: Path, student: Student) -> list[_Weights]:
 def _all_taps(model: nn.Module) -> list[Tap]:
     """Every block; last the tokens that a lifted student was distilled through."""
     blocks = [Tap("patch", at) for at in range(num_blocks(trunk_of(model)))]
-    return [*blocks, Tap("change")] if isinstance(model, Lift) else blocks
+    return [*blocks, Tap("change")] if isinstance(model, TokenHead) else blocks

@@ -72,7 +72,7 @@ def _print(run: Path, weights: str, config: ProbeConfig, results: "Sequence[Prob
             f"  {result.student:<10}top-1 {mean:.2f} ± {deviation:.2f} % of {each.num_images} images "
             f"({counted(len(result.accuracies), 'seed')} of the probe)"
         )
-    print("  untrained: the control, the same student with this run's initial weights")
+    print("  untrained: the control, the same student with random weights of this run's seed")
     if bad := first.accuracies[0].num_bad:
         print(f"  {bad} undecodable images counted as wrong")
     if caution is not None:

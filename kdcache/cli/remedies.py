@@ -58,6 +58,7 @@ _WORDS = {
     Remedy.MODEL_OF_WEIGHTS: (
         "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
     ),
+    Remedy.GIVE_STUDENT_WEIGHTS: "give them with `--student-weights hub`, a file, or random for a dry run",
     # Training.
     Remedy.ADD_COLUMN: ("add it with `kdcache extract --add --tap {tap}`, or leave the term out"),
     Remedy.CHOOSE_COLUMN: (

@@ -17,7 +17,8 @@ from kdcache.cli.text import print_json, size_text
 from kdcache.config import apply_settings, keywords, parse_call, parse_pairs
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, load_method
-from kdcache.recipes import RECIPES, load_recipe
+from kdcache.recipes import RECIPES, load_recipe, recipe_notes, recipe_summary
+from kdcache.students import CHANGES, load_change
 from kdcache.terms import TERMS, load_term
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from kdcache.cache.cache import Cache
     from kdcache.cache.column import Column
     from kdcache.methods.base import Method
+    from kdcache.students.change import Change
     from kdcache.terms.base import Term
     from kdcache.train.config import RunConfig
     from kdcache.train.loop import LoadTeachers, OnlineTargets
@@ -36,7 +38,7 @@ EXAMPLE = f"""examples:
   kdcache train --cache caches/inet --student resnet18 --method logit --term gram:resize=student --out runs/gram
   kdcache train --cache caches/two --student deit_tiny_patch16_224 --method feature \\
       --term tokens:teacher=cait:blocks.-1/patch+dino:blocks.-1/patch,transform=phi-s --out runs/two
-  kdcache train lift-deit-tiny-cait-s24 --cache caches/inet --out runs/lift --set optimizer.weight_decay=0.1
+  kdcache train em-lift-logit-mse --cache caches/inet --out runs/lift --set optimizer.weight_decay=0.1
   torchrun --nproc-per-node 8 -m kdcache train --cache ... (as above)
 
 terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take + between their values:
@@ -46,18 +48,38 @@ terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take 
   transform=none|mean|standardize|phi-s; tokens takes loss and adapter, logits temperature, cross-entropy
   label_smoothing, unic head and drop, projector released and teacher_affine. Two terms of one name: give both.
 
-recipes: {", ".join(RECIPES)}"""
+changes of the student, --change NAME:key=value,key=value:
+{chr(10).join(f"  {name:<18}{line}" for name, (_, line) in CHANGES.items())}
+  lift and widelast take width (the teacher's) and init=timm|released, widelast schedule; weight-copy every,
+  adapters=enhanced|lora|none and rank; low-rank rank, or budget with search=bottom|top|uniform, and init=svd|random.
+
+`kdcache train --recipes` lists the {len(RECIPES)} recipes."""
+
+
+class _ListRecipes(argparse.Action):
+    """Prints all recipes and leaves, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """See argparse.Action."""
+        for name in RECIPES:
+            print(f"{name:<34}{recipe_summary(name)}")
+        parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; those not given keep the recipe's values, or the defaults of RunConfig."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a published run (see below)")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a published run by name")
+    parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list them, with published figures, and leave")
     what = parser.add_argument_group("what")
     what.add_argument("--cache", type=Path, required=True, metavar="DIR", help="a finished cache")
     what.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
-    what.add_argument("--student", metavar="NAME", help="any timm model; lift and widelast need a ViT or DeiT")
+    what.add_argument("--student", metavar="NAME", help="any timm model")
     what.add_argument("--student-kwargs", nargs="+", metavar="K=V", help="further arguments of the student")
+    what.add_argument(
+        "--student-weights", metavar="W", help="what the student begins with: hub, a file, or random (the default)"
+    )
     what.add_argument("--method", metavar="M[:K=V,...]", help=f"{', '.join(METHODS)}; with settings of its own")
+    what.add_argument("--change", metavar="C[:K=V,...]", help="of the student, in place of the method's; see below")
     what.add_argument("--term", action="append", default=[], dest="terms", metavar="T[:K=V,...]", help="see below")
     what.add_argument("--data", metavar="D", help="the images, for a cache that refers to them")
     what.add_argument(
@@ -97,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train."""
-    config = _config(arguments)
+    config = read_config(arguments)
     beside = _beside(arguments.beside)
 
     from kdcache.distributed.env import worker_env
@@ -106,6 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
     env = worker_env()
     visible = env.is_main and not arguments.json
     with ProgressReporter("train", "steps", visible=visible) as reporter:
+        if arguments.recipe is not None:
+            reporter.note(f"{arguments.recipe}: {recipe_notes(arguments.recipe)}")
 
         def show(kind: str, values: dict[str, Any]) -> None:
             if kind == "step":
@@ -180,24 +204,25 @@ def _print_beside(runs: dict[str, dict[str, Any]]) -> None:
     print(text_table(["", "teacher", "step", "waiting", "peak memory", "top-1"], rows))
 
 
-def _config(arguments: argparse.Namespace) -> "RunConfig":
+def read_config(arguments: argparse.Namespace) -> "RunConfig":
+    """The run that the flags say. Raises: UsageError."""
     from kdcache.train.config import RunConfig
 
     changes: dict[str, Any] = {}
-    for name in ("student", "epochs", "batch_size", "seed", "device", "tensorboard"):
+    for name in ("student", "student_weights", "epochs", "batch_size", "seed", "device", "tensorboard"):
         if getattr(arguments, name) is not None:
             changes[name] = getattr(arguments, name)
     if arguments.student_kwargs is not None:
         changes["student_kwargs"] = parse_pairs(arguments.student_kwargs, "--student-kwargs")
     try:
         recipe: RunConfig | None = None if arguments.recipe is None else load_recipe(arguments.recipe)()
-        method = _method(arguments.method, arguments.terms, None if recipe is None else recipe.method)
+        method = _method(arguments, None if recipe is None else recipe.method)
         if recipe is not None:
             config = replace(recipe, **changes, method=method)
         elif "student" in changes and method is not None:
             config = RunConfig(**changes, method=method)
         else:
-            raise UsageError(f"give --student and --method, or one of the recipes {', '.join(RECIPES)}")
+            raise UsageError("give --student and --method, or a recipe (`kdcache train --recipes` lists them)")
     except ValueError as error:
         raise UsageError(str(error)) from None
     groups = {"data.source": arguments.data, "data.codec": arguments.codec, "eval.data": arguments.eval_data}
@@ -217,8 +242,9 @@ def _checked(settings: list[str]) -> list[str]:
     return settings
 
 
-def _method(text: str | None, terms: list[str], method: "Method | None") -> "Method | None":
-    """The method as --method and --term say it, from that of a recipe where there is one."""
+def _method(arguments: argparse.Namespace, method: "Method | None") -> "Method | None":
+    """The method as --method, --change and --term say it, from that of a recipe where there is one."""
+    text, terms = arguments.method, arguments.terms
     if text is not None:
         name, values = parse_call(text, "--method")
         if name not in METHODS:
@@ -227,9 +253,21 @@ def _method(text: str | None, terms: list[str], method: "Method | None") -> "Met
         given = keywords(preset, values, f"--method {text}")
         method = preset(**given)
         _refuse_ignored(preset, given, method, text)
+    if method is not None and arguments.change is not None:
+        method = replace(method, change=_change(arguments.change))
     if method is None or not terms:
         return method
     return method.with_terms([_term(each, method) for each in terms])
+
+
+def _change(text: str) -> "Change":
+    """A change of the student from the command line."""
+    name, values = parse_call(text, "--change")
+    kind = load_change(name)
+    try:
+        return kind(**keywords(kind, values, f"--change {text}"))
+    except ValueError as error:
+        raise UsageError(f"--change {text}: {error}") from None
 
 
 def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], method: "Method", text: str) -> None:

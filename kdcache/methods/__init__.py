@@ -17,6 +17,8 @@ METHODS = {
     "spectral": "kdcache.methods.spectral:spectral",
     "lift": "kdcache.methods.lift:lift",
     "widelast": "kdcache.methods.wide_last:wide_last",
+    "wecolora": "kdcache.methods.wecolora:wecolora",
+    "low-rank": "kdcache.methods.low_rank:low_rank",
 }
 
 

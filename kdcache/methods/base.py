@@ -1,33 +1,11 @@
 """What a method is: a change of the student and the terms of its loss."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import final, get_args
+from dataclasses import dataclass, field
+from typing import final
 
-from kdcache.models.student import Change
+from kdcache.students.change import Change, Unchanged
 from kdcache.terms.base import Term
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class StudentChange:
-    """What a method does to the student's architecture.
-
-    Args:
-        name: none, lift or widelast.
-        width: C of the tokens it makes; None for the width of the teacher that the terms read.
-    """
-
-    name: Change = "none"
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in get_args(Change):
-            raise ValueError(f"a student change is one of {', '.join(get_args(Change))}, got {self.name!r}")
-        if self.width is not None and self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        if self.name == "none" and self.width is not None:
-            raise ValueError(f"width {self.width} would be ignored: the student is not changed")
 
 
 @final
@@ -43,7 +21,7 @@ class Method:
 
     name: str
     terms: tuple[Term, ...]
-    change: StudentChange = StudentChange()
+    change: Change = field(default_factory=Unchanged)
 
     def __post_init__(self) -> None:
         if not self.active:

@@ -11,8 +11,8 @@ from kdcache.cache.cache_statistics import CacheStatistics
 from kdcache.cache.column import Column
 from kdcache.errors import ModelError, UsageError
 from kdcache.methods.base import Method
-from kdcache.models.student import Student, tap_grid
 from kdcache.models.taps import check_logits
+from kdcache.students.student import Student, tap_grid
 from kdcache.terms.base import Site, TeacherNeed, Term, TokenShape
 
 

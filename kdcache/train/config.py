@@ -89,6 +89,8 @@ class RunConfig:
     Args:
         student: timm model name.
         student_kwargs: Further arguments of the student.
+        student_weights: What the student begins with: ``hub`` for timm's weights of its name, a local file, ``random``;
+            None for random ones, refused where the method makes the student from trained weights.
         method: What is done to the student, and the terms of the loss.
         epochs: Passes over the cache's images.
         batch_size: Views in a global batch, over all ranks together.
@@ -114,6 +116,7 @@ class RunConfig:
     student: str
     method: Method
     student_kwargs: dict[str, Any] = field(default_factory=dict)
+    student_weights: str | None = None
     epochs: int = 1
     batch_size: int = 64
     accumulate: int = 1

@@ -16,8 +16,8 @@ import kdcache
 from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_file
 from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
-from kdcache.models import Student, StudentSpec, build_student
 from kdcache.strict_json import dump_json, load_json
+from kdcache.students.student import Student, StudentSpec, read_spec, rebuild_student
 from kdcache.train.checkpoint import read_checkpoint
 from kdcache.train.config import RunConfig
 from kdcache.views import EvalView
@@ -60,7 +60,7 @@ def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size:
 
 def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_names: list[str]) -> None:
     """Write what `load_student` needs beside the weights."""
-    facts = {"student": asdict(spec), "eval_view": asdict(view), "class_names": class_names}
+    facts = {"student": as_plain(spec), "eval_view": asdict(view), "class_names": class_names}
     write_file(folder / _STUDENT, dump_json(facts))
 
 
@@ -85,12 +85,12 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
             )
     try:
         facts: Any = load_json(facts_path.read_bytes(), where=str(facts_path))
-        spec = msgspec.convert(facts["student"], StudentSpec)
+        spec = read_spec(facts["student"])
         view = msgspec.convert(facts["eval_view"], EvalView)
         class_names = msgspec.convert(facts["class_names"], list[str])
     except (KeyError, TypeError, msgspec.ValidationError, CorruptCacheError) as error:
         raise RunMismatchError(f"{facts_path}: not the facts of a student ({error}); restore it") from None
-    student = build_student(spec)
+    student = rebuild_student(spec)
     load_saved(student, weights_path)
     return student.eval(), spec, view, class_names
 

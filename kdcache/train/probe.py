@@ -23,8 +23,8 @@ from kdcache.config import as_plain
 from kdcache.durable import sha256_file
 from kdcache.errors import SourceError
 from kdcache.images import Source
-from kdcache.models import Student, StudentSpec, build_student
 from kdcache.seeds import derived_seed
+from kdcache.students.student import Student, StudentSpec, rebuild_student
 from kdcache.train.evaluate import Accuracy, check_classes, check_labels, count_hits
 from kdcache.train.folder import load_student, read_config
 from kdcache.train.kept_weights import weights_name
@@ -187,8 +187,8 @@ def linear_probe(
 ) -> tuple[ProbeResult, ProbeResult]:
     """Probe the student of a run, and the same student before its training as the control.
 
-    The control is what architecture, resolution and evaluation view give without any training: the student with the
-    initial weights of this run's seed.
+    The control is what architecture, resolution and evaluation view give without any training: the student with random
+    weights from this run's seed, which are those it began with unless it was made from trained ones.
 
     Args:
         run: Its folder; features are kept in its folder ``probe``.
@@ -233,7 +233,7 @@ def linear_probe(
 
     trained = probed("trained", sha256_file(run / name), student)
     torch.manual_seed(derived_seed("student", seed))
-    return trained, probed("untrained", f"seed {seed}", build_student(spec))
+    return trained, probed("untrained", f"seed {seed}", rebuild_student(spec))
 
 
 def _facts(spec: StudentSpec, view: EvalView, token: Token) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from kdcache.durable import make_folder, write_file
 from kdcache.errors import UsageError
 from kdcache.images import Source
-from kdcache.models import Student, Tap
+from kdcache.models import Tap
 from kdcache.pixels import normalize_pixels
+from kdcache.students.student import Student
 from kdcache.train.eval_images import eval_batches
 from kdcache.views import EvalView
 

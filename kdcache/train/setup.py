@@ -11,10 +11,10 @@ from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_source
 from kdcache.methods.base import Method
-from kdcache.models import StudentSpec, build_student
 from kdcache.seeds import derived_seed
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from kdcache.students.student import StudentSpec, build_student
 from kdcache.train.bind import bind, columns_of
 from kdcache.train.config import RunConfig
 from kdcache.train.step import DistillationStep
@@ -60,12 +60,11 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
         kwargs=config.student_kwargs,
         num_classes=_num_classes(config, cache, used),
         image_size=image_size,
-        change=method.change.name,
-        width=0 if method.change.name == "none" else _width(method, used, cache),
+        change=method.change.with_width(lambda: _width(method, used, cache)),
     )
     # Global state: every rank must begin with the same weights, and every rerun too.
     torch.manual_seed(derived_seed("student", config.seed))
-    student = build_student(spec)
+    student = build_student(spec, weights=config.student_weights)
     try:
         terms, modules = bind(method, columns, student, cache, image_size)
     except ValueError as error:
@@ -127,9 +126,7 @@ def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
 
 
 def _width(method: Method, used: list[Column], cache: Cache) -> int:
-    """Channels of the tokens that the student's change makes: as chosen, or the teacher's."""
-    if method.change.width is not None:
-        return method.change.width
+    """Channels of the teacher's tokens, which the student's change takes over."""
     of_terms = [column for column in used if column.kind == "patch"]
     widths = {column.shape[-1] for column in of_terms or cache.columns if column.kind == "patch"}
     if len(widths) != 1:

@@ -6,8 +6,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from kdcache.models import Student
 from kdcache.stream.targets import PackedTargets
+from kdcache.students.student import Student
 from kdcache.terms.base import Inputs
 from kdcache.train.bind import BoundTerm
 

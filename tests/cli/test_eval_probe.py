@@ -31,7 +31,7 @@ def test_digits_end_to_end(tiny_root: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*words, "--probe-seeds", "1", "--probe-set", "epochs=1", "--probe-token", "mean"]) == 0
     shown = capsys.readouterr().out
     assert "last weights, linear probe on the mean token (12 channels), trained on 1437 images" in shown
-    assert "untrained: the control, the same student with this run's initial weights" in shown
+    assert "untrained: the control, the same student with random weights of this run's seed" in shown
     assert "caution: 2 steps of LARS" in shown
     assert "--probe-set base_lr=" in shown
     assert len(list((tmp_path / "run" / "probe").iterdir())) == 4, "of two students and two sets of images, once"

@@ -15,9 +15,14 @@ SURFACE = {
     "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
-        --cache --out --student --student-kwargs --method --term --data --codec --teacher --teacher-weights --beside
-         --epochs --batch-size --eval-data --seed
-        --device --tensorboard --set --json""",
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json
+        --recipes""",
+    "sweep": """
+        --ranks --seeds --teacher-accuracy
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json
+        --recipes""",
     "eval": """
         --data --weights --batch-size --device --json
         --probe --probe-data --probe-token --probe-seeds --probe-set""",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.cli.main import main
+from kdcache.recipes import RECIPES
 from tests.cli.support import fails
 from tests.conftest import STUDENT_KWARGS
 
@@ -70,14 +71,18 @@ def test_the_twin_stands_beside_the_run(tiny_root: Path, tmp_path: Path, capsys:
 
 def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["--epochs", "1", "--batch-size", "4", "--student", "vit_tiny_patch16_224", "--student-kwargs", *KWARGS]
-    command = ["train", "standalone-deit-tiny", "--cache", str(tiny_root), "--out", str(tmp_path / "run"), *changes]
+    command = ["train", "em-deit-tiny-none", "--cache", str(tiny_root), "--out", str(tmp_path / "run"), *changes]
     assert main(command) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_bytes())["config"]
     assert (config["epochs"], config["batch_size"], config["ema_decay"]) == (1, 4, 0.99996)
-    capsys.readouterr()
-    wanted = fails(
-        capsys, ["train", "lift-deit-tiny-cait-s24", "--cache", str(tiny_root), "--out", str(tmp_path / "r")]
-    )
+    shown = capsys.readouterr().err
+    assert "em-deit-tiny-none: DeiT-Tiny without a teacher. Published top-1 74.86. Published with new views" in shown
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--recipes"])
+    assert left.value.code == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(RECIPES)
+    wanted = fails(capsys, ["train", "em-lift-logit-mse", "--cache", str(tiny_root), "--out", str(tmp_path / "r")])
     assert "holds teacher 'vit_tiny_patch16_224', this run wants 'cait_s24_224'" in wanted
 
 

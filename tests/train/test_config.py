@@ -43,5 +43,5 @@ def test_it_is_recorded_whole() -> None:
     plain = as_plain(RunConfig(student="m", method=lift()))
     assert plain["method"]["name"] == "lift"
     assert [term["name"] for term in plain["method"]["terms"]] == ["cross-entropy", "logits", "tokens"]
-    assert plain["method"]["change"] == {"name": "lift", "width": None}
+    assert plain["method"]["change"] == {"name": "lift", "width": None, "init": "timm"}
     assert plain["optimizer"]["betas"] == [0.9, 0.999]

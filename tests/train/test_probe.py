@@ -109,7 +109,7 @@ def test_mistakes_are_named(values: dict[str, Any]) -> None:
 
 
 def test_a_run_beside_its_untrained_self(tiny_root: Path, tmp_path: Path) -> None:
-    """The probe of a run is that of its features computed directly; the control has the run's initial weights."""
+    """The probe of a run is that of its features computed directly; the control has the weights the run began with."""
     run, test = tmp_path / "run", open_source("digits:test")
     with pytest.raises(RunMismatchError, match="not the folder of a finished run"):
         linear_probe(run, test, test, FAST, device=CPU)

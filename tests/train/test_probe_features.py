@@ -6,7 +6,9 @@ import torch
 
 from kdcache.errors import UsageError
 from kdcache.images import open_source
-from kdcache.models import Student, StudentSpec, build_student
+from kdcache.students.change import Change, Unchanged
+from kdcache.students.lift import LiftChange
+from kdcache.students.student import Student, StudentSpec, build_student
 from kdcache.train.probe_features import Features, images_digest, kept_features, student_features, token_feature
 from kdcache.views import EvalView
 from tests.conftest import STUDENT_KWARGS, flip_bit
@@ -17,12 +19,11 @@ IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def student(
-    kwargs: dict[str, Any], name: str = "vit_tiny_patch16_224", *, change: Any = "none", size: int = 16
+    kwargs: dict[str, Any], name: str = "vit_tiny_patch16_224", *, change: Change | None = None, size: int = 16
 ) -> Student:
     torch.manual_seed(0)
-    width = 24 if change != "none" else 0
-    spec = StudentSpec(name=name, num_classes=10, image_size=size, kwargs=kwargs, change=change, width=width)
-    return build_student(spec).eval()
+    change = change or Unchanged()
+    return build_student(StudentSpec(name=name, num_classes=10, image_size=size, kwargs=kwargs, change=change)).eval()
 
 
 @torch.no_grad()
@@ -66,7 +67,7 @@ def test_students_without_a_class_token_have_a_mean(name: str, kwargs: dict[str,
 
 @torch.no_grad()
 def test_a_lifted_student_is_read_where_its_classifier_reads() -> None:
-    lifted = student(STUDENT_KWARGS, change="lift")
+    lifted = student(STUDENT_KWARGS, change=LiftChange(width=24))
     found = token_feature(lifted, IMAGES, "mean")
     assert found.shape == (3, 24)
     torch.testing.assert_close(lifted.model.head(found), lifted(IMAGES))  # type: ignore[operator]

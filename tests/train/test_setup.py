@@ -12,6 +12,7 @@ from kdcache.methods.feature import feature
 from kdcache.methods.lift import lift
 from kdcache.methods.logit import logit
 from kdcache.methods.none import none
+from kdcache.methods.wide_last import wide_last
 from kdcache.teacher.extract import extract
 from kdcache.train.config import DataConfig
 from kdcache.train.setup import make_loader, prepare
@@ -62,7 +63,7 @@ def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
         ),
         ({"method": lift()}, TapError, r"could be any of"),
         ({"method": lift(teacher=("blocks.7/patch",))}, TapError, "no column for blocks.7/patch"),
-        ({"student": "resnet18", "student_kwargs": {}}, ModelError, "ResNet is none"),
+        ({"student": "resnet18", "student_kwargs": {}, "method": wide_last()}, ModelError, "ResNet are convolutions"),
         ({"student": "deit_tinny"}, ModelError, "no model"),
         (
             {"student_kwargs": {**STUDENT_KWARGS, "patch_size": 8}},
