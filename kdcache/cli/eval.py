@@ -10,7 +10,8 @@ from kdcache.errors import UsageError
 USAGE = "RUN --data DATA [options]"
 EXAMPLE = """examples:
   kdcache eval runs/lift --data 'imagenet/val-{00..49}.tar' --json
-  kdcache eval runs/lift --data imagenet/val --weights best"""
+  kdcache eval runs/lift --data imagenet/val --weights best
+  kdcache eval runs/lift --data imagenet/val --probe --probe-data imagenet/train --probe-token mean"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +26,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward (64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    probe = parser.add_argument_group(
+        "linear probe",
+        "BatchNorm and a linear layer on the frozen student, trained by LARS on features that are kept in RUN/probe",
+    )
+    probe.add_argument("--probe", action="store_true", help="train a probe and evaluate it on --data")
+    probe.add_argument("--probe-data", metavar="D", help="labelled images that it is trained on")
+    probe.add_argument("--probe-token", choices=("class", "mean"), help="what it reads (class)")
+    probe.add_argument("--probe-seeds", type=int, metavar="N", help="probes to train, for mean ± sd (3)")
+    probe.add_argument(
+        "--probe-set",
+        action="append",
+        dest="probe_settings",
+        default=[],
+        metavar="NAME=VALUE",
+        help="epochs (50), batch_size (512), base_lr (0.1, for a batch of 256); repeat for more",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _check_probe(arguments: argparse.Namespace) -> None:
+    if arguments.probe:
+        if arguments.probe_data is None:
+            raise UsageError("--probe needs labelled images to train on: --probe-data DATA")
+        return
+    for flag in ("probe_data", "probe_token", "probe_seeds", "probe_settings"):
+        if getattr(arguments, flag) not in (None, []):
+            name = "probe-set" if flag == "probe_settings" else flag.replace("_", "-")
+            raise UsageError(f"--{name} goes with --probe")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate."""
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {arguments.batch_size}")
+
+    _check_probe(arguments)
+    if arguments.probe:
+        from kdcache.cli.eval_probe import run_probe
+
+        return run_probe(arguments)
 
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device, process_group

@@ -120,6 +120,17 @@ def load_checkpoint(student: Student, path: Path) -> None:
         raise RunMismatchError(f"{path}: does not fit the student of this run ({str(error)[:300]})") from None
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run as plain values.
+
+    Raises: RunMismatchError when there is none.
+    """
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise RunMismatchError(f"{path}: no such file; {folder} is not the folder of a run")
+    return load_json(path.read_bytes(), where=str(path))["config"]
+
+
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write the figures of a finished run."""
     write_file(folder / SUMMARY, dump_json(summary))

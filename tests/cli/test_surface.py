@@ -23,7 +23,9 @@ SURFACE = {
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
         --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json
         --recipes""",
-    "eval": "--data --weights --batch-size --device --json",
+    "eval": """
+        --data --weights --batch-size --device --json
+        --probe --probe-data --probe-token --probe-seeds --probe-set""",
     "analyze": """
         --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size
         --permutations --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",
