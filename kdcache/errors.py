@@ -49,6 +49,7 @@ class Remedy(enum.Enum):
 
     # Training.
     ADD_COLUMN = "add_column"  # tap, wanted, held
+    ADD_COLUMNS = "add_columns"  # wanted, held
     CHOOSE_COLUMN = "choose_column"  # wanted, held
     SET_WIDTH = "set_width"
     ADD_TEACHER = "add_teacher"
@@ -59,7 +60,8 @@ class Remedy(enum.Enum):
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
     FINISH_TRAINING = "finish_training"
-    KEEP_WEIGHTS = "keep_weights"  # wanted, held
+    EVALUATE_WHILE_TRAINING = "evaluate_while_training"
+    KEEP_MILESTONES = "keep_milestones"
     REPLACE_EXPORT = "replace_export"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"
 

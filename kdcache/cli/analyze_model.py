@@ -23,9 +23,11 @@ from kdcache.models.build import size_arguments
 from kdcache.models.taps import num_blocks
 from kdcache.seeds import derived_seed
 from kdcache.students.change import TokenHead, trunk_of
-from kdcache.train.checkpoint import checkpoint_paths
+from kdcache.students.student import Student
+from kdcache.train.checkpoint import checkpoint_paths, checkpoint_step
 from kdcache.train.eval_images import eval_batches
-from kdcache.train.folder import load_checkpoint, load_student
+from kdcache.train.folder import load_checkpoint, load_saved, load_student, read_summary
+from kdcache.train.kept_weights import BEST_WEIGHTS, milestones
 from kdcache.views import EvalView
 
 # A set of weights: its name, and how to put it into the model.
@@ -121,11 +123,23 @@ def _of_timm(arguments: argparse.Namespace) -> _Network:
 def _of_run(folder: Path) -> _Network:
     student, spec, view, _ = load_student(folder)
     final = {key: value.clone() for key, value in student.state_dict().items()}
-    weights: list[_Weights] = [
-        (path.stem, partial(load_checkpoint, student, path)) for path in checkpoint_paths(folder)
-    ]
-    weights.append(("final", partial(student.load_state_dict, final)))
+    weights = [*_kept(folder, student), ("final", partial(student.load_state_dict, final))]
     return _Network(student.model, view, spec.name, weights)
+
+
+def _kept(folder: Path, student: Student) -> list[_Weights]:
+    """Checkpoints, milestones and best weights of a run in the order of training, each step once."""
+    by_step: dict[int, _Weights] = {
+        checkpoint_step(path): (path.stem, partial(load_checkpoint, student, path)) for path in checkpoint_paths(folder)
+    }
+    summary = read_summary(folder) or {"steps": 0, "epochs": 1}
+    steps = summary["steps"] // summary["epochs"]
+    for epochs, path in milestones(folder).items():
+        by_step[steps * epochs] = f"epoch-{epochs}", partial(load_saved, student, path)
+    if (best := folder / BEST_WEIGHTS).is_file() and "best_epoch" in summary:
+        epochs = summary["best_epoch"]
+        by_step[steps * epochs] = f"best (epoch-{epochs})", partial(load_saved, student, best)
+    return [weights for _, weights in sorted(by_step.items())]
 
 
 def _all_taps(model: nn.Module) -> list[Tap]:

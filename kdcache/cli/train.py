@@ -17,7 +17,7 @@ from kdcache.cli.text import print_json, size_text
 from kdcache.config import apply_settings, keywords, parse_call, parse_pairs
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, load_method
-from kdcache.recipes import RECIPES, load_recipe
+from kdcache.recipes import RECIPES, load_recipe, recipe_notes, recipe_summary
 from kdcache.students import CHANGES, load_change
 from kdcache.terms import TERMS, load_term
 
@@ -38,27 +38,41 @@ EXAMPLE = f"""examples:
   kdcache train --cache caches/inet --student resnet18 --method logit --term gram:resize=student --out runs/gram
   kdcache train --cache caches/two --student deit_tiny_patch16_224 --method feature \\
       --term tokens:teacher=cait:blocks.-1/patch+dino:blocks.-1/patch,transform=phi-s --out runs/two
-  kdcache train lift-deit-tiny-cait-s24 --cache caches/inet --out runs/lift --set optimizer.weight_decay=0.1
+  kdcache train em-lift-logit-mse --cache caches/inet --out runs/lift --set optimizer.weight_decay=0.1
   torchrun --nproc-per-node 8 -m kdcache train --cache ... (as above)
 
 terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take + between their values:
 {chr(10).join(f"  {name:<18}{line}" for name, (_, line) in TERMS.items())}
   All take weight; those of a teacher take teacher=[GROUP:]TAP[:CODEC] (GROUP: is any tap of it), where it is not the
   only one; those of tokens take student_block, resize=refuse|student|teacher and
-  transform=none|mean|standardize|phi-s; tokens takes loss and adapter, logits temperature, cross-entropy
-  label_smoothing, unic head and drop, projector released and teacher_affine. Two terms of one name: give both.
+  transform=none|mean|standardize|phi-s|layer-norm; tokens takes loss and adapter, logits temperature,
+  cross-entropy label_smoothing, unic head and drop, projector released and teacher_affine, local blocks and
+  mode=teacher|student|both, proteus class_weight, all_weight, masked_weight, masked_images and mask_ratio, leap
+  threshold, alpha, max_steps and start=closest|first. local reads all tokens of every block, leap patch tokens of
+  every block: teacher=GROUP: names whose. Two terms of one name: give both.
 
 changes of the student, --change NAME:key=value,key=value:
 {chr(10).join(f"  {name:<18}{line}" for name, (_, line) in CHANGES.items())}
   lift and widelast take width (the teacher's) and init=timm|released, widelast schedule; weight-copy every,
   adapters=enhanced|lora|none and rank; low-rank rank, or budget with search=bottom|top|uniform, and init=svd|random.
 
-recipes: {", ".join(RECIPES)}"""
+`kdcache train --recipes` lists the {len(RECIPES)} recipes."""
+
+
+class _ListRecipes(argparse.Action):
+    """Prints all recipes and leaves, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """See argparse.Action."""
+        for name in RECIPES:
+            print(f"{name:<34}{recipe_summary(name)}")
+        parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; those not given keep the recipe's values, or the defaults of RunConfig."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a published run (see below)")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a published run by name")
+    parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list them, with published figures, and leave")
     what = parser.add_argument_group("what")
     what.add_argument("--cache", type=Path, required=True, metavar="DIR", help="a finished cache")
     what.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
@@ -108,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train."""
-    config = _config(arguments)
+    config = read_config(arguments)
     beside = _beside(arguments.beside)
 
     from kdcache.distributed.env import worker_env
@@ -117,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
     env = worker_env()
     visible = env.is_main and not arguments.json
     with ProgressReporter("train", "steps", visible=visible) as reporter:
+        if arguments.recipe is not None:
+            reporter.note(f"{arguments.recipe}: {recipe_notes(arguments.recipe)}")
 
         def show(kind: str, values: dict[str, Any]) -> None:
             if kind == "step":
@@ -191,7 +207,8 @@ def _print_beside(runs: dict[str, dict[str, Any]]) -> None:
     print(text_table(["", "teacher", "step", "waiting", "peak memory", "top-1"], rows))
 
 
-def _config(arguments: argparse.Namespace) -> "RunConfig":
+def read_config(arguments: argparse.Namespace) -> "RunConfig":
+    """The run that the flags say. Raises: UsageError."""
     from kdcache.train.config import RunConfig
 
     changes: dict[str, Any] = {}
@@ -208,7 +225,7 @@ def _config(arguments: argparse.Namespace) -> "RunConfig":
         elif "student" in changes and method is not None:
             config = RunConfig(**changes, method=method)
         else:
-            raise UsageError(f"give --student and --method, or one of the recipes {', '.join(RECIPES)}")
+            raise UsageError("give --student and --method, or a recipe (`kdcache train --recipes` lists them)")
     except ValueError as error:
         raise UsageError(str(error)) from None
     groups = {"data.source": arguments.data, "data.codec": arguments.codec, "eval.data": arguments.eval_data}
@@ -281,7 +298,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     if "top1" in summary:
         print(
             f"top-1 {summary['top1']:.2f} %, top-5 {summary['top5']:.2f} % of {summary['num_images']} images (last "
-            "epoch)"
+            f"epoch); best {summary['best_top1']:.2f} % after {summary['best_epoch']} epochs (--weights best)"
         )
     print(
         f"{summary['steps']} steps, {summary['images_per_s']:.1f} images/s, {summary['stall_share']:.1%} waiting for "

@@ -1,18 +1,16 @@
-"""Which weights of a run can be exported, and what the run knows of their accuracy."""
+"""What a run knows of the weights that are exported."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, final
 
-from kdcache.errors import Remedy, RunMismatchError
-from kdcache.train.folder import AVERAGED_WEIGHTS, WEIGHTS, read_summary
+from kdcache.train.folder import read_summary
 from kdcache.train.metrics import read_metrics
 
-Weights = Literal["last", "ema"]
-_FILES = {"last": WEIGHTS, "ema": AVERAGED_WEIGHTS}
 _MEANING = {
     "last": "after the last epoch",
-    "ema": "exponential moving average of the run's weights",
+    "best": "of the epoch with the best top-1, chosen on the images below",
+    "ema": "moving average over the whole run",
 }
 
 
@@ -22,41 +20,34 @@ class Measured:
     """What a run knows of one of its weights.
 
     Args:
-        weights: Which.
+        weights: Which: last, best, ema or epoch-N.
         meaning: In words.
         epoch: Number of the epoch after which they were taken, from 1; None where unknown.
         accuracy: top1, top5, num_images and num_bad of that epoch; None where these weights were not evaluated.
     """
 
-    weights: Weights
+    weights: str
     meaning: str
     epoch: int | None
     accuracy: dict[str, Any] | None
 
 
-def weights_file(run: Path, weights: Weights) -> str:
-    """The name of the file.
+def measured(run: Path, weights: str) -> Measured:
+    """What the run's metrics say of these weights; a student of one's own loop has none.
 
-    Raises: ValueError for unknown words; RunMismatchError for weights that this run did not keep.
+    Args:
+        run: The run folder.
+        weights: As `weights_name` takes them.
     """
-    if weights not in get_args(Weights):
-        raise ValueError(f"weights must be one of {', '.join(get_args(Weights))}, got {weights!r}")
-    name = _FILES[weights]
-    # Without the last ones the run is not finished, which is the better message.
-    if weights != "last" and (run / WEIGHTS).is_file() and not (run / name).is_file():
-        held = ", ".join(word for word, file in _FILES.items() if (run / file).is_file())
-        raise RunMismatchError(
-            f"{run}: holds no {name}; its weights are: {held}", remedy=Remedy.KEEP_WEIGHTS, held=held, wanted=weights
-        )
-    return name
-
-
-def measured(run: Path, weights: Weights) -> Measured:
-    """What the run's metrics say of these weights; a student of one's own loop has none."""
+    evaluated = {entry["epoch"] + 1: entry for entry in read_metrics(run, "eval")}
     summary = read_summary(run)
-    epoch: int | None = None if summary is None else summary["epochs"]
-    accuracy: dict[str, Any] | None = None
-    if weights == "last" and epoch is not None:
-        found = [entry for entry in read_metrics(run, "eval") if entry["epoch"] + 1 == epoch]
-        accuracy = found[-1] if found else None
-    return Measured(weights=weights, meaning=_MEANING[weights], epoch=epoch, accuracy=accuracy)
+    if weights.startswith("epoch-"):
+        epoch: int | None = int(weights.removeprefix("epoch-"))
+    elif weights == "best":
+        # The first of equals, as the run chooses.
+        epoch = max(evaluated, key=lambda each: evaluated[each]["top1"], default=None)
+    else:
+        epoch = None if summary is None else summary["epochs"]
+    accuracy = None if weights == "ema" or epoch is None else evaluated.get(epoch)
+    meaning = _MEANING.get(weights, "a milestone of the run")
+    return Measured(weights=weights, meaning=meaning, epoch=epoch, accuracy=accuracy)

@@ -15,11 +15,12 @@ from kdcache.errors import ModelError, Remedy, UsageError
 from kdcache.export.card import Card, card_text
 from kdcache.export.onnx import onnx_bytes, require_onnx
 from kdcache.export.timm_config import timm_config
-from kdcache.export.weights import Weights, measured, weights_file
+from kdcache.export.weights import measured
 from kdcache.models import count_parameters, weights_sha256
 from kdcache.strict_json import load_json
 from kdcache.students.student import Student, merge_student
 from kdcache.train.folder import load_student, read_run, read_summary
+from kdcache.train.kept_weights import weights_name
 from kdcache.train.origin import read_origin
 
 MODEL, CONFIG, CARD, ONNX = "model.safetensors", "config.json", "README.md", "model.onnx"
@@ -43,14 +44,14 @@ class Exported:
 
     folder: Path
     architecture: str
-    weights: Weights
+    weights: str
     num_parameters: int
     weights_sha256: str
     files: tuple[str, ...]
 
 
 def export_student(
-    run: Path, out: Path, *, weights: Weights = "last", onnx: bool = False, replace: bool = False
+    run: Path, out: Path, *, weights: str = "last", onnx: bool = False, replace: bool = False
 ) -> Exported:
     """Write a finished student as ``model.safetensors``, ``config.json`` and ``README.md``, the model card.
 
@@ -62,7 +63,7 @@ def export_student(
     Args:
         run: A run folder, or what `save_student` wrote.
         out: A folder that holds nothing else.
-        weights: The student's last weights, or their moving average.
+        weights: ``last``, ``best``, ``ema`` or ``epoch-N``, as in `weights_name`.
         onnx: Whether to write ``model.onnx`` as well, for batches of any size (needs the extra ``onnx``).
         replace: Whether an export that is there is replaced.
 
@@ -72,7 +73,7 @@ def export_student(
     """
     if onnx:
         require_onnx()
-    trained, spec, view, class_names = load_student(run, weights=weights_file(run, weights))
+    trained, spec, view, class_names = load_student(run, weights=weights_name(run, weights))
     student, spec = merge_student(trained, spec)
     student.eval()
     card = Card(

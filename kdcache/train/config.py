@@ -67,12 +67,17 @@ class CheckpointConfig:
     Args:
         every_steps: Save after every so many optimizer steps, besides every epoch's end; None for epochs only.
         keep: Checkpoints to keep.
+        milestone_every: Keep the student's weights after every so many epochs for good, beside those of the best epoch
+            (which every run with evaluation images keeps); None for none.
     """
 
     every_steps: int | None = None
     keep: int = 2
+    milestone_every: int | None = None
 
     def __post_init__(self) -> None:
+        if self.milestone_every is not None and self.milestone_every < 1:
+            raise ValueError(f"milestone_every must be at least 1 epoch, got {self.milestone_every}")
         if self.keep < 1 or (self.every_steps is not None and self.every_steps < 1):
             raise ValueError(f"keep and every_steps must be at least 1, got {self.keep}, {self.every_steps}")
 

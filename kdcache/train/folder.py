@@ -95,11 +95,19 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
     except (KeyError, TypeError, msgspec.ValidationError, CorruptCacheError) as error:
         raise RunMismatchError(f"{facts_path}: not the facts of a student ({error}); restore it") from None
     student = rebuild_student(spec)
-    try:
-        student.model.load_state_dict(safetensors.torch.load_file(weights_path))
-    except Exception as error:  # safetensors and torch report damage and misfit in their own ways
-        raise RunMismatchError(f"{weights_path}: does not fit the student beside it ({str(error)[:300]})") from None
+    load_saved(student, weights_path)
     return student.eval(), spec, view, class_names
+
+
+def load_saved(student: Student, path: Path) -> None:
+    """Put weights that `save_weights` wrote into a student.
+
+    Raises: RunMismatchError when the file is damaged or of another student.
+    """
+    try:
+        student.model.load_state_dict(safetensors.torch.load_file(path))
+    except Exception as error:  # safetensors and torch report damage and misfit in their own ways
+        raise RunMismatchError(f"{path}: does not fit the student beside it ({str(error)[:300]})") from None
 
 
 def load_checkpoint(student: Student, path: Path) -> None:
@@ -120,6 +128,17 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     """What `begin_run` recorded: config, cache, versions, git_commit, world_size; None where there is no such file."""
     path = folder / _CONFIG
     return load_json(path.read_bytes(), where=str(path)) if path.is_file() else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run as plain values.
+
+    Raises: RunMismatchError when there is none.
+    """
+    record = read_run(folder)
+    if record is None:
+        raise RunMismatchError(f"{folder / _CONFIG}: no such file; {folder} is not the folder of a run")
+    return record["config"]
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def test_what_cannot_be_exported(run: Path, tmp_path: Path, capsys: pytest.Captu
     out = ["--out", str(tmp_path / "out")]
     assert "not the folder of a finished run" in fails(capsys, ["export", str(tmp_path), *out])
     shown = fails(capsys, ["export", str(run), "--weights", "ema", *out])
-    assert "its weights are: last; export those with `--weights`" in shown
+    assert "averaged weights are those of a finished run with ema_decay" in shown
 
 
 def test_a_missing_extra(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

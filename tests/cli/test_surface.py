@@ -16,8 +16,16 @@ SURFACE = {
     "show": "--json --group --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
-        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json""",
-    "eval": "--data --ema --batch-size --device --json",
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json
+        --recipes""",
+    "sweep": """
+        --ranks --seeds --teacher-accuracy
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --codec --teacher
+        --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard --set --json
+        --recipes""",
+    "eval": """
+        --data --weights --batch-size --device --json
+        --probe --probe-data --probe-token --probe-seeds --probe-set""",
     "export": "--out --weights --onnx --replace --json",
     "analyze": """
         --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size

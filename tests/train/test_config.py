@@ -33,6 +33,8 @@ def test_mistakes_are_named(values: dict[str, object]) -> None:
 def test_groups_check_themselves() -> None:
     with pytest.raises(ValueError, match="keep and every_steps"):
         CheckpointConfig(keep=0)
+    with pytest.raises(ValueError, match="milestone_every must be at least 1"):
+        CheckpointConfig(milestone_every=0)
     with pytest.raises(ValueError, match="every_epochs"):
         EvalConfig(every_epochs=0)
 
