@@ -49,6 +49,7 @@ class Remedy(enum.Enum):
 
     # Training.
     ADD_COLUMN = "add_column"  # tap, wanted, held
+    ADD_COLUMNS = "add_columns"  # wanted, held
     CHOOSE_COLUMN = "choose_column"  # wanted, held
     SET_WIDTH = "set_width"
     ADD_TEACHER = "add_teacher"

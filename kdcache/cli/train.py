@@ -45,8 +45,11 @@ terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take 
 {chr(10).join(f"  {name:<18}{line}" for name, (_, line) in TERMS.items())}
   All take weight; those of a teacher take teacher=[GROUP:]TAP[:CODEC] (GROUP: is any tap of it), where it is not the
   only one; those of tokens take student_block, resize=refuse|student|teacher and
-  transform=none|mean|standardize|phi-s; tokens takes loss and adapter, logits temperature, cross-entropy
-  label_smoothing, unic head and drop, projector released and teacher_affine. Two terms of one name: give both.
+  transform=none|mean|standardize|phi-s|layer-norm; tokens takes loss and adapter, logits temperature,
+  cross-entropy label_smoothing, unic head and drop, projector released and teacher_affine, local blocks and
+  mode=teacher|student|both, proteus class_weight, all_weight, masked_weight, masked_images and mask_ratio, leap
+  threshold, alpha, max_steps and start=closest|first. local reads all tokens of every block, leap patch tokens of
+  every block: teacher=GROUP: names whose. Two terms of one name: give both.
 
 changes of the student, --change NAME:key=value,key=value:
 {chr(10).join(f"  {name:<18}{line}" for name, (_, line) in CHANGES.items())}

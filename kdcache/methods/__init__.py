@@ -15,6 +15,7 @@ METHODS = {
     "logit": "kdcache.methods.logit:logit",
     "feature": "kdcache.methods.feature:feature",
     "spectral": "kdcache.methods.spectral:spectral",
+    "proteus": "kdcache.methods.proteus:proteus",
     "lift": "kdcache.methods.lift:lift",
     "widelast": "kdcache.methods.wide_last:wide_last",
     "wecolora": "kdcache.methods.wecolora:wecolora",

@@ -88,9 +88,8 @@ class TapReader:
         for tap in self.taps:
             _check_tap(model, tap)
         self._blocks = sorted({tap.block for tap in self.taps if tap.block is not None})
-        parameters = inspect.signature(model.forward_intermediates).parameters  # pyright: ignore[reportArgumentType]
         self._prefix = any(tap.kind == "prefix" for tap in self.taps)
-        if self._prefix and ("return_prefix_tokens" not in parameters or not getattr(model, "num_prefix_tokens", 0)):
+        if self._prefix and not num_prefix_tokens(model):
             raise TapError(f"{type(model).__name__} has no prefix tokens in its blocks; use the patch tap")
         # Logits first: what the head drops in training must be what it drops in an ordinary forward.
         self._head = sorted({tap for tap in self.taps if tap.block is None}, key=lambda tap: tap.kind != "logits")
@@ -137,6 +136,12 @@ def num_blocks(model: nn.Module) -> int:
     if not hasattr(model, "forward_intermediates"):
         raise TapError(f"{type(model).__name__} has no forward_intermediates; choose another timm model")
     return len(model.feature_info)  # pyright: ignore[reportArgumentType]
+
+
+def num_prefix_tokens(model: nn.Module) -> int:
+    """Class, distillation and register tokens that a model's blocks hold before the patch tokens; 0 for CaiT."""
+    parameters = inspect.signature(model.forward_intermediates).parameters  # pyright: ignore[reportArgumentType]
+    return getattr(model, "num_prefix_tokens", 0) if "return_prefix_tokens" in parameters else 0
 
 
 def check_logits(model: nn.Module, images: Tensor, logits: Tensor) -> None:

@@ -15,15 +15,15 @@ _PAPERS = {
     "em": (
         "encoding_mismatch",
         """deit_tiny_none deit_tiny_spectral deit_tiny_logit deit_tiny_logit_spectral lift_none lift_none_256
-        lift_none_320 lift_none_448 lift_mse lift_logit lift_logit_mse lift_logit_spectral widelast_none widelast_mse widelast_logit
-        widelast_logit_mse widelast_logit_spectral widelast_spectral_deit_small widelast_spectral_deit3_small
-        uniform_219_none uniform_219_spectral""",
+        lift_none_320 lift_none_448 lift_mse lift_logit lift_logit_mse lift_logit_spectral widelast_none
+        widelast_mse widelast_logit widelast_logit_mse widelast_logit_spectral widelast_spectral_deit_small
+        widelast_spectral_deit3_small uniform_219_none uniform_219_spectral""",
     ),
     "dd": (
         "distillation_dynamics",
-        """logit_300 logit_500 spectral_first spectral_last spectral_last_500 spectral_last_half spectral_first_last
-        spectral_last_8 projector_first projector_last projector_first_last projector_last_trained logit_vit_large
-        spectral_last_vit_large""",
+        """logit_300 logit_500 spectral_first spectral_last spectral_last_500 spectral_last_half
+        spectral_first_last spectral_last_8 projector_first projector_last projector_first_last
+        projector_last_trained logit_vit_large spectral_last_vit_large""",
     ),
     "sk": ("spectralkd", "deit_tiny deit_small swin_tiny"),
     "": ("compression", "wecolora_vit_base low_rank_vit_base"),

@@ -33,8 +33,8 @@ def wecolora_vit_base() -> RunConfig:
 def low_rank_vit_base() -> RunConfig:
     """ViT-B/32 at rank 32 on CIFAR-100. Published top-1 69.46, the teacher's 73.35 (one seed).
 
-    kdcache sweep low-rank-vit-base --ranks 2,4,8,16,24,32,64 --cache caches/cifar100 --student-weights teacher.safetensors \\
-        --eval-data cifar100/test --out runs/ranks
+    kdcache sweep low-rank-vit-base --ranks 2,4,8,16,24,32,64 --cache caches/cifar100 \\
+        --student-weights teacher.safetensors --eval-data cifar100/test --out runs/ranks
 
     The paper gives no rank grid, factor initialisation, temperature, epochs or rate: these are kdcache's choice.
     """

@@ -23,6 +23,7 @@ from kdcache.train.config import RunConfig
 DIFFERS = DIFFERS
 COST = "Cost: 300 epochs of 1.28 M images; int8 features of CaiT-S24 take 96 GB for each view of all images."
 _UNIFORM_WIDTH = 219
+_LAST = ("blocks.-1/patch",)
 
 
 def _changed(method: Method, change: Change) -> RunConfig:
@@ -34,9 +35,9 @@ def deit_tiny_none() -> RunConfig:
     return papers_run(none(), teacher=None)
 
 
-def deit_tiny_spectral() -> RunConfig:
+def deit_tiny_spectral(teacher=_LAST) -> RunConfig:
     """DeiT-Tiny, features alone (SpectralKD, last block). Published top-1 75.07."""
-    return papers_run(spectral(logit_weight=0.0))
+    return papers_run(spectral(logit_weight=0.0, teacher=_LAST))
 
 
 def deit_tiny_logit() -> RunConfig:
@@ -44,9 +45,9 @@ def deit_tiny_logit() -> RunConfig:
     return papers_run(logit())
 
 
-def deit_tiny_logit_spectral() -> RunConfig:
+def deit_tiny_logit_spectral(teacher=_LAST) -> RunConfig:
     """DeiT-Tiny, logits and SpectralKD on the last block. Published top-1 76.83."""
-    return papers_run(spectral())
+    return papers_run(spectral(teacher=_LAST))
 
 
 def lift_none() -> RunConfig:
@@ -71,7 +72,7 @@ def lift_none_448() -> RunConfig:
 
 def lift_mse() -> RunConfig:
     """Lift, features alone (mean squared error). Published top-1 76.61."""
-    return papers_run(lift(logit_weight=0.0))
+    return papers_run(lift(logit_weight=0.0, teacher=_LAST))
 
 
 def lift_logit() -> RunConfig:
@@ -81,12 +82,12 @@ def lift_logit() -> RunConfig:
 
 def lift_logit_mse() -> RunConfig:
     """Lift, logits and mean squared error. Published top-1 77.50."""
-    return papers_run(lift())
+    return papers_run(lift(teacher=_LAST))
 
 
-def lift_logit_spectral() -> RunConfig:
+def lift_logit_spectral(teacher=_LAST) -> RunConfig:
     """Lift, logits and SpectralKD. Published top-1 77.53."""
-    return _changed(spectral(), LiftChange())
+    return _changed(spectral(teacher=_LAST), LiftChange())
 
 
 def widelast_none() -> RunConfig:
@@ -96,7 +97,7 @@ def widelast_none() -> RunConfig:
 
 def widelast_mse() -> RunConfig:
     """WideLast, features alone (mean squared error). Published top-1 77.15."""
-    return papers_run(wide_last(logit_weight=0.0))
+    return papers_run(wide_last(logit_weight=0.0, teacher=_LAST))
 
 
 def widelast_logit() -> RunConfig:
@@ -106,23 +107,23 @@ def widelast_logit() -> RunConfig:
 
 def widelast_logit_mse() -> RunConfig:
     """WideLast, logits and mean squared error. Published top-1 78.23."""
-    return papers_run(wide_last())
+    return papers_run(wide_last(teacher=_LAST))
 
 
-def widelast_logit_spectral() -> RunConfig:
+def widelast_logit_spectral(teacher=_LAST) -> RunConfig:
     """WideLast, logits and SpectralKD. Published top-1 78.16."""
-    return _changed(spectral(), WideLastChange())
+    return _changed(spectral(teacher=_LAST), WideLastChange())
 
 
 def widelast_spectral_deit_small() -> RunConfig:
     """WideLast, features of DeiT-Small alone (SpectralKD). Published top-1 75.73, presumably without logits."""
-    run = _changed(spectral(logit_weight=0.0), WideLastChange())
+    run = _changed(spectral(logit_weight=0.0, teacher=_LAST), WideLastChange())
     return replace(run, teacher="deit_small_patch16_224")
 
 
 def widelast_spectral_deit3_small() -> RunConfig:
     """WideLast, features of DeiT3-Small (21k) alone (SpectralKD). Published top-1 76.50, presumably without logits."""
-    run = _changed(spectral(logit_weight=0.0), WideLastChange())
+    run = _changed(spectral(logit_weight=0.0, teacher=_LAST), WideLastChange())
     return replace(run, teacher="deit3_small_patch16_224.fb_in22k_ft_in1k")
 
 
@@ -131,6 +132,6 @@ def uniform_219_none() -> RunConfig:
     return replace(papers_run(none(), teacher=None), student_kwargs={"embed_dim": _UNIFORM_WIDTH})
 
 
-def uniform_219_spectral() -> RunConfig:
+def uniform_219_spectral(teacher=_LAST) -> RunConfig:
     """DeiT-Tiny at width 219 throughout, features alone (SpectralKD). No figure was published."""
-    return replace(deit_tiny_spectral(), student_kwargs={"embed_dim": _UNIFORM_WIDTH})
+    return replace(deit_tiny_spectral(teacher=_LAST), student_kwargs={"embed_dim": _UNIFORM_WIDTH})

@@ -1,13 +1,12 @@
 """SpectralKD (arXiv:2412.19055): DeiT from CaiT-S24 at eight pairs of blocks, Swin-Tiny from Swin-Small at its stages.
 
-The caches::
+The caches, both with ``--codec int8 --views 3 --view-recipe deit``::
 
-    kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher cait_s24_224 --codec int8 --views 3 \\
-        --view-recipe deit --tap blocks.0/patch --tap blocks.1/patch --tap blocks.18/patch --tap blocks.19/patch \\
-        --tap blocks.20/patch --tap blocks.21/patch --tap blocks.22/patch --tap blocks.23/patch --tap head/logits --out C
-    kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher swin_small_patch4_window7_224 --codec int8 \\
-        --views 3 --view-recipe deit --tap blocks.0/patch --tap blocks.1/patch --tap blocks.2/patch \\
-        --tap blocks.3/patch --tap head/logits --out C
+    kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher cait_s24_224 --tap head/logits \\
+        --tap blocks.0/patch --tap blocks.1/patch --tap blocks.18/patch --tap blocks.19/patch \\
+        --tap blocks.20/patch --tap blocks.21/patch --tap blocks.22/patch --tap blocks.23/patch --out C
+    kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher swin_small_patch4_window7_224 \\
+        --tap head/logits --tap blocks.0/patch --tap blocks.1/patch --tap blocks.2/patch --tap blocks.3/patch --out C
 """
 
 from kdcache.methods.spectral import spectral

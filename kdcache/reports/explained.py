@@ -120,6 +120,8 @@ def _no_r2(term: RunTerm) -> str:
         return f"no R²: adapter={adapter} compares other values than the teacher's tokens"
     if settings.get("resize") == "teacher":
         return "no R²: its targets are resized, and their variance is not known"
+    if settings.get("transform") == "layer-norm":
+        return "no R²: its targets are normalised token by token, and their variance is not known"
     if len(term.columns) != 1:
         return f"no R²: its value is a mean over {len(term.columns)} columns"
     return "" if term.loss is not None else "no R²: its last epoch logged no step"

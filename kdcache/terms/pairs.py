@@ -14,7 +14,7 @@ from kdcache.errors import GridMismatchError, Remedy
 from kdcache.models.taps import Tap
 from kdcache.stream.targets import PackedTargets, Payload
 from kdcache.terms.base import Inputs, Needs, Site, TeacherNeed, Term, TokenShape, check_weight, teacher_need
-from kdcache.terms.transforms import Transform, TransformName, make_transform
+from kdcache.terms.transforms import TransformName, make_transform
 
 Resize = Literal["refuse", "student", "teacher"]
 MeanOver = Literal["pairs", "tokens"]
@@ -36,7 +36,7 @@ class Pair(nn.Module):
     def __init__(
         self,
         adapter: nn.Module | None,
-        transform: Transform | None,
+        transform: nn.Module | None,
         student_grids: tuple[Grid, Grid] | None,
         teacher_grids: tuple[Grid, Grid] | None,
     ) -> None:
@@ -74,7 +74,8 @@ class TokenTerm(Term):
             change makes, or its last block's. One of either goes with all of the other.
         resize: What is resized, bilinearly, where the two grids differ: student, teacher, or refuse.
         transform: Of the targets, from the statistics in the cache: none, mean (the column's mean is subtracted),
-            standardize (each channel to mean 0 and variance 1) or phi-s (arXiv:2410.01680: rotated, then one scale).
+            standardize (each channel to mean 0 and variance 1) or phi-s (arXiv:2410.01680: rotated, then one scale);
+            or layer-norm (each token to mean 0 and variance 1).
         mean_over: Of several pairs: ``pairs`` weighs them alike, ``tokens`` by how many tokens each has, so
             that the prefix and the patch tokens of a block count as one set.
     """

@@ -58,6 +58,8 @@ class DistillationStep(nn.Module):
                 labels=labels,
                 student=[tokens[number] for number in bound.tap_numbers],
                 teacher=[targets[column.name] for column in bound.columns],
+                images=images,
+                network=bound.network_of(self.student),
             )
             module = self.adapters[bound.label] if bound.label in self.adapters else None  # noqa: SIM401 - has no get
             values[bound.label] = bound.term(inputs, module)

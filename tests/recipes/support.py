@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.teacher.extract import extract
-from kdcache.train.config import EvalConfig, RunConfig
+from kdcache.train.config import CheckpointConfig, EvalConfig, RunConfig
 from tests.conftest import tiny_extract
 
 # By the first part of a teacher's name: arguments of a toy of that architecture, and its taps.
 _VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "num_heads": 6, "num_classes": 10}
 TEACHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "cait": ({**_VIT, "depth": 24}, [f"blocks.{block}/patch" for block in (0, 1, *range(16, 24))]),
+    "cait": ({**_VIT, "depth": 24, "init_values": 1.0}, [f"blocks.{block}/patch" for block in (0, 1, *range(16, 24))]),
     "vit": ({**_VIT, "depth": 4}, ["blocks.-1/patch", "blocks.-1/prefix"]),
     "deit": ({**_VIT, "depth": 2}, ["blocks.-1/patch"]),
     "deit3": ({**_VIT, "depth": 2}, ["blocks.-1/patch"]),
@@ -63,6 +63,7 @@ def toy_run(run: RunConfig, weights: str = "random") -> RunConfig:
         epochs=1,
         batch_size=4,
         log_every=1,
+        checkpoint=CheckpointConfig(),
         scheduler=replace(run.scheduler, warmup_epochs=0),
         data=replace(run.data, num_threads=1),
         eval=EvalConfig(),
