@@ -26,7 +26,7 @@ class EncodedImages:
     Args:
         data: (bytes,) uint8, all files one after the other.
         starts, sizes: (B,) int64; rows that are views of one image share its bytes.
-        views: (B, 9) int32, the integers of each view (see FORMAT.md).
+        views: (B, F) int32, the integers of each view (see FORMAT.md).
     """
 
     data: Tensor
@@ -65,7 +65,7 @@ class EncodedBuffer:
         Args:
             files: One per sample.
             repeats: Rows that share each file.
-            views: (B, 9) int32, with B = len(files) * repeats.
+            views: (B, F) int32, with B = len(files) * repeats.
         """
         sizes = np.array([len(file) for file in files], np.int64)
         ends = np.cumsum(sizes)

@@ -144,7 +144,15 @@ class ViewReplayer:
 
     def _replay(self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
         facts = self._fingerprint.views
-        replayed = replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
+        replayed = replay_views(
+            images,
+            views,
+            size=facts.size,
+            interpolation=facts.interpolation,
+            mean=facts.mean,
+            std=facts.std,
+            out=into,
+        )
         if facts.jpeg_quality:
             # The teacher saw the decoded JPEG of each view.
             for view in replayed:

@@ -49,10 +49,10 @@ class ExtractConfig:
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``.
         codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
         views: K, views of each image.
-        view_recipe: ``eval`` or ``rrc-flip``.
-        view_params: Overrides of the recipe: crop_pct, squash, scale, ratio, flip.
+        view_recipe: ``eval``, ``rrc-flip`` or ``deit``.
+        view_params: Overrides of the recipe's; see ViewRecipe.
         image_size: S; None takes the teacher's own.
-        interpolation: None takes the teacher's own.
+        interpolation: None takes the teacher's own, and bicubic for ``deit``.
         seed: Of the views, the order, and random teacher weights.
         limit: Images to take; None for all.
         order: ``shuffle`` stores the images in a seeded random order, ``source`` in the source's.

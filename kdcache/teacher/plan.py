@@ -1,6 +1,6 @@
 """From what was asked to fingerprints: which images in which order, which views, which columns."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from kdcache.models import Tap, parse_tap
 from kdcache.seeds import derived_key
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.model import TapFacts, Teacher
-from kdcache.views import INTERPOLATIONS, VIEW_FIELDS, ViewRecipe
+from kdcache.views import AUGMENT_INTERPOLATIONS, INTERPOLATIONS, RECIPES, VIEW_FIELDS, ViewRecipe
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,11 @@ def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:
     values: dict[str, Any] = {"name": config.view_recipe, "size": teacher.image_size}
     if config.view_recipe == "eval":
         values |= {"crop_pct": settings["crop_pct"], "squash": mode == "squash"}
-    known = [field.name for field in fields(ViewRecipe) if field.name not in ("name", "size")]
+    known = RECIPES[config.view_recipe]
     if unknown := [name for name in config.view_params if name not in known]:
-        raise UsageError(f"view parameters {unknown} do not exist; there are {', '.join(known)}")
+        raise UsageError(
+            f"view parameters {unknown} do not exist for recipe {config.view_recipe}; there are {', '.join(known)}"
+        )
     try:
         return msgspec.convert({**values, **config.view_params}, ViewRecipe, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
@@ -114,10 +116,14 @@ def base_fingerprint(
     """
     if not is_safe_name(config.split) or config.split in RESERVED_NAMES:
         raise UsageError(f"split {config.split!r}: use lower-case letters, digits and '-'")
-    interpolation = config.interpolation or teacher.data_config["interpolation"]
-    if interpolation not in INTERPOLATIONS:
-        raise UsageError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
-    params = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+    # DeiT's filter is a part of its augmentation, whatever its teacher is evaluated with.
+    usual = "bicubic" if recipe.name == "deit" else teacher.data_config["interpolation"]
+    interpolation = config.interpolation or usual
+    known = AUGMENT_INTERPOLATIONS if recipe.name == "deit" else INTERPOLATIONS
+    if interpolation not in known:
+        raise UsageError(
+            f"interpolation for recipe {recipe.name} must be one of {', '.join(known)}, got {interpolation!r}"
+        )
     views = ViewFacts(
         recipe=recipe.name,
         seed=config.seed,
@@ -125,7 +131,7 @@ def base_fingerprint(
         size=recipe.size,
         interpolation=interpolation,
         fields=list(VIEW_FIELDS),
-        params={name: value for name, value in params.items() if name not in ("name", "size")},
+        params={name: list(each) if isinstance(each, tuple) else each for name, each in recipe.params.items()},
         mean=teacher.facts.mean,
         std=teacher.facts.std,
         jpeg_quality=config.jpeg_quality,

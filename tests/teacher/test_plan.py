@@ -108,6 +108,27 @@ def test_wrong_view_parameters(teacher: Teacher, params: dict[str, Any]) -> None
         plan_recipe(config(view_params=params), teacher)
 
 
+def test_parameters_of_another_recipe_are_refused(teacher: Teacher) -> None:
+    for name, params in (("rrc-flip", {"erase": 0.5}), ("deit", {"crop_pct": 0.9}), ("eval", {"flip": 0})):
+        views = 1 if name == "eval" else 2
+        with pytest.raises(UsageError, match=f"do not exist for recipe {name}; there are"):
+            plan_recipe(config(view_recipe=name, views=views, view_params=params), teacher)
+
+
+def test_deit_is_bicubic_whatever_the_teacher_is(teacher: Teacher) -> None:
+    teacher.data_config["interpolation"] = "bilinear"
+    assert made(teacher)[0].views.interpolation == "bilinear"
+    deit = made(teacher, view_recipe="deit", view_params={"erase": 0.5})[0].views
+    assert (deit.interpolation, deit.recipe) == ("bicubic", "deit")
+    assert deit.params == {
+        "scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "flip": 0.5, "operation": 0.5, "magnitude": 9.0,
+        "magnitude_std": 0.5, "erase": 0.5, "erase_area": [0.02, 1 / 3], "erase_ratio": [0.3, 1 / 0.3],
+    }  # fmt: skip
+    assert made(teacher, view_recipe="deit", interpolation="nearest")[0].views.interpolation == "nearest"
+    with pytest.raises(UsageError, match="recipe deit must be one of bicubic, bilinear, nearest, got 'lanczos'"):
+        made(teacher, view_recipe="deit", interpolation="lanczos")
+
+
 def made(teacher: Teacher, **changes: Any) -> tuple[BaseFingerprint, dict[str, GroupFingerprint]]:
     asked = config(**changes)
     source = plan_source(open_source("digits:test"), asked)
