@@ -90,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         default=[],
         metavar="NAME=VALUE",
-        help="any other setting, such as optimizer.lr=1e-3, image_size=128, accumulate=4; repeat for more",
+        help="any other setting, such as optimizer.lr=1e-3, image_size=128, accumulate=4; repeat for more. Repeated "
+        "augmentation as DeiT has it: data.views_per_sample=3 and data.epoch_of=views (three views of an image side by "
+        "side, a third of the images an epoch)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcache.errors import UsageError
 from kdcache.stream.files import Access, ReadMode, choose_access
-from kdcache.stream.order import StreamOrder, Tail
+from kdcache.stream.order import EpochOf, StreamOrder, Tail
 from kdcache.stream.pixels import PixelOrigin
 from kdcache.stream.reader import CheckPolicy
 
@@ -32,7 +32,8 @@ class StreamConfig:
         shuffle: False reads in the order of the cache.
         window: Shards that are mixed with each other.
         views_per_sample: Views of a sample in one batch.
-        tail: What happens to the samples that do not fill a batch: drop or pad.
+        epoch_of: ``samples``: every sample once; ``views``: as many views as samples (repeated augmentation).
+        tail: What happens to the views that do not fill a batch: drop or pad.
         images: ``pixels`` delivers the views, ``encoded`` hands out the image files, ``none`` leaves images out.
         pixels: Where views come from: ``stored`` ones of the cache, or ``replay`` from the images; auto takes stored
             ones where there are any.
@@ -50,6 +51,7 @@ class StreamConfig:
     shuffle: bool = True
     window: int = 16
     views_per_sample: int = 1
+    epoch_of: EpochOf = "samples"
     tail: Tail = "drop"
     images: ImageForm = "pixels"
     pixels: PixelOrigin = "auto"
@@ -91,6 +93,7 @@ class StreamConfig:
             shuffle=self.shuffle,
             window=self.window,
             views_per_sample=self.views_per_sample,
+            epoch_of=self.epoch_of,
             tail=self.tail,
         )
 

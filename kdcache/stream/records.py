@@ -13,6 +13,7 @@ from kdcache.images import Source
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.config import StreamConfig, plan_memory
 from kdcache.stream.images import ViewReplayer
+from kdcache.stream.order import sample_starts
 from kdcache.stream.pixels import PixelFiller, StoredJpegs, gathered, stored_pixels
 from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
 
@@ -96,9 +97,9 @@ class CacheRecords:
     def pieces(self, num_rows: int) -> list[slice]:
         """How a batch is divided among threads: views of a sample stay together, and a piece is worth its thread."""
         num_views = self.order.views_per_sample
-        num_samples = num_rows // num_views
+        num_samples = -(-num_rows // num_views)
         count = min(self._num_pieces(num_samples), num_samples)
-        ends = [num_samples * number // count * num_views for number in range(count + 1)]
+        ends = [min(num_samples * number // count * num_views, num_rows) for number in range(count + 1)]
         return [slice(first, last) for first, last in pairwise(ends)]
 
     def fill(self, buffers: BatchBuffers, rows: np.ndarray, part: slice) -> None:
@@ -118,7 +119,7 @@ class CacheRecords:
         if self._config.require_labels and labels.min() < 0:
             self._refuse_unlabelled(int(own[labels.argmin(), 0]))
         if self._filler is not None:
-            self._filler.fill(own, self.order.views_per_sample, buffers.pixels[part])
+            self._filler.fill(own, buffers.pixels[part])
         elif self._replayer is not None:
             self._fill_encoded(buffers, own, self._replayer)
 
@@ -132,9 +133,9 @@ class CacheRecords:
     def _fill_encoded(self, buffers: BatchBuffers, rows: np.ndarray, replayer: ViewReplayer) -> None:
         files: list[bytes] = []
         views = np.empty((len(rows), len(self._facts.fields)), np.int32)
-        num_views = self.order.views_per_sample
-        for first in range(0, len(rows), num_views):
+        starts = sample_starts(rows)
+        for first, end in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
             shard, row = self.reader.locate(int(rows[first, 0]))
             files.append(replayer.read(shard, row))
-            views[first : first + num_views] = shard.index.views[row, rows[first : first + num_views, 1]]
-        buffers.set_encoded(files, num_views, views)
+            views[first:end] = shard.index.views[row, rows[first:end, 1]]
+        buffers.set_encoded(files, np.diff(starts, append=len(rows)), views)

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from kdcache.methods.base import Method
 from kdcache.stream.files import Access
-from kdcache.stream.order import Tail
+from kdcache.stream.order import EpochOf, Tail
 from kdcache.stream.pixels import PixelOrigin
 from kdcache.stream.reader import CheckPolicy
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
@@ -20,14 +20,15 @@ class DataConfig:
     Args:
         source: Where the images are, for a cache that only refers to them.
         codec: Which column, where a term leaves it open and several hold its tap.
-        window, views_per_sample, tail, num_threads, memory_budget, access, check, pixels, check_pixels: As
-            in stream.StreamConfig.
+        window, views_per_sample, epoch_of, tail, num_threads, memory_budget, access, check,
+            pixels, check_pixels: As in stream.StreamConfig.
     """
 
     source: str | None = None
     codec: str | None = None
     window: int = 16
     views_per_sample: int = 1
+    epoch_of: EpochOf = "samples"
     tail: Tail = "drop"
     num_threads: int | None = None
     memory_budget: int | None = None

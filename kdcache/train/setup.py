@@ -92,6 +92,7 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             seed=config.seed,
             window=data.window,
             views_per_sample=data.views_per_sample,
+            epoch_of=data.epoch_of,
             tail=data.tail,
             num_threads=data.num_threads,
             memory_budget=data.memory_budget,

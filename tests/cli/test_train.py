@@ -113,3 +113,12 @@ def test_nothing_chosen(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureF
     command = ["train", "--cache", str(tiny_root), "--out", str(tmp_path / "run")]
     assert "give --student and --method, or one of the recipes" in fails(capsys, command, code=2)
     assert "unknown recipe 'lift'" in fails(capsys, ["train", "lift", *command[1:]], code=2)
+
+
+def test_repeated_augmentation(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """20 images of two views: five batches of four views in either case, of all images or of half of them."""
+    repeated = ["--set", "data.views_per_sample=2", "--set", "data.epoch_of=views", "--epochs", "2", "--json"]
+    assert main(words(tiny_root, tmp_path / "run", *repeated)) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 10
+    assert main(words(tiny_root, tmp_path / "all", *repeated[:2], *repeated[4:])) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 20
