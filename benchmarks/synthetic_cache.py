@@ -138,7 +138,7 @@ def _base_fingerprint(synthetic: SyntheticCache) -> BaseFingerprint:
         shard_samples=synthetic.shard_samples,
         source=SourceFacts(
             kind="folder", num_samples=count, keys_sha256=keys_digest(_key(number) for number in range(count)),
-            num_classes=count, class_names=[],
+            num_classes=count, class_names=[], subset=None,
         ),
         views=ViewFacts(
             recipe="rrc-flip", seed=0, num_views=1, size=synthetic.view_size, interpolation="bicubic",

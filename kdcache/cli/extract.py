@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
     data.add_argument(
+        "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
+    )
+    data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
+    data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
     data.add_argument("--max-bad", type=float, metavar="F", default=default, help="fraction of unusable images (0.01)")

@@ -60,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--method", metavar="M[:K=V,...]", help=f"{', '.join(METHODS)}; with settings of its own")
     what.add_argument("--term", action="append", default=[], dest="terms", metavar="T[:K=V,...]", help="see below")
     what.add_argument("--data", metavar="D", help="the images, for a cache that refers to them")
+    what.add_argument("--per-class", metavar="N|P%", help="train on N images, or P%% of the images, of every class")
+    what.add_argument("--per-class-seed", type=int, metavar="S", help="of that draw (the run's seed)")
     what.add_argument(
         "--codec", help="which column, where a term leaves it open and a tap is cached under several codecs"
     )
@@ -202,7 +204,13 @@ def _config(arguments: argparse.Namespace) -> "RunConfig":
             raise UsageError(f"give --student and --method, or one of the recipes {', '.join(RECIPES)}")
     except ValueError as error:
         raise UsageError(str(error)) from None
-    groups = {"data.source": arguments.data, "data.codec": arguments.codec, "eval.data": arguments.eval_data}
+    groups = {
+        "data.source": arguments.data,
+        "data.codec": arguments.codec,
+        "data.per_class": arguments.per_class,
+        "data.per_class_seed": arguments.per_class_seed,
+        "eval.data": arguments.eval_data,
+    }
     given = [f"{name}={value}" for name, value in groups.items() if value is not None]
     config = apply_settings(config, given + _checked(arguments.settings))
     if arguments.teacher == "online":

@@ -4,7 +4,7 @@ Where a stream stands in it is a few integers.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, final, get_args
 
 import numpy as np
@@ -26,7 +26,7 @@ class StreamOrder:
     of an epoch are its samples in order, each with its views side by side; a batch is the next `batch_size` of them.
 
     Args:
-        shard_sizes: Samples in each shard, in the order of the manifest.
+        shard_sizes: Samples that are drawn from each shard, in the order of the manifest.
         num_views: K, views stored of each sample.
         batch_size: Views in a global batch, over all ranks together.
         seed: Any integer.
@@ -41,6 +41,8 @@ class StreamOrder:
         tail: ``drop`` the views that do not fill a batch, or ``pad`` the last batch with the samples that come next,
             from the epoch's beginning after the last one. Every epoch has the same number of batches on every rank
             either way.
+        subset: How the samples were chosen, for states and messages; empty where all are drawn.
+        chosen: Numbers of the samples that are drawn, ascending; None for all.
     """
 
     shard_sizes: tuple[int, ...]
@@ -52,6 +54,8 @@ class StreamOrder:
     views_per_sample: int = 1
     epoch_of: EpochOf = "samples"
     tail: Tail = "drop"
+    subset: str = ""
+    chosen: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.tail not in ("drop", "pad"):
@@ -96,11 +100,13 @@ class StreamOrder:
         """What besides seed and batch size decides the order, for states and messages."""
         how = f"windows of {self.window} shards" if self.shuffle else "the cache's order"
         length = "" if self.epoch_of == "samples" else " in epochs of as many views as samples"
-        return f"{how}, {self.views_per_sample} of {self.num_views} views per sample{length}, {self.tail} the tail"
+        whole = f"{how}, {self.views_per_sample} of {self.num_views} views per sample{length}, {self.tail} the tail"
+        return f"{whole}, {self.subset}" if self.subset else whole
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Numbers of all samples in the order of an epoch, (num_samples,) int64; numbers count through the shards."""
-        return epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)
+        order = epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)
+        return order if self.chosen is None else self.chosen[order]
 
     def shards(self, epoch: int) -> np.ndarray:
         """Numbers of all shards in the order of an epoch: the first `window` are mixed with each other, and so on."""

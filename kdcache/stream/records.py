@@ -10,6 +10,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.errors import Remedy, UsageError
 from kdcache.images import Source
+from kdcache.per_class import few_shot
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.config import StreamConfig, plan_memory
 from kdcache.stream.images import ViewReplayer
@@ -32,6 +33,8 @@ class CacheRecords:
         cache, columns, config, source: As in CacheLoader.
         num_ranks: Processes among which a batch is divided.
 
+    Raises: UsageError where images are drawn by class and a class has too few of them.
+
     Attributes:
         digest: Identity of the cache, hex.
         order: In which order its views come.
@@ -45,7 +48,8 @@ class CacheRecords:
     ) -> None:
         shards, facts = cache.manifest.shards, cache.manifest.fingerprint.views
         self.digest = cache.identity(columns)
-        self.order = config.order([shard.num_samples for shard in shards], facts.num_views)
+        sizes = [shard.num_samples for shard in shards]
+        self.order = config.order(sizes, facts.num_views, chosen_samples(cache, config))
         self.columns = list(columns)
         self._config = config
         self._facts = facts
@@ -139,3 +143,23 @@ class CacheRecords:
             files.append(replayer.read(shard, row))
             views[first:end] = shard.index.views[row, rows[first:end, 1]]
         buffers.set_encoded(files, np.diff(starts, append=len(rows)), views)
+
+
+def chosen_samples(cache: Cache, config: StreamConfig) -> np.ndarray | None:
+    """Numbers of the samples that the stream draws by class, ascending, int64; None for all.
+
+    Every shard's index is read. Keys are the source's, so a seed draws the images here that it draws from the source.
+
+    Raises: UsageError where a class has too few of them.
+    """
+    if config.per_class is None:
+        return None
+    labels: list[int] = []
+    keys: list[str] = []
+    for shard in cache.manifest.shards:
+        index = cache.index(shard)
+        labels += index.labels.tolist()
+        keys += [index.source_key(row) for row in range(len(index))]
+    names = cache.manifest.fingerprint.source.class_names
+    kept = few_shot(labels, keys, per_class=config.per_class, seed=config.subset_seed, class_names=names)
+    return np.array(kept, np.int64)

@@ -23,6 +23,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "repeated augmentation, padded": {"views_per_sample": 2, "epoch_of": "views", "tail": "pad", "batch_size": 8},
     "repeated augmentation, in order": {"views_per_sample": 2, "epoch_of": "views", "shuffle": False},
     "repeated augmentation, as files": {"views_per_sample": 2, "epoch_of": "views", "images": "encoded"},
+    "few shot": {"per_class": "1", "per_class_seed": 12},
+    "few shot, repeated": {"per_class": "1", "views_per_sample": 2, "epoch_of": "views"},
     "encoded": {"images": "encoded"},
     "no images": {"images": "none"},
     "checked later": {"check": "background"},

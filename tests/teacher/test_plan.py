@@ -1,3 +1,4 @@
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from kdcache.cache import BaseFingerprint, GroupFingerprint
+from kdcache.cache.facts import SubsetFacts
 from kdcache.cache.manifest import fingerprint_digest
 from kdcache.errors import ModelError, TapError, UsageError
 from kdcache.images import open_source
@@ -34,6 +36,36 @@ def test_the_order_is_seeded_and_a_limit_takes_its_first_part() -> None:
     assert plan_source(source, config(limit=7)).positions == whole.positions[:7]
     assert plan_source(source, config(seed=1, limit=7)).positions != whole.positions[:7]
     assert plan_source(source, config(order="source", limit=7)).positions == list(range(7))
+
+
+def test_images_are_drawn_by_class() -> None:
+    source = open_source("digits:test")
+    few = plan_source(source, config(limit=None, per_class="3", per_class_seed=12))
+    labels = [source.images[position].label for position in few.positions]
+    assert sorted(labels) == sorted([*range(10)] * 3)
+    assert labels != sorted(labels), "in the cache's own order, which is shuffled"
+    assert few.facts().subset == SubsetFacts(per_class="3", seed=12)
+    assert few.facts().num_samples == 30
+    whole = plan_source(source, config(limit=None))
+    assert [position for position in whole.positions if position in set(few.positions)] == few.positions
+    assert whole.facts().subset is None
+    more = plan_source(source, config(limit=None, per_class="20%", per_class_seed=12))
+    assert set(few.positions) < set(more.positions)
+    other = plan_source(source, config(limit=None, per_class="3", seed=12))
+    assert set(other.positions) == set(few.positions), "the seed of the run, where none is given"
+    assert set(plan_source(source, config(limit=None, per_class="3")).positions) != set(few.positions)
+
+
+def test_classes_with_too_few_images_and_images_without_labels_are_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"class 0 \(cat\) has 3 images, fewer than 4 \(and 1 more like it\)"):
+        plan_source(open_source(str(photos)), config(limit=None, per_class="4"))
+    with pytest.raises(UsageError, match=r"class 0 \(cat\) has 3 images, 30% of them is none"):
+        plan_source(open_source(str(photos)), config(limit=None, per_class="30%"))
+    path = photos.parent / "unlabelled.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(photos / "cat" / "1.JPEG", "a.jpg")
+    with pytest.raises(UsageError, match="counts images by label, and 1 of 1 images have none"):
+        plan_source(open_source(str(path)), config(limit=None, per_class="1"))
 
 
 def test_more_images_do_not_reorder_the_others() -> None:
@@ -144,7 +176,8 @@ def test_what_decides_no_bytes_changes_no_fingerprint(teacher: Teacher) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"seed": 1}, {"views": 3}, {"shard_samples": 9}, {"limit": 19}, {"order": "source"}, {"images": "reference"},
+        {"seed": 1}, {"views": 3}, {"limit": None, "per_class": "2"},
+        {"shard_samples": 9}, {"limit": 19}, {"order": "source"}, {"images": "reference"},
         {"split": "val"}, {"view_params": {"flip": 0.1}}, {"interpolation": "bilinear"}, {"pixels": "jpeg"},
     ],
     ids=str,
