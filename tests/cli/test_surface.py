@@ -17,13 +17,13 @@ SURFACE = {
     "show": "--json --group --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
-        --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard
-        --set --json --recipes""",
+        --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
+        --tensorboard --set --json --recipes""",
     "sweep": """
         --ranks --seeds --teacher-accuracy
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
-        --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device --tensorboard
-        --set --json --recipes""",
+        --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
+        --tensorboard --set --json --recipes""",
     "eval": """
         --data --weights --batch-size --device --json
         --probe --probe-data --probe-token --probe-seeds --probe-set""",
