@@ -62,6 +62,7 @@ class Remedy(enum.Enum):
     FINISH_TRAINING = "finish_training"
     EVALUATE_WHILE_TRAINING = "evaluate_while_training"
     KEEP_MILESTONES = "keep_milestones"
+    REPLACE_EXPORT = "replace_export"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"
 
     # An analysis.

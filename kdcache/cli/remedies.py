@@ -82,6 +82,7 @@ _WORDS = {
     Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
     Remedy.EVALUATE_WHILE_TRAINING: "train with `--eval-data`, or choose `--weights last`",
     Remedy.KEEP_MILESTONES: "train with `--set checkpoint.milestone_every=N`, or choose other --weights",
+    Remedy.REPLACE_EXPORT: "replace it with --replace, or choose another --out",
     Remedy.OTHER_DATA_OR_CLASSES: (
         "evaluate on the data set it was trained for, or train with `--set num_classes=...`"
     ),

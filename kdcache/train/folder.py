@@ -48,14 +48,18 @@ def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size:
                 remedy=Remedy.SAME_RUN,
             )
         return
-    versions = {
+    record = {**wanted, "versions": versions(), "git_commit": _git_commit(), "world_size": world_size}
+    write_file(path, dump_json(record))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the weights of a student."""
+    return {
         "kdcache": kdcache.__version__,
         "numpy": np.__version__,
         "timm": timm.__version__,
         "torch": str(torch.__version__),
     }
-    record = {**wanted, "versions": versions, "git_commit": _git_commit(), "world_size": world_size}
-    write_file(path, dump_json(record))
 
 
 def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_names: list[str]) -> None:
@@ -120,15 +124,21 @@ def load_checkpoint(student: Student, path: Path) -> None:
         raise RunMismatchError(f"{path}: does not fit the student of this run ({str(error)[:300]})") from None
 
 
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What `begin_run` recorded: config, cache, versions, git_commit, world_size; None where there is no such file."""
+    path = folder / _CONFIG
+    return load_json(path.read_bytes(), where=str(path)) if path.is_file() else None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a run as plain values.
 
     Raises: RunMismatchError when there is none.
     """
-    path = folder / _CONFIG
-    if not path.is_file():
-        raise RunMismatchError(f"{path}: no such file; {folder} is not the folder of a run")
-    return load_json(path.read_bytes(), where=str(path))["config"]
+    record = read_run(folder)
+    if record is None:
+        raise RunMismatchError(f"{folder / _CONFIG}: no such file; {folder} is not the folder of a run")
+    return record["config"]
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

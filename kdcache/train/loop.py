@@ -34,6 +34,7 @@ from kdcache.train.folder import (
 )
 from kdcache.train.kept_weights import check_milestones, kept_names
 from kdcache.train.metrics import MetricsLog
+from kdcache.train.origin import origin_of, save_origin
 from kdcache.train.setup import Setup, make_loader, prepare
 from kdcache.train.summary import peak_memory_bytes, term_losses
 from kdcache.train.trainer import Trainer
@@ -243,6 +244,7 @@ def train(
         loader = make_loader(config, cache, setup, env, device)
         if env.is_main:
             begin_run(folder, config, cache_digest=cache.identity(setup.columns), world_size=env.world_size)
+            save_origin(folder, origin_of(setup, cache, online=config.online))
             save_student_facts(folder, setup.spec, setup.view, class_names)
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
