@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.cli import train as train_verb
 from kdcache.cli.progress import ProgressReporter
+from kdcache.cli.train_config import read_config
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Sweep."""
     ranks = _ranks(arguments)
-    config = train_verb.read_config(arguments)
+    config = read_config(arguments)
 
     from msgspec import to_builtins
 

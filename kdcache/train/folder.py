@@ -14,7 +14,7 @@ from torch import nn
 
 import kdcache
 from kdcache.config import as_plain
-from kdcache.durable import make_folder, write_file
+from kdcache.durable import make_folder, write_changed, write_file
 from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
 from kdcache.strict_json import dump_json, load_json
 from kdcache.students.student import Student, StudentSpec, read_spec, rebuild_student
@@ -65,7 +65,7 @@ def versions() -> dict[str, str]:
 def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_names: list[str]) -> None:
     """Write what `load_student` needs beside the weights."""
     facts = {"student": as_plain(spec), "eval_view": asdict(view), "class_names": class_names}
-    write_file(folder / _STUDENT, dump_json(facts))
+    write_changed(folder / _STUDENT, dump_json(facts))
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

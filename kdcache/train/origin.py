@@ -8,7 +8,7 @@ import msgspec
 
 from kdcache.cache.cache import Cache
 from kdcache.config import as_plain
-from kdcache.durable import make_folder, write_file
+from kdcache.durable import make_folder, write_changed
 from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
 from kdcache.strict_json import dump_json, load_json
 from kdcache.train.folder import WEIGHTS, save_student_facts, save_weights, versions
@@ -103,8 +103,8 @@ def origin_of(setup: Setup, cache: Cache, *, online: bool = False) -> Origin:
 
 
 def save_origin(folder: Path, origin: Origin) -> None:
-    """Write it into a run folder."""
-    write_file(folder / ORIGIN, dump_json(as_plain(origin)))
+    """Write it into a run folder, unless it is there already."""
+    write_changed(folder / ORIGIN, dump_json(as_plain(origin)))
 
 
 def read_origin(folder: Path) -> Origin:
