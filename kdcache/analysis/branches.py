@@ -60,22 +60,33 @@ def measure_branches(model: nn.Module, source: TokenSource) -> list[BranchSpectr
     return found
 
 
-def high_frequency_gap(spectrum: BranchSpectrum) -> float:
-    """Mean of deep minus shallow log amplitude from 0.25 to 0.5 cycles; positive where the deep branch is finer."""
-    high = np.asarray(spectrum.frequency) >= _HIGH
-    return float((np.asarray(spectrum.deep) - np.asarray(spectrum.shallow))[high].mean())
+def high_frequency_gap(spectrum: BranchSpectrum, *, relative_to: int = 0) -> float:
+    """Mean of deep minus shallow log amplitude from 0.25 to 0.5 cycles; positive where the deep branch is finer.
+
+    Args:
+        spectrum: Of one block.
+        relative_to: Number of the frequency that both are divided by: 0 is the mean of the map, which a bias moves, 1
+            the slowest change over it.
+    """
+    shallow, deep = (np.asarray(values) - values[relative_to] for values in (spectrum.shallow, spectrum.deep))
+    return float((deep - shallow)[np.asarray(spectrum.frequency) >= _HIGH].mean())
 
 
 def branches_text(branches: Sequence[BranchSpectrum]) -> str:
-    """One sentence on which branch is the finer one.
+    """One sentence, without its full stop, on which branch is the finer one.
 
     Args:
         branches: At least one block's.
     """
-    gaps = [high_frequency_gap(each) for each in branches]
-    finer, mean = sum(gap > 0 for gap in gaps), float(np.mean(gaps))
+    mean, slowest = ([high_frequency_gap(each, relative_to=number) for each in branches] for number in (0, 1))
+    count = len(branches)
     return (
-        f"the deep branch carries more high frequency than the shallow one in {finer} of {len(gaps)} "
-        f"multi-depth blocks: log amplitude above a quarter cycle {mean:+.2f} on average ({min(gaps):+.2f} to "
-        f"{max(gaps):+.2f})"
+        f"The deep branch carries more high frequency than the shallow one in {_num_positive(mean)} of {count} "
+        f"multi-depth blocks relative to the mean of the map (log amplitude from a quarter cycle on: "
+        f"{np.mean(mean):+.2f} on average), and in {_num_positive(slowest)} of {count} relative to its slowest change "
+        f"({np.mean(slowest):+.2f})"
     )
+
+
+def _num_positive(values: Sequence[float]) -> int:
+    return sum(value > 0 for value in values)

@@ -1,7 +1,8 @@
 """A finished student as plain files: model.safetensors, config.json in timm's format, and a model card.
 
 Plain timm loads them offline, timm.create_model("local-dir:DIR", pretrained=True), and the outputs are those of the
-run's student to the bit. The card says what the run recorded, and "unknown" for the rest.
+run's student to the bit; a student of lift, widelast or low-rank loads after `import kdcache.students.register`, a
+weight copy has its adapters merged and is a plain model. The card says what the run recorded, and "unknown" for the rest.
 """
 
 import argparse
@@ -42,5 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({**asdict(done), "folder": str(done.folder)})
     else:
         print(f"{done.folder}: {', '.join(done.files)}; {done.num_parameters / 1e6:.2f} M parameters")
-        print(f'next: timm.create_model("local-dir:{done.folder}", pretrained=True)')
+        registers = "import kdcache.students.register; " if done.architecture.startswith("kdcache_") else ""
+        print(f'next: {registers}timm.create_model("local-dir:{done.folder}", pretrained=True)')
     return 0

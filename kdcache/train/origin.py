@@ -49,7 +49,7 @@ class Origin:
 
     Args:
         method: Name of the method.
-        change: What it does to the student, as plain data.
+        change: What it does to the student, as plain data, with its width.
         terms: Of the loss: label, name, weight, columns, student_taps and settings of each.
         teachers: By group of the cache; empty where no term reads one.
         online: Whether the teachers ran beside the student.
@@ -86,7 +86,7 @@ def origin_of(setup: Setup, cache: Cache, *, online: bool = False) -> Origin:
     views = msgspec.to_builtins(manifest.fingerprint.views)
     return Origin(
         method=setup.method.name,
-        change=as_plain(setup.method.change),
+        change=as_plain(setup.spec.change),
         terms=[
             {key: value for key, value in term.items() if key != "loss"} for term in term_losses(setup.step, None, 0)
         ],

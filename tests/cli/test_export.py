@@ -19,7 +19,8 @@ def test_the_whole_way(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert f"{tmp_path / 'out'}: model.safetensors, README.md, config.json; " in shown
-    assert f'next: timm.create_model("local-dir:{tmp_path / "out"}", pretrained=True)' in shown
+    loads = f'timm.create_model("local-dir:{tmp_path / "out"}", pretrained=True)'
+    assert f"next: import kdcache.students.register; {loads}" in shown
     assert "replace it with --replace, or choose another --out" in fails(capsys, words, code=2)
     assert main([*words, "--replace", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "out")

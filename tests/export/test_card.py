@@ -51,6 +51,12 @@ def test_it_tells_where_the_student_comes_from(run: Path, tmp_path: Path) -> Non
     assert f"torch {origin.versions['torch']}" in card
 
 
+def test_the_best_epoch_was_chosen_on_those_images(run: Path, tmp_path: Path) -> None:
+    export_student(run, tmp_path / "out", weights="best")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "of the epoch with the best top-1, chosen on the images below (epoch 1 of 1), seed 4." in card
+
+
 def test_what_is_not_known_is_unknown(run: Path, tmp_path: Path) -> None:
     card = card_of(run, tmp_path / "out")
     assert card.startswith("---\nlicense: unknown\nlibrary_name: timm\n")

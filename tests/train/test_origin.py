@@ -22,7 +22,8 @@ def test_it_names_teachers_terms_and_images(tiny_cache: Cache, tmp_path: Path) -
     assert (teacher.name, teacher.kwargs, teacher.weights) == (TEACHER, TEACHER_KWARGS, "random")
     assert set(teacher.columns) == {column for term in origin.terms for column in term["columns"]}
     assert [term["label"] for term in origin.terms] == ["cross-entropy", "logits", "tokens"]
-    assert (origin.method, origin.change["name"], origin.online) == ("lift", "lift", False)
+    assert (origin.method, origin.change["name"], origin.change["width"]) == ("lift", "lift", 24)
+    assert not origin.online
     assert (origin.num_images, origin.num_classes, origin.source_kind) == (20, 10, "digits")
     assert origin.views["recipe"] == "rrc-flip"
 

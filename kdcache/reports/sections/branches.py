@@ -22,8 +22,8 @@ def branches_section(analyses: Sequence[AnalysisInput]) -> Section | None:
     blocks: list[Block] = []
     for each in known:
         branches = each.analysis.branches
-        blocks.append(Heading(each.label))
-        blocks.append(Text(f"{each.label}: {branches_text(branches)}."))
+        blocks += [Heading(each.label)] if len(known) > 1 else []
+        blocks.append(Text(f"{branches_text(branches)}."))
         by_grid: dict[int, list[BranchSpectrum]] = {}
         for branch in branches:
             by_grid.setdefault(len(branch.frequency), []).append(branch)
