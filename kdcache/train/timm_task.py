@@ -1,6 +1,6 @@
 """The cache as a timm training task, for users of timm's own training loop."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -87,7 +87,7 @@ class CachedDistillationTask(TrainingTask):
             raise RuntimeError("there is no such module yet: for averaged weights call setup_ema() first")
         unwrap_model(held).adapters.load_state_dict((state or {}).get(_ADAPTERS, {}), strict=strict)
 
-    def get_clip_parameters(self, exclude_head: bool = False) -> Iterable[nn.Parameter]:
+    def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
         """Parameters whose gradients are clipped together, perhaps without the classifier's."""
         step = self._step()
         classifier = getattr(step.student.model, "get_classifier", None)
