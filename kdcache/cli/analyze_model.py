@@ -10,8 +10,9 @@ import timm.data
 import torch
 from torch import nn
 
+from kdcache.analysis.branches import measure_branches
 from kdcache.analysis.model_tokens import ModelTokens
-from kdcache.analysis.result import Checkpoint, SourceFacts
+from kdcache.analysis.result import BranchSpectrum, Checkpoint, SourceFacts
 from kdcache.analysis.run import measure_checkpoint
 from kdcache.analysis.tokens import TokenSource
 from kdcache.cli.progress import ProgressReporter
@@ -46,8 +47,8 @@ class _Network:
 
 def model_source(
     arguments: argparse.Namespace, device: torch.device, num_images: int, reporter: ProgressReporter
-) -> tuple[TokenSource, list[Checkpoint]]:
-    """The tokens of a model with its last weights, and the dynamics of all earlier ones.
+) -> tuple[TokenSource, list[Checkpoint], list[BranchSpectrum]]:
+    """The tokens of a model with its last weights, the dynamics of all earlier ones, and its branches' spectra.
 
     Args:
         arguments: Of the command.
@@ -55,7 +56,7 @@ def model_source(
         num_images: How many images it sees.
         reporter: Told about checkpoints.
 
-    Returns: the tokens, and the checkpoints.
+    Returns: the tokens, the checkpoints, and the branches of a model that has multi-depth blocks.
     """
     network = _of_run(arguments.run) if arguments.run else _of_timm(arguments)
     model = network.model.to(device).eval().requires_grad_(False)
@@ -92,7 +93,7 @@ def model_source(
         reporter.note(f"analyze: dynamics of {label}")
         checkpoints.append(measure_checkpoint(tokens, label))
     load_last()
-    return tokens, checkpoints
+    return tokens, checkpoints, measure_branches(model, tokens)
 
 
 def _of_timm(arguments: argparse.Namespace) -> _Network:

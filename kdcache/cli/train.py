@@ -85,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--change", metavar="C[:K=V,...]", help="of the student, in place of the method's; see below")
     what.add_argument("--term", action="append", default=[], dest="terms", metavar="T[:K=V,...]", help="see below")
     what.add_argument("--data", metavar="D", help="the images, for a cache that refers to them")
+    what.add_argument("--per-class", metavar="N|P%", help="train on N images, or P%% of the images, of every class")
+    what.add_argument("--per-class-seed", type=int, metavar="S", help="of that draw (the run's seed)")
     what.add_argument(
         "--codec", help="which column, where a term leaves it open and a tap is cached under several codecs"
     )
@@ -115,7 +117,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         default=[],
         metavar="NAME=VALUE",
-        help="any other setting, such as optimizer.lr=1e-3, image_size=128, accumulate=4; repeat for more",
+        help="any other setting, such as optimizer.lr=1e-3, image_size=128, accumulate=4; repeat for more. Repeated "
+        "augmentation as DeiT has it: data.views_per_sample=3 and data.epoch_of=views (three views of an image side by "
+        "side, a third of the images an epoch)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
 
@@ -228,7 +232,13 @@ def read_config(arguments: argparse.Namespace) -> "RunConfig":
             raise UsageError("give --student and --method, or a recipe (`kdcache train --recipes` lists them)")
     except ValueError as error:
         raise UsageError(str(error)) from None
-    groups = {"data.source": arguments.data, "data.codec": arguments.codec, "eval.data": arguments.eval_data}
+    groups = {
+        "data.source": arguments.data,
+        "data.codec": arguments.codec,
+        "data.per_class": arguments.per_class,
+        "data.per_class_seed": arguments.per_class_seed,
+        "eval.data": arguments.eval_data,
+    }
     given = [f"{name}={value}" for name, value in groups.items() if value is not None]
     config = apply_settings(config, given + _checked(arguments.settings))
     if arguments.teacher == "online":

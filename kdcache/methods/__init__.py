@@ -20,6 +20,7 @@ METHODS = {
     "widelast": "kdcache.methods.wide_last:wide_last",
     "wecolora": "kdcache.methods.wecolora:wecolora",
     "low-rank": "kdcache.methods.low_rank:low_rank",
+    "lillama": "kdcache.methods.lillama:lillama",
 }
 
 

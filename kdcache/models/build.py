@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import kdcache.models.multi_depth  # noqa: F401  registers its models with timm
 from kdcache.errors import ModelError, Remedy
 
 # What checkpoints of training scripts wrap their weights in.

@@ -1,7 +1,7 @@
 """A student whose parts are run a second time: block by block, or with some patches masked."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,13 @@ from torch.utils.checkpoint import checkpoint
 
 from kdcache.errors import ModelError
 from kdcache.models.taps import Tap, TapReader, num_prefix_tokens
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _eager(function: _Function) -> _Function:
+    """Keep torch.compile out of a function whose hooks come and go with each call."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]
 
 
 @final
@@ -73,7 +80,7 @@ class Network:
             )
         return [(tokens.shape[1], tokens.shape[2]) for tokens in outputs]
 
-    @torch.compiler.disable
+    @_eager
     def embed(self, images: Tensor) -> Tensor:
         """What the first block is fed, (B, N, C), detached: no gradient reaches the embeddings through it.
 
@@ -120,7 +127,7 @@ class Network:
             self._model.train(was_training)
         return shapes[0][1:-1].numel(), shapes[0][-1]
 
-    @torch.compiler.disable
+    @_eager
     def masked_tokens(self, images: Tensor, mask: Tensor, mask_token: Tensor) -> Sequence[Tensor]:
         """Tokens at the term's taps of images of which the student does not see some patches.
 

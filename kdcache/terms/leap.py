@@ -175,7 +175,6 @@ class Leap(TokenTerm):
             curriculum.note(found, alpha=self.alpha, threshold=self.threshold, max_steps=self.max_steps)
         return self.compare(projected, targets, None)
 
-    @torch.compiler.disable
     def _target(self, curriculum: Curriculum, projected: Tensor, inputs: Inputs) -> int:
         """The target of this batch; the first batch chooses one."""
         # The one value that the host waits for in a step: which records are compared depends on it.

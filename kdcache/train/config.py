@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from kdcache.methods.base import Method
+from kdcache.per_class import check_per_class
 from kdcache.stream.files import Access
-from kdcache.stream.order import Tail
+from kdcache.stream.order import EpochOf, Tail
 from kdcache.stream.pixels import PixelOrigin
 from kdcache.stream.reader import CheckPolicy
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
@@ -20,14 +21,17 @@ class DataConfig:
     Args:
         source: Where the images are, for a cache that only refers to them.
         codec: Which column, where a term leaves it open and several hold its tap.
-        window, views_per_sample, tail, num_threads, memory_budget, access, check, pixels, check_pixels: As
-            in stream.StreamConfig.
+        per_class, per_class_seed, window, views_per_sample, epoch_of, tail, num_threads, memory_budget, access, check,
+            pixels, check_pixels: As in stream.StreamConfig.
     """
 
     source: str | None = None
     codec: str | None = None
+    per_class: str | None = None
+    per_class_seed: int | None = None
     window: int = 16
     views_per_sample: int = 1
+    epoch_of: EpochOf = "samples"
     tail: Tail = "drop"
     num_threads: int | None = None
     memory_budget: int | None = None
@@ -35,6 +39,10 @@ class DataConfig:
     check: CheckPolicy = "full"
     pixels: PixelOrigin = "auto"
     check_pixels: float = 1 / 64
+
+    def __post_init__(self) -> None:
+        if self.per_class is not None:
+            check_per_class(self.per_class)
 
 
 @dataclass(frozen=True, kw_only=True)

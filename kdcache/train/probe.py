@@ -129,7 +129,7 @@ def make_optimizer(probe: nn.Sequential, lr: float) -> Lars:
     weight, bias = probe[1].parameters()
     # timm adapts a group without decay only when told to.
     groups = [{"params": [weight], "always_adapt": True}, {"params": [bias], "always_adapt": False}]
-    return Lars(groups, lr=lr, momentum=_MOMENTUM, weight_decay=0)
+    return Lars(groups, lr=lr, momentum=_MOMENTUM, weight_decay=0)  # pyright: ignore[reportArgumentType]
 
 
 def train_probe(

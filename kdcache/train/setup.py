@@ -89,8 +89,11 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         stream = StreamConfig(
             batch_size=config.batch_size,
             seed=config.seed,
+            per_class=data.per_class,
+            per_class_seed=data.per_class_seed,
             window=data.window,
             views_per_sample=data.views_per_sample,
+            epoch_of=data.epoch_of,
             tail=data.tail,
             num_threads=data.num_threads,
             memory_budget=data.memory_budget,

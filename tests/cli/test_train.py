@@ -123,3 +123,26 @@ def test_nothing_chosen(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureF
     command = ["train", "--cache", str(tiny_root), "--out", str(tmp_path / "run")]
     assert "give --student and --method, or one of the recipes" in fails(capsys, command, code=2)
     assert "unknown recipe 'lift'" in fails(capsys, ["train", "lift", *command[1:]], code=2)
+
+
+def test_a_few_images_of_each_class(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--per-class", "1", "--per-class-seed", "12"]
+    assert main(words(tiny_root, tmp_path / "run", *few, "--epochs", "2", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4, "9 classes among 20 digits, batches of 4"
+    recorded = json.loads((tmp_path / "run" / "config.json").read_bytes())["config"]["data"]
+    assert (recorded["per_class"], recorded["per_class_seed"]) == ("1", 12)
+    for other, named in ((["--per-class", "1", "--per-class-seed", "1"], "data.per_class_seed: the run has 12"),
+                         (["--per-class", "100%", "--per-class-seed", "12"], "data.per_class: the run has '1'"),
+                         ([], "data.per_class: the run has '1'")):  # fmt: skip
+        error = fails(capsys, words(tiny_root, tmp_path / "run", *other, "--epochs", "2"))
+        assert "holds another run" in error
+        assert named in error
+
+
+def test_repeated_augmentation(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """20 images of two views: five batches of four views in either case, of all images or of half of them."""
+    repeated = ["--set", "data.views_per_sample=2", "--set", "data.epoch_of=views", "--epochs", "2", "--json"]
+    assert main(words(tiny_root, tmp_path / "run", *repeated)) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 10
+    assert main(words(tiny_root, tmp_path / "all", *repeated[:2], *repeated[4:])) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 20

@@ -12,6 +12,7 @@ from tests.conftest import tiny_extract
 _VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "num_heads": 6, "num_classes": 10}
 TEACHERS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "cait": ({**_VIT, "depth": 24, "init_values": 1.0}, [f"blocks.{block}/patch" for block in (0, 1, *range(16, 24))]),
+    "shallow": ({**_VIT, "depth": 2, "init_values": 1.0}, ["blocks.0/patch", "blocks.-1/patch"]),
     "vit": ({**_VIT, "depth": 4}, ["blocks.-1/patch", "blocks.-1/prefix"]),
     "deit": ({**_VIT, "depth": 2}, ["blocks.-1/patch"]),
     "deit3": ({**_VIT, "depth": 2}, ["blocks.-1/patch"]),
@@ -28,13 +29,15 @@ _STUDENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def toy_cache(root: Path, teacher: str | None) -> Path:
+def toy_cache(root: Path, run: RunConfig) -> Path:
     """A cache of twelve digits by a toy of the teacher's architecture; made once in a folder."""
-    family = (teacher or "cait").partition("_")[0]
+    family = (run.teacher or "cait").partition("_")[0]
+    if family == "cait" and not _is_deep(run):
+        family = "shallow"
     out = root / family
     if not out.is_dir():
         kwargs, taps = TEACHERS[family]
-        name = teacher or "cait_s24_224"
+        name = run.teacher or "cait_s24_224"
         taps = [*taps, "head/logits"]
         extract(
             tiny_extract(
@@ -45,9 +48,17 @@ def toy_cache(root: Path, teacher: str | None) -> Path:
     return out
 
 
+def _is_deep(run: RunConfig) -> bool:
+    """Whether it reads other blocks of the student than the first and the last."""
+    blocks = {tap.block for term in run.method.active for tap in term.needs().student}
+    return not blocks <= {None, 0, -1}
+
+
 def toy_run(run: RunConfig, weights: str = "random") -> RunConfig:
     """Three steps of a recipe with its student at toy size; its method, terms and change stay as they are."""
     kwargs = dict(_STUDENTS[run.student.partition("_")[0]])
+    if "depth" in kwargs and not _is_deep(run) and run.student.startswith("deit"):
+        kwargs["depth"] = 2
     change = run.method.change
     if getattr(change, "width", None) is not None:
         change = replace(change, width=24)  # type: ignore[call-arg]

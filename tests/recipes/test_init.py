@@ -33,7 +33,7 @@ def test_every_recipe_says_what_was_published_and_what_differs(name: str) -> Non
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_three_steps(name: str, toys: Path, tmp_path: Path) -> None:
     run = load_recipe(name)()
-    summary = train(toy_cache(toys, run.teacher), tmp_path / "run", toy_run(run))
+    summary = train(toy_cache(toys, run), tmp_path / "run", toy_run(run))
     assert summary["steps"] == 3
     assert {term["name"] for term in summary["terms"]} == {term.name for term in run.method.active}
 

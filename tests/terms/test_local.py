@@ -232,9 +232,14 @@ def test_it_falls_in_training(blocks_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_cache_without_the_blocks_is_refused_before_the_first_step(tiny_root: Path) -> None:
-    config = tiny_run("data.codec=fp32", method=Method(name="mine", terms=(Local(),)), student_kwargs=SAME)
-    with pytest.raises(UsageError, match="local could be"):
-        prepare(config, open_cache(tiny_root))
+    method = Method(name="mine", terms=(Local(),))
+    with pytest.raises(TapError, match=r"the cache lacks blocks\.0/prefix, blocks\.2/prefix, blocks\.2/patch$"):
+        prepare(tiny_run("data.codec=int8", method=method, student_kwargs=SAME), open_cache(tiny_root))
+    with pytest.raises(
+        UsageError, match="block 1 of the student makes 17 tokens of 12 channels, the teacher's 17 of 24"
+    ):
+        some = method.with_terms([Local(blocks=(1,), mode="student")])
+        prepare(tiny_run("data.codec=int8", method=some), open_cache(tiny_root))
 
 
 def low_rank(linear: nn.Linear, rank: int) -> nn.Module:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Literal, final
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from kdcache.cache import Cache, open_cache
@@ -17,6 +18,7 @@ from kdcache.train import train
 from kdcache.train.bind import columns_of
 from kdcache.train.setup import prepare
 from tests.conftest import GROUP
+from tests.methods.support import one_batch
 from tests.train.support import losses, tiny_run
 
 
@@ -51,6 +53,42 @@ def test_a_term_is_one_class(tiny_root: Path, tmp_path: Path) -> None:
     assert own["columns"] == [f"{GROUP}/blocks-1-prefix-fp32"]
     assert own["student_taps"] == ["blocks.0/patch"]
     assert own["loss"] == pytest.approx(sum(values[-5:]) / 5)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Again(Term):
+    """A term that runs the student a second time, with nothing masked: its tokens must be those of the step."""
+
+    name: Literal["again"] = "again"
+    weight: float = 1.0
+
+    def needs(self) -> Needs:
+        need = TeacherNeed("patch", blocks=(1, 7), codec="int8")
+        return Needs(teacher=[need], student=[Tap("patch", 0), Tap("prefix", 1)], network=True)
+
+    def modules(self, site: Site) -> None:
+        assert site.network is not None and site.image_size == 16
+        assert site.network.embedding_shape(16) == (16, 12)
+        assert [column.label for column in site.teacher] == [f"{GROUP}:blocks.1/patch (int8)"]
+
+    def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:
+        assert inputs.network is not None
+        mask = torch.zeros(len(inputs.images), 16, dtype=torch.bool)
+        found = inputs.network.masked_tokens(inputs.images, mask, torch.zeros(12))
+        for one, other in zip(found, inputs.student, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        return inputs.student[0].square().mean()
+
+
+def test_a_term_that_runs_parts_of_the_student(tiny_cache: Cache) -> None:
+    method = Method(name="mine", terms=(Again(), Tokens(teacher=("blocks.0/patch",), student_block=(1,))))
+    step = prepare(tiny_run("data.codec=none", method=method), tiny_cache).step
+    batch = one_batch(tiny_cache)
+    wanted = {column.name for bound in step.terms for column in bound.columns}
+    targets = {name: values for name, values in batch.targets.items() if name in wanted}
+    step(batch.normalized(slice(None)), batch.labels, targets)[0]["loss"].backward()
+    assert step.terms[1].network_of(step.student) is None
 
 
 def test_each_need_finds_its_column(groups_root: Path) -> None:
