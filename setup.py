@@ -19,6 +19,7 @@ EXTRAS = {
         "lightning>=2.4",
         "pyright[nodejs]==1.1.414",
         "pytest>=8.0",
+        "pytest-xdist>=3.5",
         "ruff==0.17.6",
         "tensorboard>=2.16",
         *ONNX,
