@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.config import apply_settings, keywords, parse_call, parse_pairs
 from kdcache.errors import UsageError
-from kdcache.methods import METHODS, load_method
+from kdcache.methods import load_method
 from kdcache.recipes import load_recipe
 from kdcache.students import load_change
 from kdcache.terms import load_term
@@ -69,8 +69,6 @@ def _method(arguments: argparse.Namespace, method: "Method | None") -> "Method |
     text, terms = arguments.method, arguments.terms
     if text is not None:
         name, values = parse_call(text, "--method")
-        if name not in METHODS:
-            raise UsageError(f"--method {name}: choose from {', '.join(METHODS)}")
         preset = load_method(name)
         given = keywords(preset, values, f"--method {text}")
         method = preset(**given)

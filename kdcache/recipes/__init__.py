@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kdcache.errors import UsageError
+from kdcache.config import load_named
 
 if TYPE_CHECKING:
     from kdcache.train.config import RunConfig
@@ -40,10 +40,7 @@ def load_recipe(name: str) -> "Callable[[], RunConfig]":
 
     Raises: UsageError naming all recipes.
     """
-    if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
-    module, _, function = RECIPES[name].partition(":")
-    return getattr(importlib.import_module(module), function)
+    return load_named(RECIPES, name, "recipe")
 
 
 def recipe_summary(name: str) -> str:

@@ -1,9 +1,8 @@
 """Student changes by name; change.py says what a change is."""
 
-import importlib
 from typing import TYPE_CHECKING
 
-from kdcache.errors import UsageError
+from kdcache.config import load_named
 
 if TYPE_CHECKING:
     from kdcache.students.change import Change
@@ -26,7 +25,4 @@ def load_change(name: str) -> "type[Change]":
 
     Raises: UsageError naming all changes.
     """
-    if name not in CHANGES:
-        raise UsageError(f"unknown student change {name!r}; there are {', '.join(CHANGES)}")
-    module, _, attribute = CHANGES[name][0].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return load_named({each: where for each, (where, _) in CHANGES.items()}, name, "student change")

@@ -1,9 +1,8 @@
 """Terms of a loss by name; base.py says what a term is."""
 
-import importlib
 from typing import TYPE_CHECKING
 
-from kdcache.errors import UsageError
+from kdcache.config import load_named
 
 if TYPE_CHECKING:
     from kdcache.terms.base import Term
@@ -41,7 +40,4 @@ def load_term(name: str) -> "type[Term]":
 
     Raises: UsageError naming all terms.
     """
-    if name not in TERMS:
-        raise UsageError(f"unknown term {name!r}; there are {', '.join(TERMS)}")
-    module, _, attribute = TERMS[name][0].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return load_named({each: where for each, (where, _) in TERMS.items()}, name, "term")

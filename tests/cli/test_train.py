@@ -89,7 +89,7 @@ def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "magic"], "choose from none, logit, feature, spectral"),
+        (["--method", "magic"], "unknown method 'magic'; there are none, logit, feature, spectral"),
         (["--set", "optimizer.learning_rate=1"], "no field 'learning_rate'"),
         (["--method", "lift:feature_weight=-1"], "weight must be >= 0"),
         (["--method", "lift:tap=x"], "no key 'tap'"),

@@ -35,7 +35,7 @@ def test_a_recipe_takes_a_change_and_weights() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("wide", "unknown student change 'wide'; there are none, lift"),
+        ("wide", "unknown student change 'wide'; did you mean widelast"),
         ("lift:widht=3", "no key 'widht'; did you mean width"),
         ("lift:init=torch", "choose from timm, released"),
         ("low-rank", "give rank or budget, one of them"),

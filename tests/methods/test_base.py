@@ -71,5 +71,5 @@ def test_a_method_is_called_what_users_type(name: str) -> None:
 
 
 def test_an_unknown_method_lists_the_known() -> None:
-    with pytest.raises(UsageError, match="unknown method 'magic'; choose from none, logit"):
+    with pytest.raises(UsageError, match="unknown method 'magic'; there are none, logit"):
         load_method("magic")

@@ -89,5 +89,7 @@ def test_released_settings_decay_embeddings() -> None:
 
 
 def test_names_that_there_are_not() -> None:
-    with pytest.raises(UsageError, match="unknown student change 'wide'; there are none, lift, widelast"):
+    with pytest.raises(
+        UsageError, match=r"unknown student change 'wide'; did you mean widelast\? There are none, lift"
+    ):
         load_change("wide")

@@ -91,5 +91,5 @@ def test_a_term_is_one_class() -> None:
 
 
 def test_an_unknown_term() -> None:
-    with pytest.raises(UsageError, match="unknown term 'gra'; there are cross-entropy, logits, tokens"):
+    with pytest.raises(UsageError, match=r"unknown term 'gra'; did you mean gram\? There are cross-entropy, logits"):
         load_term("gra")
