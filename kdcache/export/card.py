@@ -212,8 +212,11 @@ def _images(origin: Origin) -> str:
     drawn = {**views.get("params", {}), "seed": views["seed"]} if views["recipe"] != "eval" else {}
     jpeg = f", through JPEG of quality {views['jpeg_quality']}" if views.get("jpeg_quality") else ""
     bad = f", {origin.num_bad_images:,} bad ones left out" if origin.num_bad_images else ""
+    subset = ""
+    if origin.subset is not None:
+        subset = f"; {origin.subset['per_class']} of every class, drawn with seed {origin.subset['seed']}"
     rows = [
-        ["source", f"{origin.source_kind}; the name of the data set is {UNKNOWN}"],
+        ["source", f"{origin.source_kind}; the name of the data set is {UNKNOWN}{subset}"],
         ["images", f"{origin.num_images:,}{bad}"],
         ["classes of the labels", f"{origin.num_classes:,}" if origin.num_classes else "none"],
         ["views of each image", f"{views['num_views']}, recipe {_code(views['recipe'])} {_pairs(drawn)}".rstrip()],

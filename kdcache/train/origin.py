@@ -55,6 +55,7 @@ class Origin:
         online: Whether the teachers ran beside the student.
         cache: Digest of the cache and the columns in use.
         source_kind: Kind of the images' source.
+        subset: per_class and seed of a few-shot subset of it; None for all of it.
         num_images, num_bad_images, num_classes: Images in the cache, images left out as bad, classes of the labels.
         views: How views were drawn, as in the manifest.
         versions: Of the libraries that trained.
@@ -67,6 +68,7 @@ class Origin:
     online: bool
     cache: str
     source_kind: str
+    subset: dict[str, Any] | None
     num_images: int
     num_bad_images: int
     num_classes: int
@@ -83,6 +85,7 @@ def origin_of(setup: Setup, cache: Cache, *, online: bool = False) -> Origin:
         online: As in Origin.
     """
     manifest = cache.manifest
+    source = manifest.fingerprint.source
     views = msgspec.to_builtins(manifest.fingerprint.views)
     return Origin(
         method=setup.method.name,
@@ -93,10 +96,11 @@ def origin_of(setup: Setup, cache: Cache, *, online: bool = False) -> Origin:
         teachers=_teachers(setup, cache),
         online=online,
         cache=cache.identity(setup.columns),
-        source_kind=manifest.fingerprint.source.kind,
+        source_kind=source.kind,
+        subset=msgspec.to_builtins(source.subset),
         num_images=manifest.num_samples,
         num_bad_images=manifest.num_bad,
-        num_classes=manifest.fingerprint.source.num_classes,
+        num_classes=source.num_classes,
         views={name: value for name, value in views.items() if name != "fields"},
         versions=versions(),
     )

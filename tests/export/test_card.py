@@ -9,7 +9,7 @@ import pytest
 import timm
 
 from kdcache.export import export_student
-from kdcache.export.card import _code, _teachers, teacher_licence
+from kdcache.export.card import _code, _images, _teachers, teacher_licence
 from kdcache.methods.feature import feature
 from kdcache.train.folder import read_summary
 from kdcache.train.origin import Origin, TeacherOrigin, read_origin
@@ -17,6 +17,21 @@ from tests.conftest import GROUP
 from tests.export.support import WITHOUT_KDCACHE, finished, in_a_fresh_process
 
 TEACHER = TeacherOrigin(name="x", weights="hub", weights_sha256="0", precision="fp32")
+ORIGIN = Origin(
+    method="none",
+    change={"name": "none"},
+    terms=[],
+    teachers={},
+    online=False,
+    cache="0",
+    source_kind="tar",
+    subset=None,
+    num_images=1,
+    num_bad_images=0,
+    num_classes=1,
+    views={},
+    versions={},
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +110,14 @@ def test_a_student_of_an_own_loop(run: Path, tmp_path: Path) -> None:
     assert row(card, "epochs, optimizer, seed")[1] == "unknown: trained in a loop of its own"
 
 
-def test_a_student_without_a_teacher(run: Path, tmp_path: Path) -> None:
-    alone: Origin = replace(read_origin(run), teachers={})
-    assert _teachers(alone) == "None: no term of the loss reads one."
+def test_a_student_without_a_teacher() -> None:
+    assert _teachers(ORIGIN) == "None: no term of the loss reads one."
+
+
+def test_a_few_shot_subset() -> None:
+    views = {"recipe": "eval", "seed": 0, "num_views": 1, "size": 16, "interpolation": "bicubic"}
+    shown = _images(replace(ORIGIN, views=views, subset={"per_class": "1%", "seed": 7}))
+    assert "; 1% of every class, drawn with seed 7 |" in shown
 
 
 def test_licences_of_teachers() -> None:
