@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 
 from kdcache.cli.main import main
-from kdcache.cli.train import _config, add_arguments
+from kdcache.cli.train import add_arguments
+from kdcache.cli.train_config import read_config
 from kdcache.teacher.extract import extract
 from kdcache.train import train
 from kdcache.train.metrics import read_metrics
@@ -100,7 +101,7 @@ def test_resuming_at_any_step(two_grids: Path, blocks_root: Path, tmp_path: Path
     add_arguments(parser)
     cache, student = (blocks_root, DEEP) if method in STATEFUL else (two_grids, VIT)
     command = words(cache, tmp_path, student, method, "--epochs", "1", "--set", "checkpoint.every_steps=1")
-    config = _config(parser.parse_args(command[1:]))
+    config = read_config(parser.parse_args(command[1:]))
     train(cache, tmp_path / "whole", config)
     for step in range(1, 5):
         run = tmp_path / f"cut-{step}"

@@ -89,7 +89,5 @@ def test_released_settings_decay_embeddings() -> None:
 
 
 def test_names_that_there_are_not() -> None:
-    with pytest.raises(
-        UsageError, match=r"student change 'wide'; did you mean widelast\? There are none, lift"
-    ):
+    with pytest.raises(UsageError, match=r"student change 'wide'; did you mean widelast\? There are none, lift"):
         load_change("wide")
