@@ -43,10 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from kdcache.analysis.effective_rank import effective_rank, read_rank_table
     from kdcache.cli.text import print_json
+    from kdcache.distributed.env import worker_env
     from kdcache.train.rank_sweep import check_sweep, dense_accuracy, sweep_ranks, write_rank_table
 
-    out = arguments.out
-    with ProgressReporter("sweep", "runs", visible=not arguments.json) as reporter:
+    out, is_main = arguments.out, worker_env().is_main
+    with ProgressReporter("sweep", "runs", visible=is_main and not arguments.json) as reporter:
 
         def show(rank: int, seed: int, summary: dict[str, Any]) -> None:
             reporter.note(
@@ -59,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         accuracy = dense_accuracy(arguments.cache, config) if accuracy is None else accuracy
         reporter.note(f"teacher: top-1 {accuracy:.2f} %")
         results = sweep_ranks(arguments.cache, out, config, ranks=ranks, seeds=range(arguments.seeds), on_run=show)
+    if not is_main:
+        return 0
     table = out / "ranks.csv"
     write_rank_table(table, results)
     found = effective_rank(*read_rank_table(table), accuracy)

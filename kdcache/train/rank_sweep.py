@@ -10,7 +10,7 @@ from typing import Any
 
 from kdcache.cache.cache import open_cache
 from kdcache.distributed.env import worker_env
-from kdcache.distributed.process_group import choose_device
+from kdcache.distributed.process_group import choose_device, process_group
 from kdcache.durable import write_file
 from kdcache.errors import UsageError
 from kdcache.images import open_source
@@ -107,15 +107,16 @@ def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
     setup = prepare(replace(config, method=replace(config.method, change=Unchanged())), cache)
     source = open_source(config.eval.data)
     check_classes(source, list(cache.manifest.fingerprint.source.class_names))
-    accuracy = evaluate(
-        setup.step.student.to(device),
-        source,
-        setup.view,
-        num_classes=setup.spec.num_classes,
-        batch_size=config.eval.batch_size,
-        device=device,
-        env=env,
-    )
+    with process_group(env, device):
+        accuracy = evaluate(
+            setup.step.student.to(device),
+            source,
+            setup.view,
+            num_classes=setup.spec.num_classes,
+            batch_size=config.eval.batch_size,
+            device=device,
+            env=env,
+        )
     return accuracy.top1
 
 
