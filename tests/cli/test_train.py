@@ -71,6 +71,7 @@ def test_the_twin_stands_beside_the_run(tiny_root: Path, tmp_path: Path, capsys:
 
 def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["--epochs", "1", "--batch-size", "4", "--student", "vit_tiny_patch16_224", "--student-kwargs", *KWARGS]
+    changes += ["--set", "data.views_per_sample=1"]
     command = ["train", "em-deit-tiny-none", "--cache", str(tiny_root), "--out", str(tmp_path / "run"), *changes]
     assert main(command) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_bytes())["config"]

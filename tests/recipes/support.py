@@ -42,7 +42,7 @@ def toy_cache(root: Path, run: RunConfig) -> Path:
         extract(
             tiny_extract(
                 out, teacher=name, teacher_kwargs=kwargs, taps=tuple(f"{tap}:fp16" for tap in taps), limit=12,
-                views=1, view_recipe="eval", image_size=kwargs["img_size"],
+                views=3, view_recipe="rrc-flip", image_size=kwargs["img_size"],
             )
         )  # fmt: skip
     return out

@@ -52,7 +52,7 @@ def test_every_recipe_names_what_a_cache_lacks(name: str, bare: Path) -> None:
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recipes") / "bare"
-    extract(tiny_extract(root, taps=("blocks.0/prefix:fp16",), views=1, view_recipe="eval"))
+    extract(tiny_extract(root, taps=("blocks.0/prefix:fp16",), views=3))
     return root
 
 
