@@ -3,7 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from kdcache.config import apply_settings, keywords, parse_call, parse_pairs
@@ -72,6 +72,8 @@ def _method(arguments: argparse.Namespace, method: "Method | None") -> "Method |
         preset = load_method(name)
         given = keywords(preset, values, f"--method {text}")
         method = preset(**given)
+        if arguments.change is not None:
+            _refuse_replaced(method, given, text, arguments.change)
         _refuse_ignored(preset, given, method, text)
     if method is not None and arguments.change is not None:
         method = replace(method, change=_change(arguments.change))
@@ -90,13 +92,35 @@ def _change(text: str) -> "Change":
         raise UsageError(f"--change {text}: {error}") from None
 
 
+def _refuse_replaced(method: "Method", given: dict[str, Any], text: str, change: str) -> None:
+    """Refuse settings of the method's own change of the student, where --change replaces it."""
+    if lost := sorted(given.keys() & _fields(method.change)):
+        raise UsageError(
+            f"--method {text}: {', '.join(lost)} would be ignored: --change {change} replaces the change they belong "
+            "to; give them to --change"
+        )
+
+
 def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], method: "Method", text: str) -> None:
-    """Refuse settings of a method that change nothing, because their term has weight 0."""
+    """Refuse settings without which the method is the same: those of a term of weight 0, or that another overrules."""
     defaults = inspect.signature(preset).parameters
-    for key in given:
-        other = preset(**{name: value for name, value in given.items() if name != key})
-        if given[key] != defaults[key].default and (other.active, other.change) == (method.active, method.change):
-            raise UsageError(f"--method {text}: {key} would be ignored, its term has weight 0")
+    of_change = _fields(method.change)
+    for key, value in given.items():
+        held = key in of_change and getattr(method.change, key) == value
+        if held or value == defaults[key].default:
+            continue
+        try:
+            other = preset(**{name: each for name, each in given.items() if name != key})
+        except ValueError:  # another setting needs this one
+            continue
+        if (other.active, other.change) == (method.active, method.change):
+            why = f"the others make it {getattr(method.change, key)}" if key in of_change else "its term has weight 0"
+            raise UsageError(f"--method {text}: {key} would be ignored: {why}")
+
+
+def _fields(change: "Change") -> set[str]:
+    """Names of a change's settings; a method's settings of these names are those of its change."""
+    return {field.name for field in fields(change)}  # pyright: ignore[reportArgumentType]
 
 
 def _term(text: str, method: "Method") -> "Term":

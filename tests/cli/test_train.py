@@ -101,7 +101,7 @@ def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys
         (["--term", "tokens:resize=both"], "choose from refuse, student, teacher"),
         (["--method", "none", "--term", "tokens:weight=0"], "so it would be ignored"),
         (["--method", "none"], "codec fp16 would be ignored"),
-        (["--method", "lift:feature_weight=0,loss=cosine"], "loss would be ignored, its term has weight 0"),
+        (["--method", "lift:feature_weight=0,loss=cosine"], "loss would be ignored: its term has weight 0"),
         (["--method", "logit:logit_weight=0,temperature=4"], "temperature would be ignored"),
         (["--term", "tokens:weight=nan"], "weight must be >= 0, got nan"),
         (["--term", "tokens:teacher=a+"], "has an empty part"),

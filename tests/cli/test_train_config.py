@@ -45,3 +45,33 @@ def test_a_recipe_takes_a_change_and_weights() -> None:
 def test_mistakes_in_a_change_are_usage_errors(change: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config("--student", "s", "--method", "logit", "--change", change)
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("low-rank:budget=0.3,search=top", LowRank(budget=0.3, search="top")),
+        ("low-rank:budget=0.3,rank=none", LowRank(budget=0.3)),
+        ("lillama:rank=8,budget=none", LowRank(rank=8)),
+    ],
+)
+def test_settings_of_a_method_that_need_each_other_are_taken(method: str, change: LowRank) -> None:
+    assert config("--student", "s", "--method", method).method.change == change
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lift:feature_weight=0,loss=cosine"], "^--method lift:.*: loss would be ignored: its term has weight 0$"),
+        (
+            ["lift:init=released,width=256", "--change", "widelast"],
+            "^--method lift:init=released,width=256: init, width would be ignored: --change widelast replaces the "
+            "change they belong to; give them to --change$",
+        ),
+        # What is the default of one change need not be that of the other.
+        (["wecolora:rank=128", "--change", "low-rank:rank=8"], "rank would be ignored: --change"),
+    ],
+)
+def test_settings_of_a_method_that_change_nothing_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config("--student", "s", "--method", *words)
