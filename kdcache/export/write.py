@@ -73,6 +73,7 @@ def export_student(
     """
     if onnx:
         require_onnx()
+    _check_folder(out, replace=replace)
     trained, spec, view, class_names = load_student(run, weights=weights_name(run, weights))
     student, spec = merge_student(trained, spec)
     student.eval()
@@ -92,7 +93,6 @@ def export_student(
     if onnx:
         files[ONNX] = onnx_bytes(student, view.size)
     files[CONFIG] = json.dumps(config, indent=2, allow_nan=False).encode() + b"\n"
-    _prepare(out, replace=replace)
     _check(student, files, view.size)
     _write(out, files)
     return Exported(
@@ -105,13 +105,13 @@ def export_student(
     )
 
 
-def _prepare(out: Path, *, replace: bool) -> None:
-    """Make the folder.
+def _check_folder(out: Path, *, replace: bool) -> None:
+    """Refuse a folder that holds something else, or an export that is not to be replaced; nothing is written.
 
-    Raises: UsageError for one that holds something else, or an export that is not to be replaced; NotWritableError.
+    Raises: UsageError.
     """
-    make_folder(out)
-    remove_stale_temporaries(out)
+    if not out.is_dir():
+        return
     others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in _FILES)
     config = out / CONFIG
     if others or (config.is_file() and not _is_export(config)):
@@ -148,7 +148,12 @@ def _check(student: Student, files: dict[str, bytes], size: int) -> None:
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
-    """Take away what makes an older export one, then write everything, and that last."""
+    """Take away what makes an older export one, then write everything, and that last.
+
+    Raises: NotWritableError, DiskFullError.
+    """
+    make_folder(out)
+    remove_stale_temporaries(out)
     with storage_errors(out, "replace the export in"):
         for name in (CONFIG, *(name for name in _FILES if name not in files)):
             (out / name).unlink(missing_ok=True)

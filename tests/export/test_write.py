@@ -207,7 +207,7 @@ def test_what_timm_loads_otherwise_is_refused(run: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(module, "timm_config", other)
     with pytest.raises(ModelError, match="loads another student"):
         export_student(run, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_that_are_no_finished_run(tiny_root: Path, run: Path, tmp_path: Path) -> None:
