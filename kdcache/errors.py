@@ -64,6 +64,8 @@ class Remedy(enum.Enum):
     KEEP_MILESTONES = "keep_milestones"
     REPLACE_EXPORT = "replace_export"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"
+    GIVE_TEACHER_ACCURACY = "give_teacher_accuracy"
+    GIVE_EVAL_DATA = "give_eval_data"
 
     # An analysis.
     ANALYZE = "analyze"  # path

@@ -86,6 +86,10 @@ _WORDS = {
     Remedy.OTHER_DATA_OR_CLASSES: (
         "evaluate on the data set it was trained for, or train with `--set num_classes=...`"
     ),
+    Remedy.GIVE_TEACHER_ACCURACY: (
+        "give the teacher's top-1 with --teacher-accuracy, or --student-weights with a classifier of these classes"
+    ),
+    Remedy.GIVE_EVAL_DATA: "give labelled images with --eval-data",
     # An analysis.
     Remedy.ANALYZE: "write one with `kdcache analyze ... --out {path}`",
     Remedy.NAME_ONE_COLUMN: "name one for each tap with --column",

@@ -1,6 +1,6 @@
 """timm models by name: taps and weights."""
 
-from kdcache.models.build import count_parameters, create_timm_model, load_weights, weights_sha256
+from kdcache.models.build import count_parameters, create_timm_model, load_weights, num_trained_classes, weights_sha256
 from kdcache.models.taps import Tap, TapReader, parse_tap
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "count_parameters",
     "create_timm_model",
     "load_weights",
+    "num_trained_classes",
     "parse_tap",
     "weights_sha256",
 ]

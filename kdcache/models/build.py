@@ -108,6 +108,22 @@ def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -
     model.load_state_dict(weights)
 
 
+def num_trained_classes(model: nn.Module, weights: str) -> int | None:
+    """Number of classes K' of the classifier among trained weights; None where they hold none.
+
+    Args:
+        model: The timm model they are of, with any number of classes.
+        weights: ``hub`` or a local file, as its loading took it.
+
+    Raises: ModelError for a file that cannot be read.
+    """
+    if weights == "hub":
+        return (getattr(model, "pretrained_cfg", None) or {}).get("num_classes") or None
+    tensors = _filtered(model, _read_checkpoint(Path(weights)))
+    found = [tensors[key].shape[0] for name in _classifier_names(model) if (key := f"{name}.weight") in tensors]
+    return found[0] if found else None
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -147,14 +163,18 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def _without_other_classifier(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights with the model's own classifier where theirs is of another shape, or not there."""
-    known: Any = getattr(model, "pretrained_cfg", None) or {}
-    names = known.get("classifier") or ()
-    classifiers = (names,) if isinstance(names, str) else tuple(names)
+    classifiers = _classifier_names(model)
     own = {key: each for key, each in model.state_dict().items() if key.rpartition(".")[0] in classifiers}
     if all(key in weights and weights[key].shape == each.shape for key, each in own.items()):
         return weights
     kept = {key: each for key, each in weights.items() if key.rpartition(".")[0] not in classifiers}
     return {**kept, **own}
+
+
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    known: Any = getattr(model, "pretrained_cfg", None) or {}
+    names = known.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _filtered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from kdcache.cache.cache import open_cache
 from kdcache.distributed.env import worker_env
 from kdcache.distributed.process_group import choose_device, process_group
 from kdcache.durable import write_file
-from kdcache.errors import UsageError
+from kdcache.errors import Remedy, UsageError
 from kdcache.images import open_source
+from kdcache.models import num_trained_classes
 from kdcache.students.change import Unchanged
 from kdcache.students.low_rank import LowRank
 from kdcache.train.config import RunConfig
@@ -49,7 +50,7 @@ def sweep_ranks(
     on_run: OnRun = lambda rank, seed, summary: None,
     on_event: Callable[[str, dict[str, Any]], None] = lambda kind, values: None,
 ) -> list[RankResult]:
-    """Train a student for each rank and seed, or go on with those that are not finished.
+    """Train a student for each rank and seed, or resume those that are not finished.
 
     Args:
         cache_folder: A finished cache.
@@ -85,7 +86,7 @@ def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
     if not isinstance(change, LowRank) or change.budget is not None:
         raise UsageError(f"a sweep of ranks needs the change low-rank with a rank, the method has {change}")
     if config.eval.data is None:
-        raise UsageError("a sweep of ranks needs images to evaluate on")
+        raise UsageError("a sweep of ranks needs images to evaluate on", remedy=Remedy.GIVE_EVAL_DATA)
     if not ranks or len(set(ranks)) != len(ranks) or min(ranks) < 1:
         raise UsageError(f"ranks must be different numbers from 1, got {list(ranks)}")
     return change
@@ -94,17 +95,26 @@ def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
 def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
     """Top-1 in percent of the model that the students begin with, dense and untrained further, in their view.
 
-    Raises: UsageError where the run names no weights; ModelError, SourceError.
+    Raises: UsageError where the run names no weights, or weights that classify other classes; ModelError, SourceError.
     """
-    if config.student_weights in (None, "random"):
+    weights = config.student_weights
+    if weights is None or weights == "random":
         raise UsageError(
-            "the teacher's accuracy is that of the weights the students begin with, and there are none; give weights, "
-            "or the teacher's accuracy itself"
+            "the teacher's accuracy is that of the weights the students begin with, and there are none",
+            remedy=Remedy.GIVE_TEACHER_ACCURACY,
         )
     assert config.eval.data is not None, "a sweep has evaluation data"
     cache, env = open_cache(cache_folder), worker_env()
     device = choose_device(config.device, env)
     setup = prepare(replace(config, method=replace(config.method, change=Unchanged())), cache)
+    found = num_trained_classes(setup.step.student.model, weights)
+    if found != setup.spec.num_classes:
+        # A fresh classifier would be at chance, and every rank above it.
+        raise UsageError(
+            f"the weights {weights} have {'no classifier' if found is None else f'a classifier of {found} classes'}, "
+            f"the students have {setup.spec.num_classes} classes, so the teacher's accuracy cannot be measured",
+            remedy=Remedy.GIVE_TEACHER_ACCURACY,
+        )
     source = open_source(config.eval.data)
     check_classes(source, list(cache.manifest.fingerprint.source.class_names))
     with process_group(env, device):

@@ -6,7 +6,7 @@ import timm
 import torch
 
 from kdcache.errors import ModelError, Remedy
-from kdcache.models import create_timm_model, load_weights, weights_sha256
+from kdcache.models import create_timm_model, load_weights, num_trained_classes, weights_sha256
 from kdcache.models.build import size_arguments
 
 KWARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 5}
@@ -121,3 +121,13 @@ def test_an_unknown_tag_is_refused_when_the_model_is_built() -> None:
     assert size_arguments("resnet18.nonsense", 64) == {}
     with pytest.raises(ModelError, match="Invalid pretrained tag"):
         create_timm_model("resnet18.nonsense")
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "test_resnet"])
+def test_the_classes_of_trained_weights_are_told(tmp_path: Path, name: str) -> None:
+    model = create_timm_model(name, kwargs={"num_classes": 5})
+    assert num_trained_classes(model, "hub") == 1000
+    for classes, expected in ((7, 7), (0, None)):
+        path = tmp_path / f"{classes}.safetensors"
+        safetensors.torch.save_file(create_timm_model(name, kwargs={"num_classes": classes}).state_dict(), path)
+        assert num_trained_classes(model, str(path)) == expected

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 
-from kdcache.errors import UsageError
+from kdcache.errors import Remedy, UsageError
 from kdcache.methods.low_rank import low_rank
 from kdcache.methods.none import none
 from kdcache.train.folder import save_weights
@@ -58,6 +58,17 @@ def test_the_dense_model_is_evaluated_as_it_is(tiny_root: Path, weights: Path) -
         dense_accuracy(tiny_root, sweep_run(weights, student_weights="random"))
 
 
+@pytest.mark.parametrize(("classes", "found"), [(7, "a classifier of 7 classes"), (0, "no classifier")])
+def test_a_fresh_classifier_is_not_called_the_teachers(
+    tiny_root: Path, tmp_path: Path, classes: int, found: str
+) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=classes, **STUDENT_KWARGS)
+    save_weights(tmp_path / "other.safetensors", model)
+    with pytest.raises(UsageError, match=f"have {found}, the students have 10 classes") as caught:
+        dense_accuracy(tiny_root, sweep_run(tmp_path / "other.safetensors"))
+    assert caught.value.remedy is Remedy.GIVE_TEACHER_ACCURACY
+
+
 def test_the_table_holds_means_and_their_spread(tmp_path: Path) -> None:
     write_rank_table(tmp_path / "ranks.csv", [RankResult(2, (50.0, 60.0), 100), RankResult(4, (80.0,), 200)])
     with (tmp_path / "ranks.csv").open(newline="") as file:
@@ -86,5 +97,6 @@ def test_mistakes_are_named(
 
 def test_accuracies_need_images(tiny_root: Path, tmp_path: Path, weights: Path) -> None:
     config = tiny_run(method=low_rank(), student_weights=str(weights))
-    with pytest.raises(UsageError, match="needs images to evaluate on"):
+    with pytest.raises(UsageError, match="needs images to evaluate on") as caught:
         sweep_ranks(tiny_root, tmp_path / "s", config, ranks=[2, 4, 8], seeds=[0])
+    assert caught.value.remedy is Remedy.GIVE_EVAL_DATA
