@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kdcache.cache.cache import Cache
     from kdcache.cache.column import Column
-    from kdcache.train.loop import LoadTeachers, OnlineTargets
+    from kdcache.train.loop import LoadTeachers, OnEvent, OnlineTargets
 
 USAGE = "[RECIPE] --cache DIR --out DIR [--student NAME --method M] [--term T]... [options]"
 EXAMPLE = f"""examples:
@@ -131,19 +131,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.recipe is not None:
             reporter.note(f"{arguments.recipe}: {recipe_notes(arguments.recipe)}")
 
-        def show(kind: str, values: dict[str, Any]) -> None:
-            if kind == "step":
-                note = f"epoch {values['epoch']}, loss {values['loss']:.4f}, {values['images_per_s']:.0f} images/s"
-                reporter.update(values["step"], values["num_steps"], f"{note}, {values['stall_share']:.0%} waiting")
-            elif kind == "eval":
-                reporter.note(f"epoch {values['epoch']}: top-1 {values['top1']:.2f} %, top-5 {values['top5']:.2f} %")
-            elif kind == "resume":
-                reporter.note(f"resuming after step {values['step']}")
-            else:
-                reporter.note(values["text"])
-
         load_teachers = _load_teachers(arguments.teacher_weights) if config.online else None
-        summary = train(arguments.cache, arguments.out, config, env=env, load_teachers=load_teachers, on_event=show)
+        summary = train(
+            arguments.cache, arguments.out, config, env=env, load_teachers=load_teachers, on_event=show_events(reporter)
+        )
     other = None if beside is None else {str(arguments.beside): beside}
     if arguments.json and env.is_main:
         print_json(summary if other is None else {**summary, "beside": other})
@@ -152,6 +143,23 @@ def run(arguments: argparse.Namespace) -> int:
         if other is not None:
             _print_beside({str(arguments.out): summary, **other})
     return 0
+
+
+def show_events(reporter: ProgressReporter) -> "OnEvent":
+    """What shows the events of `kdcache.train.loop.train`: steps as progress, all others as lines that stay."""
+
+    def show(kind: str, values: dict[str, Any]) -> None:
+        if kind == "step":
+            note = f"epoch {values['epoch']}, loss {values['loss']:.4f}, {values['images_per_s']:.0f} images/s"
+            reporter.update(values["step"], values["num_steps"], f"{note}, {values['stall_share']:.0%} waiting")
+        elif kind == "eval":
+            reporter.note(f"epoch {values['epoch']}: top-1 {values['top1']:.2f} %, top-5 {values['top5']:.2f} %")
+        elif kind == "resume":
+            reporter.note(f"resuming after step {values['step']}")
+        else:
+            reporter.note(values["text"])
+
+    return show
 
 
 def _load_teachers(weights: list[str]) -> "LoadTeachers":

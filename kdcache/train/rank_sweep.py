@@ -85,6 +85,10 @@ def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
     change = config.method.change
     if not isinstance(change, LowRank) or change.budget is not None:
         raise UsageError(f"a sweep of ranks needs the change low-rank with a rank, the method has {change}")
+    if config.online:
+        raise UsageError(
+            "a sweep of ranks trains from cached outputs, online teachers would be slower only: leave out online"
+        )
     if config.eval.data is None:
         raise UsageError("a sweep of ranks needs images to evaluate on", remedy=Remedy.GIVE_EVAL_DATA)
     if not ranks or len(set(ranks)) != len(ranks) or min(ranks) < 1:

@@ -20,7 +20,7 @@ SURFACE = {
         --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
         --tensorboard --set --json --recipes""",
     "sweep": """
-        --ranks --seeds --teacher-accuracy
+        --ranks --seeds --teacher-accuracy --group
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
         --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
         --tensorboard --set --json --recipes""",
