@@ -13,7 +13,7 @@ _FIRST_LR, _LAST_LR = 1e-6, 1e-5
 PROTOCOL_DIFFERS = (
     "Published with new views in every epoch; a cache holds a fixed number for each image, three at least (with "
     "RandAugment and random erasing as published where it was extracted with the view recipe deit). Published with "
-    "fp16 and a scaled loss; here bf16 on a GPU unless --set precision=fp16 says otherwise."
+    "fp16 and a scaled loss; here bf16 on a GPU, unless precision is set to fp16."
 )
 
 
