@@ -28,7 +28,7 @@ class WeightCopy(Change):
     fewer blocks.
 
     Args:
-        every: r; blocks 0, r, 2r, ... of each stage are kept. Odd for a Swin with more than two blocks in a stage:
+        every: r; blocks 0, r, 2r, ... of each stage are kept. Odd for a Swin that keeps several blocks of a stage:
             its blocks shift their windows or not by turns, and an even r would keep one kind alone.
         adapters: ``enhanced`` (queries, keys, values, attention's projection and both layers of the MLP), ``lora``
             (queries and values), or ``none``: the copied weights themselves are trained. With adapters the copied

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
