@@ -1,7 +1,8 @@
 """Lillama (arXiv:2412.16719): a low-rank copy of the teacher, each block taught on its own from cached blocks."""
 
 from kdcache.methods.base import Method
-from kdcache.students.low_rank import FactorInit, LowRank, Search
+from kdcache.models.factored import FactorInit
+from kdcache.students.low_rank import LowRank, Search
 from kdcache.terms.local import Local, Mode
 
 

@@ -2,7 +2,8 @@
 
 from kdcache.methods.base import Method
 from kdcache.methods.logit import label_terms
-from kdcache.students.low_rank import FactorInit, LowRank, Search
+from kdcache.models.factored import FactorInit
+from kdcache.students.low_rank import LowRank, Search
 
 
 def low_rank(

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, final, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdcache.errors import ModelError
+from kdcache.models.factored import FactoredLinear, FactorInit
 from kdcache.students.change import Build, Change
 from kdcache.students.families import block_lists, family_of
 
 Search = Literal["bottom", "top", "uniform"]
-FactorInit = Literal["svd", "random"]
 _UNIFORM_STEP = 8
 _STEP = 16
 
@@ -79,7 +78,7 @@ class LowRank(Change):
         for name, rank in self.ranks(model).items():
             layer = model.get_submodule(name)
             assert isinstance(layer, nn.Linear), "ranks names linear layers"
-            model.set_submodule(name, factored(layer, rank, init=self.init))
+            model.set_submodule(name, FactoredLinear(layer, rank, init=self.init))
         return model
 
     def ranks(self, model: nn.Module) -> dict[str, int]:
@@ -113,29 +112,6 @@ class LowRank(Change):
             for rank in reversed(range(self.min_rank, largest, self.rank_step)):
                 ranks |= {name: rank for name, sides in block.items() if _saved(sides, rank) > 0}
                 yield dict(ranks)
-
-
-def factored(layer: nn.Linear, rank: int, *, init: FactorInit = "svd") -> nn.Sequential:
-    """Two linear layers in place of one: in to rank without bias, rank to out with the layer's own bias.
-
-    Args:
-        layer: The dense layer, W of (C_out, C_in).
-        rank: r.
-        init: ``svd``: W = U S V^T gives S_r^½ V_r^T and U_r S_r^½, computed in fp32; ``random``: torch's own.
-    """
-    has_bias = layer.bias is not None
-    placed = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    first = nn.Linear(layer.in_features, rank, bias=False, **placed)
-    second = nn.Linear(rank, layer.out_features, bias=has_bias, **placed)
-    with torch.no_grad():
-        if init == "svd":
-            left, values, right = torch.linalg.svd(layer.weight.float(), full_matrices=False)
-            root: Tensor = values[:rank].sqrt()
-            first.weight.copy_(root[:, None] * right[:rank])
-            second.weight.copy_(left[:, :rank] * root)
-        if has_bias:
-            second.bias.copy_(layer.bias)
-    return nn.Sequential(first, second)
 
 
 def _linear_layers(model: nn.Module) -> list[dict[str, tuple[int, int]]]:
