@@ -94,7 +94,10 @@ def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], meth
     """Refuse settings of a method that change nothing, because their term has weight 0."""
     defaults = inspect.signature(preset).parameters
     for key in given:
-        other = preset(**{name: value for name, value in given.items() if name != key})
+        try:
+            other = preset(**{name: value for name, value in given.items() if name != key})
+        except ValueError:  # what the other settings cannot do without is not ignored
+            continue
         if given[key] != defaults[key].default and (other.active, other.change) == (method.active, method.change):
             raise UsageError(f"--method {text}: {key} would be ignored, its term has weight 0")
 
