@@ -98,7 +98,9 @@ def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], meth
             other = preset(**{name: value for name, value in given.items() if name != key})
         except ValueError:  # what the other settings cannot do without is not ignored
             continue
-        if given[key] != defaults[key].default and (other.active, other.change) == (method.active, method.change):
+        # A default may be chosen by the method itself, as that of rank where no budget is given.
+        default = getattr(other.change, key, defaults[key].default)
+        if given[key] != default and (other.active, other.change) == (method.active, method.change):
             raise UsageError(f"--method {text}: {key} would be ignored, its term has weight 0")
 
 
