@@ -74,7 +74,7 @@ class LowRank(Change):
 
     def _unused(self) -> dict[str, str | None]:
         """Settings that no search reads, with their defaults."""
-        steps = {"min_rank": None, "rank_step": None}
+        steps: dict[str, str | None] = {"min_rank": None, "rank_step": None}
         if self.budget is None:
             return {"search": "bottom", **steps}
         return steps if self.search == "uniform" else {}
