@@ -47,7 +47,8 @@ terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take 
 changes of the student, --change NAME:key=value,key=value:
 {chr(10).join(f"  {name:<18}{line}" for name, (_, line) in CHANGES.items())}
   lift and widelast take width (the teacher's) and init=timm|released, widelast schedule; weight-copy every,
-  adapters=enhanced|lora|none and rank; low-rank rank, or budget with search=bottom|top|uniform, and init=svd|random.
+  adapters=enhanced|lora|none and rank; low-rank init=svd|random and rank, or budget with search=bottom|top|uniform,
+  min_rank and rank_step.
 
 `kdcache train --recipes` lists the {len(RECIPES)} recipes."""
 

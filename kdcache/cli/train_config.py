@@ -102,11 +102,11 @@ def _refuse_replaced(method: "Method", given: dict[str, Any], text: str, change:
 
 
 def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], method: "Method", text: str) -> None:
-    """Refuse settings without which the method is the same: those of a term of weight 0, or that another overrules."""
+    """Refuse settings of a term of weight 0, without which the method is the same."""
     defaults = inspect.signature(preset).parameters
-    of_change = _fields(method.change)
     for key, value in given.items():
-        held = key in of_change and getattr(method.change, key) == value
+        # Also where the method chooses this value without it, as that of a rank.
+        held = key in _fields(method.change) and getattr(method.change, key) == value
         if held or value == defaults[key].default:
             continue
         try:
@@ -114,8 +114,7 @@ def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], meth
         except ValueError:  # another setting needs this one
             continue
         if (other.active, other.change) == (method.active, method.change):
-            why = f"the others make it {getattr(method.change, key)}" if key in of_change else "its term has weight 0"
-            raise UsageError(f"--method {text}: {key} would be ignored: {why}")
+            raise UsageError(f"--method {text}: {key} would be ignored: its term has weight 0")
 
 
 def _fields(change: "Change") -> set[str]:

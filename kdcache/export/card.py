@@ -149,6 +149,7 @@ def _training(card: Card) -> str:
     optimizer = settings.get("optimizer")
     for name, value in (
         ("begins with", _beginning(card)),
+        ("images in use", _few_shot(settings, summary)),
         ("epochs", settings.get("epochs")),
         ("optimizer steps", summary.get("steps")),
         ("batch size", settings.get("batch_size")),
@@ -205,6 +206,15 @@ def _teachers(origin: Origin) -> str:
             ]
         )
     return _table(["model", "weights", "sha256 of its tensors", "licence of the weights"], rows)
+
+
+def _few_shot(settings: dict[str, Any], summary: dict[str, Any]) -> str | None:
+    """The few of the cache's images that the run streamed; None for all of them."""
+    data = settings.get("data", {})
+    if data.get("per_class") is None:
+        return None
+    seed = settings["seed"] if data.get("per_class_seed") is None else data["per_class_seed"]
+    return f"{summary.get('num_train_images', UNKNOWN)}: {data['per_class']} of every class, drawn with seed {seed}"
 
 
 def _images(origin: Origin) -> str:

@@ -1,15 +1,20 @@
 """Lillama (arXiv:2412.16719): a low-rank copy of the teacher, each block taught on its own from cached blocks."""
 
 from kdcache.methods.base import Method
-from kdcache.students.low_rank import FactorInit, LowRank, Search
+from kdcache.models.factored import FactorInit
+from kdcache.students.low_rank import LowRank, Search
 from kdcache.terms.local import Local, Mode
+
+_BUDGET = 0.2
 
 
 def lillama(
     *,
-    budget: float | None = 0.2,
+    budget: float | None = None,
     rank: int | None = None,
     search: Search = "bottom",
+    min_rank: int | None = None,
+    rank_step: int | None = None,
     init: FactorInit = "svd",
     mode: Mode = "both",
     blocks: tuple[int, ...] = (),
@@ -18,8 +23,11 @@ def lillama(
     """No label and no logit is read; the student's name is the teacher's, and it begins with the teacher's weights.
 
     Args:
-        budget, rank, search, init: As in `LowRank`; the paper takes a fifth of the parameters away.
+        budget, rank, search, min_rank, rank_step, init: As in `LowRank`; without budget and rank the
+            budget is the paper's, a fifth of the parameters.
         mode, blocks, teacher: As in `Local`.
     """
-    change = LowRank(budget=budget if rank is None else None, rank=rank, search=search, init=init)
+    if budget is None and rank is None:
+        budget = _BUDGET
+    change = LowRank(rank=rank, budget=budget, search=search, min_rank=min_rank, rank_step=rank_step, init=init)
     return Method(name="lillama", terms=(Local(mode=mode, blocks=blocks, teacher=teacher),), change=change)

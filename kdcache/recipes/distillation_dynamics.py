@@ -11,11 +11,11 @@ from dataclasses import replace
 from kdcache.methods.base import Method
 from kdcache.methods.logit import label_terms, logit
 from kdcache.methods.spectral import spectral
-from kdcache.recipes.protocol import DIFFERS, longer, papers_run
+from kdcache.recipes.protocol import PROTOCOL_DIFFERS, longer, papers_run
 from kdcache.terms.projector import Projector
 from kdcache.train.config import CheckpointConfig, RunConfig
 
-DIFFERS = DIFFERS
+DIFFERS = PROTOCOL_DIFFERS
 COST = "Cost: 300 epochs of 1.28 M images (500 where said); int8 features take 96 GB for each view and block."
 _FIRST, _LAST = "blocks.0/patch", "blocks.-1/patch"
 _LAST_EIGHT = range(-8, 0)

@@ -8,10 +8,12 @@ from kdcache.train.optimizer import SchedulerConfig
 
 CAIT = "cait_s24_224"
 DEIT_TINY = "deit_tiny_patch16_224"
-# What the students of these papers do not see here as they were published.
-DIFFERS = (
+# The rates at which these papers begin and end, whatever their peak.
+_FIRST_LR, _LAST_LR = 1e-6, 1e-5
+PROTOCOL_DIFFERS = (
     "Published with new views in every epoch; a cache holds a fixed number for each image, three at least (with "
-    "RandAugment and random erasing as published where it was extracted with the view recipe deit)."
+    "RandAugment and random erasing as published where it was extracted with the view recipe deit). Published with "
+    "fp16 and a scaled loss; here bf16 on a GPU, unless precision is set to fp16."
 )
 
 
@@ -42,6 +44,12 @@ def papers_run(method: Method, *, student: str = DEIT_TINY, teacher: str | None 
 
 
 def longer(run: RunConfig, epochs: int, *, batch_size: int = 2048, warmup_epochs: int = 5) -> RunConfig:
-    """The same protocol over other epochs and another global batch; the peak rate follows the batch."""
-    scheduler = replace(run.scheduler, warmup_epochs=warmup_epochs)
+    """The same protocol over other epochs and another global batch: the peak follows the batch, the ends stay put."""
+    peak = run.optimizer.peak_lr(batch_size)
+    scheduler = replace(
+        run.scheduler,
+        warmup_epochs=warmup_epochs,
+        warmup_lr_ratio=_FIRST_LR / peak,
+        min_lr_ratio=_LAST_LR / peak,
+    )
     return replace(run, epochs=epochs, batch_size=batch_size, scheduler=scheduler)

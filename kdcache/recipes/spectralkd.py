@@ -10,10 +10,10 @@ The caches, both with ``--codec int8 --views 3 --view-recipe deit``::
 """
 
 from kdcache.methods.spectral import spectral
-from kdcache.recipes.protocol import CAIT, DEIT_TINY, DIFFERS, longer, papers_run
+from kdcache.recipes.protocol import CAIT, DEIT_TINY, PROTOCOL_DIFFERS, longer, papers_run
 from kdcache.train.config import RunConfig
 
-DIFFERS = DIFFERS
+DIFFERS = PROTOCOL_DIFFERS
 COST = "Cost: 400 or 500 epochs of 1.28 M images; int8 features of eight CaiT blocks take 770 GB for each view."
 _STUDENT_BLOCKS = (0, 1, 6, 7, 8, 9, 10, 11)
 _TEACHER_TAPS = tuple(f"blocks.{block}/patch" for block in (0, 1, 18, 19, 20, 21, 22, 23))

@@ -28,7 +28,8 @@ class WeightCopy(Change):
     fewer blocks.
 
     Args:
-        every: r; blocks 0, r, 2r, ... of each stage are kept.
+        every: r; blocks 0, r, 2r, ... of each stage are kept. Odd for a Swin that keeps several blocks of a stage:
+            its blocks shift their windows or not by turns, and an even r would keep one kind alone.
         adapters: ``enhanced`` (queries, keys, values, attention's projection and both layers of the MLP), ``lora``
             (queries and values), or ``none``: the copied weights themselves are trained. With adapters the copied
             weights are frozen; only the classifier is trained besides.
@@ -62,6 +63,8 @@ class WeightCopy(Change):
         lists = block_lists(full, family)
         counts = [len(range(0, len(blocks), self.every)) for blocks in lists.values()]  # pyright: ignore
         model = build(**depth_arguments(family, counts))
+        for name, blocks in lists.items():
+            _check_windows(name, blocks, model.get_submodule(name), self.every)
         _copy_weights(full, model, list(lists), self.every)
         if self.adapters != "none":
             _add_adapters(model, family, rank=self.rank, enhanced=self.adapters == "enhanced")
@@ -75,6 +78,21 @@ class WeightCopy(Change):
             if isinstance(module, AdaptedLinear):
                 model.set_submodule(name, module.merged())
         return Merged(model.requires_grad_(True), depth_arguments(family, counts), Unchanged())
+
+
+def _check_windows(name: str, full: Any, kept: Any, every: int) -> None:
+    """Refuse to run a block with other windows than it was trained with: Swin shifts those of every second one.
+
+    Raises: ModelError.
+    """
+    for number, block in enumerate(kept):
+        trained, now = (getattr(each, "shift_size", None) for each in (full[number * every], block))
+        if trained != now:
+            raise ModelError(
+                f"weight-copy with every={every} puts block {number * every} of {name}, trained with windows shifted "
+                f"by {trained}, in the place of block {number}, which shifts them by {now}; choose an odd `every`, "
+                "which keeps the shifts"
+            )
 
 
 def _copy_weights(full: nn.Module, model: nn.Module, lists: list[str], every: int) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,7 +75,7 @@ class TokenTerm(Term):
         transform: Of the targets, from the statistics in the cache: none, mean (the column's mean is subtracted),
             standardize (each channel to mean 0 and variance 1) or phi-s (arXiv:2410.01680: rotated, then one scale);
             or layer-norm (each token to mean 0 and variance 1).
-        mean_over: Of several pairs: ``pairs`` weighs them alike, ``tokens`` by how many tokens each has, so
+        mean_over: Of several pairs: ``pairs`` weighs them alike, ``tokens`` by how many tokens are compared, so
             that the prefix and the patch tokens of a block count as one set.
     """
 
@@ -164,14 +163,14 @@ class TokenTerm(Term):
     def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:
         """See Term."""
         pairs = cast("Sequence[Pair]", modules)
-        losses = [
-            self.compare(pair.tokens(tokens), pair.targets(targets), pair.adapter)
-            for tokens, targets, pair in zip(inputs.student, inputs.teacher, pairs, strict=True)
-        ]
-        if self.mean_over == "tokens":
-            counts = [tokens.shape[1] for tokens in inputs.student]
-            return torch.stack([loss * count for loss, count in zip(losses, counts, strict=True)]).sum() / sum(counts)
-        return sum(losses[1:], start=losses[0]) / len(losses)
+        losses: list[Tensor] = []
+        counts: list[int] = []
+        for own, targets, pair in zip(inputs.student, inputs.teacher, pairs, strict=True):
+            tokens = pair.tokens(own)
+            losses.append(self.compare(tokens, pair.targets(targets), pair.adapter))
+            counts.append(tokens.shape[1] if self.mean_over == "tokens" else 1)
+        weighted = [loss * count for loss, count in zip(losses, counts, strict=True)]
+        return sum(weighted[1:], start=weighted[0]) / sum(counts)
 
 
 def resize_tokens(tokens: Tensor, grid: Grid, wanted: Grid) -> Tensor:

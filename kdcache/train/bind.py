@@ -103,6 +103,9 @@ def _columns(need: TeacherNeed, cache: Cache, codec: str | None) -> list[Column]
     if need.blocks is None:
         return [_column(need, cache, codec)]
     fitting = cache.fitting_columns(kind=need.kind, codec=need.codec, group=need.group)
+    groups = sorted({column.group for column in fitting})
+    if len(groups) > 1:  # blocks of different teachers are no one's layers
+        raise cache.ambiguous(f"blocks of a teacher ({need.kind})", [f"{group}:" for group in groups])
     blocks = sorted({parse_tap(column.tap).block or 0 for column in fitting})
     wanted = [block for block in blocks if not need.blocks or block in need.blocks]
     return [_column(replace(need, tap=f"blocks.{block}/{need.kind}", blocks=None), cache, codec) for block in wanted]

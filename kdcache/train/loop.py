@@ -28,13 +28,12 @@ from kdcache.train.folder import (
     WEIGHTS,
     begin_run,
     read_summary,
-    save_student_facts,
     save_weights,
     write_summary,
 )
 from kdcache.train.kept_weights import check_milestones, kept_names
 from kdcache.train.metrics import MetricsLog
-from kdcache.train.origin import origin_of, save_origin
+from kdcache.train.origin import save_facts
 from kdcache.train.setup import Setup, make_loader, prepare
 from kdcache.train.summary import peak_memory_bytes, term_losses
 from kdcache.train.trainer import Trainer
@@ -236,25 +235,22 @@ def train(
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
-    class_names = list(cache.manifest.fingerprint.source.class_names)
     setup = prepare(config, cache)
-    if config.online and not setup.columns:
-        raise UsageError(f"method {config.method.name} reads no teacher, so online=true would be ignored; leave it out")
     with process_group(env, device), graceful_stop() as stop:
         loader = make_loader(config, cache, setup, env, device)
         if env.is_main:
             begin_run(folder, config, cache_digest=cache.identity(setup.columns), world_size=env.world_size)
-            save_origin(folder, origin_of(setup, cache, online=config.online))
-            save_student_facts(folder, setup.spec, setup.view, class_names)
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:
             return finished
-        if env.is_main and not setup.step.reads_logits:
-            on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
+        if env.is_main:
+            save_facts(folder, setup, cache, online=config.online)
+            if not setup.step.reads_logits:
+                on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = _Run(config, folder, setup, loader, env, device, online)
-        check_classes(run.eval_source, class_names)
+        check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
         size_bytes = run.restore(on_event)
         log = MetricsLog(folder, tensorboard=config.tensorboard, size_bytes=size_bytes) if env.is_main else None
         try:
@@ -278,6 +274,7 @@ def _summary(run: _Run) -> dict[str, Any]:
         "student": config.student,
         "num_parameters": count_parameters(run.trainer.student),
         "epochs": config.epochs,
+        "num_train_images": sum(run.loader.order.shard_sizes),
         "steps": progress.steps,
         "teacher": "online" if config.online else "cache",
         "images_per_s": progress.images / progress.train_s,

@@ -107,7 +107,7 @@ def origin_of(setup: Setup, cache: Cache, *, online: bool = False) -> Origin:
 
 
 def save_origin(folder: Path, origin: Origin) -> None:
-    """Write it into a run folder, unless it is there already."""
+    """Write it into a run folder."""
     write_changed(folder / ORIGIN, dump_json(as_plain(origin)))
 
 
@@ -127,6 +127,17 @@ def read_origin(folder: Path) -> Origin:
         raise RunMismatchError(f"{path}: does not say where a student comes from ({error}); restore it") from None
 
 
+def save_facts(folder: Path, setup: Setup, cache: Cache, *, online: bool = False) -> None:
+    """Write what is needed to build a student again, and where it comes from.
+
+    Args:
+        folder: A run folder.
+        setup, cache, online: As in `origin_of`.
+    """
+    save_origin(folder, origin_of(setup, cache, online=online))
+    save_student_facts(folder, setup.spec, setup.view, list(cache.manifest.fingerprint.source.class_names))
+
+
 def save_student(folder: Path, setup: Setup, cache: Cache) -> None:
     """Save the student that one's own loop has trained, so that it can be evaluated and exported as that of a run.
 
@@ -138,8 +149,7 @@ def save_student(folder: Path, setup: Setup, cache: Cache) -> None:
     Raises: NotWritableError, DiskFullError.
     """
     make_folder(folder)
-    save_origin(folder, origin_of(setup, cache))
-    save_student_facts(folder, setup.spec, setup.view, list(cache.manifest.fingerprint.source.class_names))
+    save_facts(folder, setup, cache)
     save_weights(folder / WEIGHTS, setup.step.student.model)
 
 

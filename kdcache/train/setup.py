@@ -54,6 +54,8 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
     columns = columns_of(method, cache, config.data.codec)
     used = list({column.name: column for of_term in columns for column in of_term}.values())
     _check_teacher(config, cache, [column.group for column in used])
+    if config.online and not used:
+        raise UsageError(f"method {method.name} reads no teacher, so online=true would be ignored; leave it out")
     image_size = config.image_size or cache.manifest.fingerprint.views.size
     spec = StudentSpec(
         name=config.student,

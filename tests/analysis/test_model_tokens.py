@@ -90,7 +90,7 @@ def test_lifted_tokens_come_last_and_have_the_rank_of_the_student() -> None:
     ]
     pixels, _, _ = next(eval_batches(open_source("digits:test"), VIEW, [0], 1))
     images = normalize_pixels(torch.from_numpy(pixels), mean=VIEW.mean, std=VIEW.std)
-    torch.testing.assert_close(next(source.batches())[1][:1], model.forward_tokens(images)[1])
+    torch.testing.assert_close(next(source.batches())[1][:1], model.forward_features(images))
     analysis, curves = analyze(source, AnalyzeConfig(permutations=1), device=torch.device("cpu"), left_out=[])
     found = analysis.layers[1].ranks
     assert found is not None

@@ -27,6 +27,18 @@ def test_a_change_goes_with_any_method() -> None:
     assert run.method.change == LowRank(budget=0.2, search="top")
 
 
+def test_settings_of_a_method_that_need_one_another() -> None:
+    for method in ("low-rank", "lillama"):
+        text = f"{method}:budget=0.2,search=top,min_rank=8,rank_step=2"
+        change = config("--student", "s", "--method", text).method.change
+        assert change == LowRank(budget=0.2, search="top", min_rank=8, rank_step=2)
+
+
+def test_a_default_that_the_method_chooses_may_be_given() -> None:
+    assert config("--student", "s", "--method", "low-rank:rank=32").method.change == LowRank(rank=32)
+    assert config("--student", "s", "--method", "lillama:budget=0.2").method.change == LowRank(budget=0.2)
+
+
 def test_a_recipe_takes_a_change_and_weights() -> None:
     run = config("em-deit-tiny-logit", "--change", "lift", "--student-weights", "hub")
     assert (run.method.change, run.student_weights, run.epochs) == (LiftChange(), "hub", 300)

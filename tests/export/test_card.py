@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 import timm
 
+from kdcache.cache import open_cache
 from kdcache.export import export_student
 from kdcache.export.card import _code, _images, _teachers, teacher_licence
 from kdcache.methods.feature import feature
+from kdcache.methods.none import none
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
 from kdcache.train.folder import read_summary
 from kdcache.train.origin import Origin, TeacherOrigin, read_origin
 from tests.conftest import GROUP
@@ -70,6 +74,32 @@ def test_the_best_epoch_was_chosen_on_those_images(run: Path, tmp_path: Path) ->
     export_student(run, tmp_path / "out", weights="best")
     card = (tmp_path / "out/README.md").read_text()
     assert "of the epoch with the best top-1, chosen on the images below (epoch 1 of 1), seed 4." in card
+
+
+@pytest.mark.parametrize(("changes", "seed"), [((), 4), (("data.per_class_seed=9",), 9)])
+def test_a_few_shot_run_says_so(tiny_root: Path, tmp_path: Path, changes: tuple[str, ...], seed: int) -> None:
+    run = finished(
+        tiny_root,
+        tmp_path / "run",
+        "data.per_class=1",
+        "data.codec=none",
+        "batch_size=2",
+        "seed=4",
+        *changes,
+        method=none(),
+    )
+    summary = read_summary(run)
+    assert summary is not None
+    loader = CacheLoader(open_cache(tiny_root), [], StreamConfig(batch_size=4))
+    num_classes = len({label for batch in loader for label in batch.labels.tolist()})
+    assert summary["num_train_images"] == num_classes
+    assert row(card_of(run, tmp_path / "out"), "images in use") == [
+        "images in use", f"{num_classes}: 1 of every class, drawn with seed {seed}"
+    ]  # fmt: skip
+
+
+def test_all_images_need_no_word(run: Path, tmp_path: Path) -> None:
+    assert "images in use" not in card_of(run, tmp_path / "out")
 
 
 def test_what_is_not_known_is_unknown(run: Path, tmp_path: Path) -> None:

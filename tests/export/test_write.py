@@ -121,6 +121,24 @@ def test_the_head_is_new_for_other_classes(run: Path, tmp_path: Path) -> None:
     assert set(saved) - set(kept) == {"head.weight", "head.bias"}
 
 
+@pytest.mark.parametrize("name", ["lift", "widelast", "low-rank-budget"])
+@pytest.mark.parametrize("classes", [3, 0])
+def test_the_head_of_a_changed_student_is_new_too(tiny_cache: Cache, tmp_path: Path, name: str, classes: int) -> None:
+    change, more = CHANGES[name]
+    more = {"student_kwargs": VIT, **more}
+    export_student(made(tiny_cache, tmp_path / "run", *ALONE, method=changed(change), **more), tmp_path / "out")
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, num_classes=classes).eval()
+    saved = safetensors.torch.load_file(tmp_path / "out/model.safetensors")
+    held = model.state_dict()
+    lost = [name for name in saved if name not in held or not torch.equal(held[name], saved[name])]
+    assert lost and all(name.startswith("head") for name in lost)
+    tokens = model.forward_features(images_of(16))
+    assert model(images_of(16)).shape == (7, classes or model.num_features)
+    assert model.forward_head(tokens, pre_logits=True).shape == (7, model.num_features)
+    model.reset_classifier(11)
+    assert model(images_of(16)).shape == (7, 11)
+
+
 def test_what_it_returns(run: Path, tmp_path: Path) -> None:
     done = export_student(run, tmp_path / "out")
     assert done.files == ("model.safetensors", "README.md", "config.json")

@@ -14,5 +14,11 @@ def test_it_is_logit_distillation_of_a_factored_student() -> None:
 
 def test_a_budget_takes_the_place_of_the_rank() -> None:
     assert low_rank(budget=0.2, search="top").change == LowRank(budget=0.2, search="top")
+    assert low_rank(budget=0.2, min_rank=3, rank_step=2).change == LowRank(budget=0.2, min_rank=3, rank_step=2)
     with pytest.raises(ValueError, match="search=top would be ignored"):
         low_rank(rank=4, search="top")
+
+
+def test_both_are_refused_although_one_is_the_default() -> None:
+    with pytest.raises(ValueError, match=r"give rank or budget, one of them, got 32 and 0\.2"):
+        low_rank(rank=32, budget=0.2)

@@ -34,6 +34,7 @@ def test_recipes_are_the_papers(name: str) -> None:
     for kind in (Spectral, Tokens):
         assert kind not in terms or terms[kind].weight == 0.2
     assert run.method.change.name == {"lift": "lift", "widelast": "widelast"}.get(name.split("-")[1], "none")
+    assert getattr(run.method.change, "init", "released") == "released"
     if "none" in name:
         assert run.teacher is None
     elif "deit" not in name.removeprefix("em-deit-tiny"):

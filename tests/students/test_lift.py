@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -30,7 +31,8 @@ def test_logits_are_a_linear_map_of_the_mean_lifted_token() -> None:
     lift = Lift(trunk, width=24, num_classes=5).eval()
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
-        logits, tokens = lift.forward_tokens(images)
+        tokens = lift.forward_features(images)
+        logits = lift.forward_head(tokens)
         raw = trunk.forward_intermediates(images, indices=[-1], output_fmt="NLC", intermediates_only=True)[0]
         torch.testing.assert_close(tokens, lift.norm(raw @ lift.project.weight.T))
         torch.testing.assert_close(logits, tokens.mean(1) @ lift.head.weight.T + lift.head.bias)
@@ -42,7 +44,8 @@ def test_logits_are_a_linear_map_of_the_mean_lifted_token() -> None:
 def test_every_parameter_gets_a_gradient() -> None:
     """Otherwise DDP would hang or need find_unused_parameters."""
     lift = Lift(timm.create_model("vit_tiny_patch16_224", **SMALL), width=24, num_classes=5)
-    logits, tokens = lift.forward_tokens(torch.randn(2, 3, 16, 16))
+    tokens = lift.forward_features(torch.randn(2, 3, 16, 16))
+    logits = lift.forward_head(tokens)
     (logits.sum() + (tokens**2).sum()).backward()
     assert [name for name, parameter in lift.named_parameters() if parameter.grad is None] == []
 
@@ -74,14 +77,15 @@ def test_every_family_lifts_and_keeps_nothing_unused(name: str, kwargs: dict, si
     lift = LiftChange(width=24).apply(build)
     assert isinstance(lift, Lift)
     images = torch.randn(2, 3, size, size)
-    logits, lifted = lift.forward_tokens(images)
+    lifted = lift.forward_features(images)
+    logits = lift.forward_head(lifted)
     assert (logits.shape, lifted.shape) == ((2, 5), (2, tokens, 24))
     (logits.sum() + (lifted**2).sum()).backward()
     assert [name for name, parameter in lift.named_parameters() if parameter.grad is None] == []
     last = Tap("patch", -1)
     reader = TapReader(lift.eval().trunk, [last])
     (raw,) = reader(lift.trunk, images).values()
-    torch.testing.assert_close(lift.norm(lift.project(raw)), lift.forward_tokens(images)[1], rtol=0, atol=0)
+    torch.testing.assert_close(lift.norm(lift.project(raw)), lift.forward_features(images), rtol=0, atol=0)
 
 
 def test_models_without_outputs_are_refused_with_the_reason() -> None:
@@ -113,3 +117,44 @@ def test_checkpointing_changes_memory_not_results() -> None:
     plain = lift(images)
     lift.set_grad_checkpointing()
     torch.testing.assert_close(lift(images), plain)
+
+
+def test_without_classes_it_gives_the_mean_lifted_token() -> None:
+    build = partial(timm.create_model, "vit_tiny_patch16_224", **{**SMALL, "num_classes": 0})
+    lift = LiftChange(width=24).apply(build).eval()
+    assert isinstance(lift, Lift)
+    images = torch.randn(2, 3, 16, 16)
+    assert lift(images).shape == (2, 24) == (2, lift.num_features)
+    torch.testing.assert_close(lift(images), lift.forward_features(images).mean(1), rtol=0, atol=0)
+    assert not any(name.startswith("head") for name, _ in lift.named_parameters())
+
+
+def test_it_has_the_parts_of_a_timm_model() -> None:
+    """Features are the lifted tokens, pooled in front of the classifier, which may be replaced."""
+    lift = Lift(timm.create_model("vit_tiny_patch16_224", **SMALL), width=24, num_classes=5).eval()
+    images = torch.randn(2, 3, 16, 16)
+    tokens = lift.forward_features(images)
+    assert tokens.shape == (2, 16, 24)
+    torch.testing.assert_close(lift.forward_head(tokens), lift(images), rtol=0, atol=0)
+    torch.testing.assert_close(lift.forward_head(tokens, pre_logits=True), tokens.mean(1), rtol=0, atol=0)
+    assert lift.get_classifier() is lift.head
+    lift.reset_classifier(7)
+    assert (lift.num_classes, lift(images).shape) == (7, (2, 7))
+    lift.reset_classifier(0)
+    assert (lift.num_classes, lift(images).shape) == (0, (2, 24))
+    torch.testing.assert_close(lift(images), tokens.mean(1), rtol=0, atol=0)
+    lift.reset_classifier(5)
+    assert lift(images).shape == (2, 5)
+    with pytest.raises(ValueError, match="global_pool='max'"):
+        lift.reset_classifier(5, "max")
+
+
+@pytest.mark.parametrize("init", ["timm", "released"])
+def test_a_new_classifier_starts_as_the_first_did(init: Any) -> None:
+    lift = Lift(timm.create_model("vit_tiny_patch16_224", **SMALL), width=400, num_classes=500, init=init)
+    first = lift.head
+    lift.reset_classifier(500)
+    assert lift.head is not first
+    assert isinstance(first, torch.nn.Linear) and isinstance(lift.head, torch.nn.Linear)
+    assert float(lift.head.weight.detach().std()) == pytest.approx(float(first.weight.detach().std()), rel=0.05)
+    assert bool(lift.head.bias.detach().any()) == bool(first.bias.detach().any()) == (init == "released")

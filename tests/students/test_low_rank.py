@@ -1,5 +1,10 @@
 """Linear layers as two of low rank (arXiv:2412.16719, 2512.00792)."""
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -7,7 +12,8 @@ from torch import nn
 
 from kdcache.errors import ModelError
 from kdcache.models import count_parameters
-from kdcache.students.low_rank import LowRank, factored
+from kdcache.models.factored import FactoredLinear
+from kdcache.students.low_rank import LowRank
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 3, "num_heads": 3, "num_classes": 5}
 
@@ -16,30 +22,42 @@ def small(name: str = "vit_tiny_patch16_224", **changes: object) -> nn.Module:
     return timm.create_model(name, **{**SMALL, **changes})
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_factors_are_the_best_of_their_rank(bias: bool) -> None:
-    """The symmetric split of a truncated SVD: its error is the energy of the values left out."""
-    layer = nn.Linear(20, 30, bias=bias)
-    first, second = factored(layer, 7)
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
-    assert first.bias is None
-    assert (second.bias is not None) is bias
-    values = torch.linalg.svdvals(layer.weight)
-    error = torch.linalg.matrix_norm(second.weight @ first.weight - layer.weight)
-    torch.testing.assert_close(error, values[7:].square().sum().sqrt())
-    torch.testing.assert_close(first.weight.norm(dim=1), values[:7].sqrt())
-    torch.testing.assert_close(second.weight.norm(dim=0), values[:7].sqrt())
-
-
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "cait_xxs24_224"])
 def test_full_rank_is_the_dense_model(name: str) -> None:
     dense = small(name).eval()
     images = torch.randn(2, 3, 16, 16)
     expected = dense(images)
-    model = LowRank(rank=1000).apply(lambda: dense)
-    assert not any(isinstance(layer, nn.Linear) for layer in (model.blocks[0].attn.qkv, model.blocks[0].mlp.fc1))
-    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+    layers = LowRank(rank=1).ranks(dense)
+    assert {layer.split(".", 2)[2] for layer in layers} == {"attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2"}
+    for layer in layers:
+        dense.set_submodule(layer, FactoredLinear(dense.get_submodule(layer), 12))  # type: ignore[arg-type]
+    torch.testing.assert_close(dense(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "cait_xxs24_224"])
+def test_a_layer_stays_dense_where_factors_would_save_nothing(name: str) -> None:
+    """12 x 12 from rank 6, 12 x 36 from 9, 12 x 48 from 9.6: never more parameters than the dense model has."""
+    model, layers = small(name), ("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2")
+    for rank, factored in ((1, layers), (5, layers), (6, layers[1:]), (8, layers[1:]), (9, layers[2:])):
+        found = LowRank(rank=rank).ranks(model)
+        assert found == {f"blocks.{block}.{layer}": rank for block in range(3) for layer in factored}
+        changed = LowRank(rank=rank).apply(lambda: small(name))
+        saved = sum(math.prod(sides) - rank * sum(sides) for sides in map(sides_in(model), found))
+        assert count_parameters(changed) == count_parameters(model) - saved
+    with pytest.raises(ModelError, match=r"at rank=10 two factors hold no fewer .* a rank below 10"):
+        LowRank(rank=10).apply(lambda: small(name))
+
+
+def sides_in(model: nn.Module) -> Callable[[str], tuple[int, int]]:
+    """From a layer's name to its shape."""
+    return lambda name: tuple(model.get_submodule(name).weight.shape)  # type: ignore[union-attr, return-value]
+
+
+def test_heads_that_talk_stay_dense() -> None:
+    """CaiT's maps between attention heads are 4 x 4 in its smallest model: no linear layers of tokens."""
+    model = LowRank(rank=1, init="random").apply(lambda: timm.create_model("cait_xxs24_224", depth=2))
+    kinds = {type(getattr(block.attn, name)) for block in model.blocks for name in ("proj_l", "proj_w")}
+    assert kinds == {nn.Linear}
 
 
 def test_parameters_are_the_papers() -> None:
@@ -74,7 +92,8 @@ def blocks_changed(change: LowRank, model: nn.Module) -> dict[int, set[int]]:
 def test_searches_meet_the_budget_in_their_order() -> None:
     """Bottom and top begin with the block of their end and go to its lowest rank before they touch the next."""
     model = small(embed_dim=48)
-    total = count_parameters(model)
+    dense = count_parameters(model)
+    total = sum(math.prod(sides_in(model)(name)) for name in LowRank(rank=1).ranks(model))
     settings = {"min_rank": 4, "rank_step": 4}
     for budget in (0.05, 0.2, 0.4, 0.6):
         for search in ("bottom", "top", "uniform"):
@@ -82,7 +101,7 @@ def test_searches_meet_the_budget_in_their_order() -> None:
             change = LowRank(budget=budget, search=search, init="random", **steps)  # type: ignore[arg-type]
             found = blocks_changed(change, model)
             small_model = change.apply(lambda: small(embed_dim=48))
-            assert count_parameters(small_model) <= (1 - budget) * total
+            assert dense - count_parameters(small_model) >= budget * total
             if search == "uniform":
                 assert sorted(found) == [0, 1, 2]
                 assert all(rank % 8 == 0 for ranks in found.values() for rank in ranks)
@@ -98,8 +117,54 @@ def test_searches_meet_the_budget_in_their_order() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "kwargs", "others"),
+    [
+        ("deit_tiny_patch16_224", {"depth": 12, "embed_dim": 48, "img_size": 32}, [{"img_size": 224}, {"in_chans": 1}]),
+        ("deit_tiny_distilled_patch16_224", {"depth": 4, "embed_dim": 96}, []),
+        ("cait_xxs24_224", {"depth": 4, "embed_dim": 96, "img_size": 32}, [{"img_size": 64}]),
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 32, "depths": (2, 2, 2, 2)}, [{"img_size": 112}]),
+        ("convnext_tiny", {"dims": (32, 32, 64, 64), "depths": (1, 1, 2, 1)}, [{"in_chans": 1}]),
+    ],
+)
+def test_ranks_do_not_depend_on_head_images_or_channels(name: str, kwargs: dict, others: list[dict]) -> None:
+    """So that weights fit a student that is built again with other classes."""
+    models = [
+        timm.create_model(name, **{**kwargs, **other})
+        for other in ({"num_classes": 1000}, {"num_classes": 10}, {"num_classes": 0}, *others)
+    ]
+    for search in ("bottom", "top", "uniform"):
+        for budget in (0.05, 0.2, 0.35, 0.5):
+            change = LowRank(budget=budget, search=search, init="random")  # type: ignore[arg-type]
+            found = [change.ranks(model) for model in models]
+            assert found[0] and all(ranks == found[0] for ranks in found)
+
+
+@pytest.mark.parametrize("search", ["bottom", "top"])
+def test_steps_are_fractions_of_the_width_unless_given(search: Any) -> None:
+    """Of 4,096 the published search tries 1,024 and every 256 more: a quarter, and every sixteenth more."""
+    model = timm.create_model("vit_tiny_patch16_224", embed_dim=64, depth=3, num_heads=2)
+    for budget in (0.1, 0.2, 0.3, 0.5):
+        default = LowRank(budget=budget, search=search, init="random")
+        assert default.ranks(model) == replace(default, min_rank=16, rank_step=4).ranks(model)
+        lowest = min(default.ranks(model).values())
+        assert lowest >= 16 and lowest % 4 == 0
+    # Narrow blocks too: of 2 channels a quarter and a sixteenth are at least 1.
+    narrow = timm.create_model("vit_tiny_patch16_224", embed_dim=2, depth=1, num_heads=1, img_size=16)
+    assert set(LowRank(budget=0.1, search=search, init="random").ranks(narrow).values()) == {1}
+
+
+def test_stages_of_other_widths_have_steps_of_their_own() -> None:
+    model = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=32, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+    ranks = LowRank(budget=0.6, init="random").ranks(model)
+    assert {name.split(".")[1]: rank for name, rank in ranks.items() if "fc1" in name}["0"] == 32 // 4
+
+
 def test_a_budget_that_cannot_be_met_says_how_far_it_goes() -> None:
-    with pytest.raises(ModelError, match=r"low-rank \(bottom\) takes away at most \d+\.\d% of the param.*=0.99"):
+    with pytest.raises(
+        ModelError,
+        match=r"low-rank \(bottom\) takes away at most \d+\.\d% of the param.*=0.99 wants",
+    ):
         LowRank(budget=0.99, min_rank=4).apply(small)
 
 

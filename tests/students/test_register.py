@@ -14,7 +14,7 @@ from kdcache.students import CHANGES
 from kdcache.students.lift import LiftChange
 from kdcache.students.low_rank import LowRank
 from kdcache.students.register import registered_arguments, registered_name
-from kdcache.students.student import StudentSpec, build_student
+from kdcache.students.student import StudentSpec, build_student, rebuild_student
 
 BASE = "vit_tiny_patch16_224"
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
@@ -55,6 +55,23 @@ def test_further_arguments_are_those_of_the_base() -> None:
     model = timm.create_model("kdcache_lift", num_classes=2, in_chans=1, depth=2, **arguments)
     assert len(model.trunk.blocks) == 2
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*pretrained configuration.*")
+@pytest.mark.parametrize("classes", [3, 0, 2000])
+def test_ranks_of_a_budget_fit_another_head(classes: int) -> None:
+    change = LowRank(budget=0.2, init="random")
+    base = {**SMALL, "embed_dim": 48, "depth": 3}
+    arguments = registered_arguments(change, BASE, base)
+    spec = StudentSpec(name=BASE, kwargs=base, num_classes=1000, image_size=16, change=change)
+    again = {
+        "timm": timm.create_model("kdcache_low_rank", num_classes=classes, **arguments),
+        "kdcache": rebuild_student(replace(spec, num_classes=max(classes, 1))).model,
+    }
+    weights = {name: each for name, each in build_student(spec).model.state_dict().items() if "head" not in name}
+    assert any(name.endswith("mlp.fc1.1.weight") for name in weights)
+    for model in again.values():
+        assert set(model.load_state_dict(weights, strict=False).missing_keys) <= {"head.weight", "head.bias"}
 
 
 def test_settings_that_there_are_not() -> None:

@@ -54,7 +54,7 @@ def test_the_kept_blocks_are_those_of_the_paper(every: int, kept: list[int]) -> 
         ("cait_xxs24_224", SMALL, {"depth": 3}),
         (
             "swin_tiny_patch4_window7_224",
-            {"img_size": 32, "window_size": 2, "embed_dim": 8, "num_heads": (1, 2), "depths": (1, 3), "num_classes": 5},
+            {"img_size": 32, "window_size": 2, "embed_dim": 8, "num_heads": (1, 2), "depths": (1, 4), "num_classes": 5},
             {"depths": (1, 2)},
         ),
     ],
@@ -66,7 +66,8 @@ def test_a_merged_student_is_a_plain_model_that_gives_the_same(
     size = kwargs["img_size"]
     save_weights(tmp_path / "full.safetensors", timm.create_model(name, **kwargs))
     plain = {key: value for key, value in kwargs.items() if key not in ("img_size", "num_classes")}
-    change = WeightCopy(adapters=adapters, rank=4)  # type: ignore[arg-type]
+    # Every second block of a Swin would have another shift of its windows.
+    change = WeightCopy(every=3 if "depths" in depth else 2, adapters=adapters, rank=4)  # type: ignore[arg-type]
     spec = StudentSpec(name=name, kwargs=plain, num_classes=5, image_size=size, change=change)
     student = build_student(spec, weights=str(tmp_path / "full.safetensors"))
     trainable = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
@@ -116,6 +117,34 @@ def test_what_cannot_be_copied() -> None:
         WeightCopy(adapters="none", rank=4)
     with pytest.raises(ValueError, match="every and rank must be at least 1, got 0, 128"):
         WeightCopy(every=0)
+
+
+SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 8, "num_heads": (1, 2), "num_classes": 5}
+
+
+@pytest.mark.parametrize("every", [2, 4])
+def test_blocks_whose_windows_would_shift_otherwise_are_refused(every: int) -> None:
+    _, build = builder("swin_tiny_patch4_window7_224", {**SWIN, "depths": (2, 6)})
+    message = (
+        rf"every={every} puts block {every} of layers.1.blocks, trained with windows shifted by \(0, 0\), in the "
+        r"place of block 1, which shifts them by \(2, 2\); choose an odd `every`"
+    )
+    with pytest.raises(ModelError, match=message):
+        WeightCopy(every=every, adapters="none").apply(build)
+
+
+def test_an_odd_every_keeps_windows_and_so_does_a_stage_of_one_window_or_one_block() -> None:
+    kept = {
+        3: {**SWIN, "depths": (2, 6)},
+        2: {**SWIN, "depths": (2, 6), "window_size": (8, 8)},  # the second stage has 8 x 8 tokens: one window
+        6: {**SWIN, "depths": (2, 6)},
+    }
+    for every, kwargs in kept.items():
+        full, build = builder("swin_tiny_patch4_window7_224", kwargs)
+        model = WeightCopy(every=every, adapters="none").apply(build)
+        for stage, blocks in enumerate(layer.blocks for layer in model.layers):
+            for number, block in enumerate(blocks):
+                assert block.shift_size == full.layers[stage].blocks[number * every].shift_size
 
 
 def test_convolutional_blocks_are_copied_without_adapters() -> None:

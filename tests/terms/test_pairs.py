@@ -73,6 +73,21 @@ def test_several_pairs_are_the_mean_of_single_ones() -> None:
     torch.testing.assert_close(together, sum(single) / 3)
 
 
+@pytest.mark.parametrize("resize", ["student", "teacher"])
+def test_mean_over_tokens_counts_those_that_are_compared(resize: str) -> None:
+    """1 prefix token beside 4 x 4 = 16 patch tokens, or beside the 2 x 3 = 6 of the student."""
+    student = [draw(4, 1, 12), draw(4, 6, 12, seed=1)]
+    targets = [pack(draw(4, 1, 12, seed=2), kind="prefix"), pack(draw(4, 16, 12, seed=3), (4, 4))]
+    term = tokens(teacher=("blocks.1/prefix", "blocks.1/patch"), resize=resize, mean_over="tokens")
+    found = apply(term, student, targets, make_modules(term, student, targets, grids=[None, (2, 3)]))
+    prefix, patch = (
+        loss_of(tokens(), student[0], targets[0]),
+        loss_of(tokens(resize=resize), student[1], targets[1], grids=[(2, 3)]),
+    )
+    count = {"student": 16, "teacher": 6}[resize]
+    torch.testing.assert_close(found, (prefix + count * patch) / (1 + count))
+
+
 def test_adapters_of_pairs_are_their_own() -> None:
     student = [draw(4, 16, 12)] * 2
     targets = [pack(draw(4, 16, width), (4, 4), group=str(width)) for width in (24, 36)]

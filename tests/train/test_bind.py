@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import GridMismatchError, ModelError, UsageError
+from kdcache.errors import GridMismatchError, ModelError, TapError, UsageError
 from kdcache.methods.base import Method
 from kdcache.models.taps import Tap
 from kdcache.terms.base import Inputs, Needs, Site, TeacherNeed, Term
@@ -105,6 +105,34 @@ def test_each_need_finds_its_column(groups_root: Path) -> None:
         ["wide/head-logits-fp16"],
         ["wide/blocks-1-patch-int8", f"{GROUP}/blocks-1-patch-bf16", f"{GROUP}/blocks-0-patch-fp32"],
     ]
+
+
+@pytest.mark.parametrize("blocks", [(), (0, 1)])
+def test_blocks_come_from_one_teacher(groups_root: Path, blocks: tuple[int, ...]) -> None:
+    cache = open_cache(groups_root)
+    held = {column.group for column in cache.fitting_columns(kind="patch", codec="int8")}
+    assert len(held) > 1, "the cache has such columns of two teachers"
+    with pytest.raises(TapError, match=r"blocks of a teacher \(patch\) could be any of .*wide:"):
+        columns_of(Method(name="mine", terms=(Blocks(blocks=blocks),)), cache, None)
+    found = columns_of(Method(name="mine", terms=(Blocks(blocks=blocks, teacher="wide"),)), cache, None)
+    assert {column.group for columns in found for column in columns} == {"wide"}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Blocks(Term):
+    """A term that reads whatever blocks there are."""
+
+    name: Literal["blocks"] = "blocks"
+    weight: float = 1.0
+    blocks: tuple[int, ...] = ()
+    teacher: str | None = None
+
+    def needs(self) -> Needs:
+        return Needs(teacher=[TeacherNeed("patch", group=self.teacher, codec="int8", blocks=self.blocks)], student=[])
+
+    def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:
+        return inputs.images.sum() * 0
 
 
 def test_the_codec_decides_where_a_need_does_not(tiny_cache: Cache) -> None:

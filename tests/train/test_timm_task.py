@@ -16,6 +16,7 @@ from kdcache.distributed.env import RESTART_VARIABLE
 from kdcache.methods.base import Method
 from kdcache.methods.none import none
 from kdcache.stream.batch import Batch
+from kdcache.students.lift import LiftChange
 from kdcache.terms import TERMS, load_term
 from kdcache.train.setup import Setup, prepare
 from tests.methods.support import one_batch
@@ -146,6 +147,16 @@ def test_clipping_without_the_head(cache: Cache) -> None:
     task = CachedDistillationTask(setup.step, verbose=False)
     every, some = list(task.get_clip_parameters()), list(task.get_clip_parameters(exclude_head=True))
     assert len(every) == len(list(setup.step.parameters()))
+    assert {id(each) for each in every} - {id(each) for each in some} == {
+        id(each) for each in setup.step.student.model.head.parameters()
+    }
+
+
+def test_clipping_without_the_head_of_a_lifted_student(tiny_cache: Cache) -> None:
+    method = Method(name="lifted", terms=none().terms, change=LiftChange(width=8))
+    setup = prepare(tiny_run("data.codec=none", method=method), tiny_cache)
+    task = CachedDistillationTask(setup.step, verbose=False)
+    every, some = list(task.get_clip_parameters()), list(task.get_clip_parameters(exclude_head=True))
     assert {id(each) for each in every} - {id(each) for each in some} == {
         id(each) for each in setup.step.student.model.head.parameters()
     }
