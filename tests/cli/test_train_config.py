@@ -27,18 +27,6 @@ def test_a_change_goes_with_any_method() -> None:
     assert run.method.change == LowRank(budget=0.2, search="top")
 
 
-def test_settings_of_a_method_that_need_one_another() -> None:
-    for method in ("low-rank", "lillama"):
-        text = f"{method}:budget=0.2,search=top,min_rank=8,rank_step=2"
-        change = config("--student", "s", "--method", text).method.change
-        assert change == LowRank(budget=0.2, search="top", min_rank=8, rank_step=2)
-
-
-def test_a_default_that_the_method_chooses_may_be_given() -> None:
-    assert config("--student", "s", "--method", "low-rank:rank=32").method.change == LowRank(rank=32)
-    assert config("--student", "s", "--method", "lillama:budget=0.2").method.change == LowRank(budget=0.2)
-
-
 def test_a_recipe_takes_a_change_and_weights() -> None:
     run = config("em-deit-tiny-logit", "--change", "lift", "--student-weights", "hub")
     assert (run.method.change, run.student_weights, run.epochs) == (LiftChange(), "hub", 300)
@@ -63,11 +51,18 @@ def test_mistakes_in_a_change_are_usage_errors(change: str, message: str) -> Non
     ("method", "change"),
     [
         ("low-rank:budget=0.3,search=top", LowRank(budget=0.3, search="top")),
+        (
+            "lillama:budget=0.2,search=top,min_rank=8,rank_step=2",
+            LowRank(budget=0.2, search="top", min_rank=8, rank_step=2),
+        ),
         ("low-rank:budget=0.3,rank=none", LowRank(budget=0.3)),
         ("lillama:rank=8,budget=none", LowRank(rank=8)),
+        # What the method chooses by itself may be given.
+        ("low-rank:rank=32", LowRank(rank=32)),
+        ("lillama:budget=0.2", LowRank(budget=0.2)),
     ],
 )
-def test_settings_of_a_method_that_need_each_other_are_taken(method: str, change: LowRank) -> None:
+def test_settings_that_need_one_another_or_are_the_methods_own_are_taken(method: str, change: LowRank) -> None:
     assert config("--student", "s", "--method", method).method.change == change
 
 
