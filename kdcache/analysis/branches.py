@@ -1,6 +1,6 @@
 """Spectra of the two branches of multi-depth blocks: contours in the shallow one, fine detail in the deep one?
 
-Source: arXiv 2309.17334, which shows that its branches part by spatial frequency. Its formula is not published; the
+Source: arXiv 2309.17334, which shows that its branches separate by spatial frequency. Its formula is not published; the
 profile is that of `RadialSpectrum`.
 """
 
@@ -22,13 +22,13 @@ _HIGH = 0.25
 
 
 def measure_branches(model: nn.Module, source: TokenSource) -> list[BranchSpectrum]:
-    """The spectra of every multi-depth block of a model; empty for a model without any.
+    """Measure the spectra of every multi-depth block of a model; empty for a model without any.
+
+    Blocks whose map is a single position have no frequencies and are left out.
 
     Args:
         model: The network that the source runs.
         source: Runs it once over its images.
-
-    Blocks whose map is a single position have no frequencies and are left out.
     """
     blocks = {name: each for name, each in model.named_modules() if isinstance(each, MultiDepthBlock)}
     meters: dict[tuple[str, str], RadialSpectrum] = {}
@@ -61,7 +61,7 @@ def measure_branches(model: nn.Module, source: TokenSource) -> list[BranchSpectr
 
 
 def high_frequency_gap(spectrum: BranchSpectrum, *, relative_to: int = 0) -> float:
-    """Mean of deep minus shallow log amplitude from 0.25 to 0.5 cycles; positive where the deep branch is finer.
+    """Average deep minus shallow log amplitude from 0.25 to 0.5 cycles; positive where the deep branch is finer.
 
     Args:
         spectrum: Of one block.
@@ -73,7 +73,7 @@ def high_frequency_gap(spectrum: BranchSpectrum, *, relative_to: int = 0) -> flo
 
 
 def branches_text(branches: Sequence[BranchSpectrum]) -> str:
-    """One sentence, without its full stop, on which branch is the finer one.
+    """Word which branch is the finer one, as one sentence without its full stop.
 
     Args:
         branches: At least one block's.

@@ -248,7 +248,7 @@ def _print(out: Path, analysis: "Analysis") -> None:
     headings = ["layer", "N x C", "one image 99 %", "shared basis 99 %", "b90 (noise)", "entropy", "magnitude"]
     print("\n" + text_table(headings, [_row(layer) for layer in analysis.layers]))
     print(
-        "\none image, shared basis: dimensions that hold 99 % of the variance of an image (in brackets: of its "
+        "\none image, shared basis: components explaining 99 % of the variance of an image (in brackets: of its "
         "uncentred energy),\nin its own basis and in one for all; 99th percentile over images. b90: bins for 90 % of "
         "the spectral energy, and those\nof white noise. entropy in bits"
     )

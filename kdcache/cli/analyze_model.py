@@ -101,7 +101,7 @@ def _of_timm(arguments: argparse.Namespace) -> _Network:
         raise UsageError("--model needs --weights: hub, random or files")
     name, kwargs = arguments.model, parse_pairs(arguments.model_kwargs, "--model-kwargs")
     if arguments.image_size is not None and "img_size" in kwargs:
-        raise UsageError("--image-size and --model-kwargs img_size say the same: give one")
+        raise UsageError("--image-size and --model-kwargs img_size set the same size: give one")
     size = kwargs.get("img_size", arguments.image_size)
     torch.manual_seed(derived_seed("teacher", 0))
     options = {**(size_arguments(name, size) if size else {}), **kwargs}

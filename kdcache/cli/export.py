@@ -2,7 +2,7 @@
 
 Plain timm loads them offline, timm.create_model("local-dir:DIR", pretrained=True), and the outputs are those of the
 run's student to the bit; a student of lift, widelast or low-rank loads after `import kdcache.students.register`, a
-weight copy has its adapters merged and is a plain model. The card says what the run recorded, and "unknown" for the
+weight copy has its adapters merged and is a plain model. The card states what the run recorded, and "unknown" for the
 rest.
 """
 

@@ -30,7 +30,7 @@ EXAMPLE = """example:
   kdcache sweep --ranks 2,4,8,16,32,64 --cache caches/cifar --student vit_base_patch32_224 \\
       --student-weights teacher.safetensors --eval-data cifar/test --epochs 30 --out runs/ranks"""
 
-# What a sweep sets itself, and the flag that says it.
+# What a sweep sets itself, and the flag that chooses it.
 _SWEPT = {"seed": "--seeds", "method.change.rank": "--ranks", "method.change.budget": "--ranks"}
 
 

@@ -1,4 +1,4 @@
-"""From the flags of `kdcache train` and `kdcache sweep` to the run they say."""
+"""Read a run from the flags of `kdcache train` and `kdcache sweep`."""
 
 import argparse
 import inspect
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read_config(arguments: argparse.Namespace) -> "RunConfig":
-    """The run that the flags say. Raises: UsageError."""
+    """Read a run from the flags. Raises: UsageError."""
     from kdcache.train.config import RunConfig
 
     changes: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def _checked(settings: list[str]) -> list[str]:
 
 
 def _method(arguments: argparse.Namespace, method: "Method | None") -> "Method | None":
-    """The method as --method, --change and --term say it, from that of a recipe where there is one."""
+    """Build the method from --method, --change and --term, starting from a recipe's where there is one."""
     text, terms = arguments.method, arguments.terms
     if text is not None:
         name, values = parse_call(text, "--method")
@@ -83,7 +83,7 @@ def _method(arguments: argparse.Namespace, method: "Method | None") -> "Method |
 
 
 def _change(text: str) -> "Change":
-    """A change of the student from the command line."""
+    """Build a change of the student from the command line."""
     name, values = parse_call(text, "--change")
     kind = load_change(name)
     try:
@@ -123,7 +123,7 @@ def _fields(change: "Change") -> set[str]:
 
 
 def _term(text: str, method: "Method") -> "Term":
-    """A term from the command line; keys that are not given are those of the method's own term of that name."""
+    """Build a term from the command line; keys that are not given are those of the method's own term of that name."""
     name, values = parse_call(text, "--term")
     kind = load_term(name)
     given = keywords(kind, values, f"--term {text}")

@@ -140,7 +140,7 @@ def _repair(cache: "Cache", faults: "list[Fault]") -> None:
         if fault.shard and fault.remedy is Remedy.REPAIR:
             damaged.setdefault(fault.group, set()).add(fault.shard)
     if not damaged:
-        print("nothing to repair by extracting again; the remedies above say what helps")
+        print("nothing to repair by extracting again; follow the remedies above")
         return
     job_id = worker_env().job_id
     for name, shards in sorted(damaged.items()):

@@ -35,7 +35,7 @@ _ELSEWHERE = ("name", "weight", "teacher", "student_block")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a card is made of.
+    """The facts that a card states.
 
     Args:
         spec: The student.
@@ -45,7 +45,7 @@ class Card:
         summary: Figures of the run; None as above.
         num_parameters: Of the student.
         weights_sha256: Over names and bytes of its tensors.
-        with_onnx: Whether an ONNX graph lies beside it.
+        with_onnx: Whether an ONNX graph is in the same folder.
     """
 
     spec: StudentSpec
@@ -59,7 +59,7 @@ class Card:
 
 
 def card_text(card: Card, config: dict[str, Any]) -> str:
-    """The card as Markdown, with the metadata that the hub reads.
+    """Write the card as Markdown, with the metadata that the hub reads.
 
     Args:
         card: The facts.
@@ -88,7 +88,7 @@ def card_text(card: Card, config: dict[str, Any]) -> str:
 
 
 def teacher_licence(teacher: TeacherOrigin) -> str:
-    """Licence of a teacher's weights as the installed timm states it; unknown where they are not timm's."""
+    """Look up the licence of a teacher's weights as the installed timm states it; unknown where they are not timm's."""
     if teacher.weights == "random":
         return "none, not trained"
     if teacher.weights != "hub":
@@ -142,7 +142,7 @@ def _training(card: Card) -> str:
         ["method", _code(card.origin.method)],
         ["change of the student", _code(change.pop("name")) + (f" {_pairs(change)}" if change else "")],
         ["student arguments", _pairs(card.spec.kwargs) or "none"],
-        ["teacher outputs", "computed beside the student" if card.origin.online else "read from a cache"],
+        ["teacher outputs", "computed during training" if card.origin.online else "read from a cache"],
         ["cache", _code(f"sha256 {card.origin.cache}")],
     ]
     settings, summary = _settings(card), card.summary or {}
@@ -166,7 +166,7 @@ def _training(card: Card) -> str:
 
 
 def _beginning(card: Card) -> str | None:
-    """Weights before training; None where there is no run that says so."""
+    """Name the weights before training; None where no run recorded them."""
     if card.run is None:
         return None
     weights = _settings(card).get("student_weights")
@@ -209,7 +209,7 @@ def _teachers(origin: Origin) -> str:
 
 
 def _few_shot(settings: dict[str, Any], summary: dict[str, Any]) -> str | None:
-    """The few of the cache's images that the run streamed; None for all of them."""
+    """Describe the subset of the cache's images that the run streamed; None for all of them."""
     data = settings.get("data", {})
     if data.get("per_class") is None:
         return None

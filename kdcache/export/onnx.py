@@ -9,13 +9,13 @@ from kdcache.errors import MissingExtraError, ModelError
 from kdcache.students.student import Student
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
-# Sums in another order cost some 1e-6 in float32; a missing or wrong node is never this close.
+# Sums in another order change about 1e-6 in float32; a missing or wrong node is never this close.
 _LARGEST_DIFFERENCE = 1e-4
 _PROBE_SIZE = 3
 
 
 def require_onnx() -> None:
-    """Make sure that what is needed is installed. Raises: MissingExtraError."""
+    """Check that the packages ONNX needs are installed. Raises: MissingExtraError."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(
@@ -24,7 +24,7 @@ def require_onnx() -> None:
 
 
 def onnx_bytes(student: Student, image_size: int) -> bytes:
-    """The graph from ``images`` (B, 3, S, S), normalised float32, to ``logits`` (B, K), for any B.
+    """Export the graph from ``images`` (B, 3, S, S), normalised float32, to ``logits`` (B, K), for any B.
 
     Args:
         student: On the CPU, in evaluation mode.

@@ -14,9 +14,9 @@ from kdcache.views import EvalView
 
 
 def timm_config(model: nn.Module, spec: StudentSpec, view: EvalView, class_names: Sequence[str]) -> dict[str, Any]:
-    """What timm needs to build a student and to preprocess its images.
+    """Write what timm needs to build a student and to preprocess its images.
 
-    What timm knows of its own weights for this architecture (address, licence, paper) is left out: these are others.
+    What timm knows about its own weights of this architecture (address, licence, paper) is left out: these are others.
 
     Args:
         model: The network.

@@ -1,4 +1,4 @@
-"""What a run knows of the weights that are exported."""
+"""Find which weights are exported, and the accuracy that their run recorded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ _MEANING = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a run knows of one of its weights.
+    """One set of a run's weights and its accuracy.
 
     Args:
         weights: Which: last, best, ema or epoch-N.
@@ -33,7 +33,7 @@ class Measured:
 
 
 def measured(run: Path, weights: str) -> Measured:
-    """What the run's metrics say of these weights; a student of one's own loop has none.
+    """Find these weights' epoch and accuracy in the run's metrics; a student of one's own loop has none.
 
     Args:
         run: The run folder.

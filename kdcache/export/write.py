@@ -1,4 +1,4 @@
-"""From a run folder to a folder that timm reads: whole, or without the file that makes it one."""
+"""Export a run folder as a folder that timm reads: complete, or without the file that makes it one."""
 
 import json
 import tempfile
@@ -31,7 +31,7 @@ _PROBE_SIZE = 2
 @final
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written.
+    """The export that was written.
 
     Args:
         folder: Where.
@@ -148,7 +148,7 @@ def _check(student: Student, files: dict[str, bytes], size: int) -> None:
 
 
 def _write(out: Path, files: dict[str, bytes]) -> None:
-    """Take away what makes an older export one, then write everything, and that last.
+    """Remove what makes an older export one, then write everything, and that file last.
 
     Raises: NotWritableError, DiskFullError.
     """

@@ -1,4 +1,4 @@
-"""Weights of a run beside its last ones: those of the best epoch, and milestones every so many epochs."""
+"""Weights that a run keeps besides its last ones: those of the best epoch, and milestones every so many epochs."""
 
 import re
 from pathlib import Path
@@ -63,7 +63,7 @@ def weights_name(run: Path, choice: str) -> str:
     if match is None and choice not in _NAMES:
         raise UsageError(f"weights {choice!r}: choose from {', '.join(_NAMES)}, or epoch-N for a milestone")
     name = milestone_name(int(match[1])) if match else _NAMES[choice]
-    # `load_student` says what a folder without its last weights is.
+    # `load_student` explains what a folder without its last weights is.
     if choice == "last" or (run / name).is_file():
         return name
     where = f"{run / name}: no such file"

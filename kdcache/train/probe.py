@@ -36,8 +36,8 @@ _NORM_EPS = 1e-6
 _INIT_STD = 0.01
 _MOMENTUM = 0.9
 _LR_BASE_BATCH = 256
-# Peak rate times steps, below which a probe is a poor one.
-_LEAST_WAY = 1000
+# Peak rate times steps: below it LARS has not moved the weights far enough to fit.
+_MIN_RATE_STEPS = 1000
 _COSINE = SchedulerConfig(name="cosine", warmup_epochs=0, min_lr_ratio=0)
 
 
@@ -92,7 +92,7 @@ class ProbeResult:
 
 
 def too_few_steps(config: ProbeConfig, num_images: int) -> str | None:
-    """A caution where LARS cannot have come far from the initial weights; None where it could.
+    """Word a caution where LARS cannot have moved far from the initial weights; None where it could.
 
     A step of LARS moves a weight by 0.001 of its norm times the rate (ten times that with momentum), whatever the loss.
     The digits' pixels reach 92 % at rate x steps = 1,000 and 12 % at 20, the published 50 epochs of a batch of 512.
@@ -104,9 +104,9 @@ def too_few_steps(config: ProbeConfig, num_images: int) -> str | None:
     size = min(config.batch_size, max(num_images, 1))
     steps = config.epochs * (num_images // size)
     rate = config.base_lr * size / _LR_BASE_BATCH
-    if rate * steps >= _LEAST_WAY:
+    if rate * steps >= _MIN_RATE_STEPS:
         return None
-    factor = math.ceil(_LEAST_WAY / (rate * steps))
+    factor = math.ceil(_MIN_RATE_STEPS / (rate * steps))
     return (
         f"{steps} steps of LARS at a rate of {rate:g} cannot fit a probe; raise base_lr or epochs "
         f"{factor} times or more (ImageNet makes 125,000 steps)"
@@ -237,6 +237,6 @@ def linear_probe(
 
 
 def _facts(spec: StudentSpec, view: EvalView, token: Token) -> dict[str, Any]:
-    """What decides the features of an image, besides the weights; kdcache's version stands for its code."""
+    """What decides the features of an image, besides the weights; kdcache's version represents its code."""
     versions = {"kdcache": kdcache.__version__, "timm": timm.__version__, "torch": str(torch.__version__)}
     return {"student": as_plain(spec), "view": asdict(view), "token": token, "versions": versions}

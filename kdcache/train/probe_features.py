@@ -1,4 +1,4 @@
-"""One feature vector for each image from a frozen student, computed once and kept beside the run."""
+"""One feature vector for each image from a frozen student, computed once and kept in the run folder."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ _FOLDER = "probe"
 
 
 class Features(NamedTuple):
-    """What a frozen student gives for labelled images.
+    """Features that a frozen student gives for labelled images.
 
     Attributes:
         values: (n, C) fp32.
@@ -43,7 +43,7 @@ class Features(NamedTuple):
 
 
 def token_feature(student: Student, images: Tensor, token: Token) -> Tensor:
-    """What a student's own classifier could read of images: after the final norm, before any head.
+    """Compute what a student's own classifier could read of images: after the final norm, before any head.
 
     Args:
         student: In evaluation mode.
@@ -109,12 +109,12 @@ def images_digest(source: Source) -> str:
 
 
 def kept_features(run: Path, facts: dict[str, Any], compute: Callable[[], Features]) -> Features:
-    """Features of equal facts from the run folder, or computed and written there.
+    """Read features of equal facts from the run folder, or compute them and write them there.
 
     Args:
         run: The run folder; files lie in its folder ``probe``.
         facts: Everything that decides the features, as plain values.
-        compute: Called where no whole file of these facts is there.
+        compute: Called where there is no intact file of these facts.
     """
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     path = run / _FOLDER / f"features-{digest[:16]}.safetensors"
@@ -129,7 +129,7 @@ def kept_features(run: Path, facts: dict[str, Any], compute: Callable[[], Featur
 
 
 def _read(path: Path, digest: str) -> Features | None:
-    """The features in a file, None if there is no whole one of these facts."""
+    """Read the features from a file; None where there is no intact one of these facts."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""One student for each rank, and what they reach: the table that an effective rank is read from."""
+"""Train one student for each rank and write their accuracies as the table that an effective rank is read from."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ OnRun = Callable[[int, int, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class RankResult:
-    """What the students of one rank reach.
+    """Accuracies of the students of one rank.
 
     Args:
         rank: r of every factored layer.
@@ -78,7 +78,7 @@ def sweep_ranks(
 
 
 def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
-    """The change whose rank is swept.
+    """Check that a run can be swept, and return the change whose rank is.
 
     Raises: UsageError for a configuration that gives no accuracies of ranks, or ranks that repeat or are below 1.
     """
@@ -97,7 +97,7 @@ def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
 
 
 def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
-    """Top-1 in percent of the model that the students begin with, dense and untrained further, in their view.
+    """Evaluate the model that the students begin with, dense and not trained further, in their view: top-1 in percent.
 
     Raises: UsageError where the run names no weights, or weights that classify other classes; ModelError, SourceError.
     """

@@ -95,7 +95,7 @@ def test_the_student_of_a_run_and_its_checkpoints(
         ([], "--model needs --weights", 2),
         (["--weights", "random", "a.safetensors"], "several sets of weights must all be files", 2),
         (["--weights", "none.safetensors"], "none.safetensors", 1),
-        (["--weights", "random", "--image-size", "16"], "say the same: give one", 2),
+        (["--weights", "random", "--image-size", "16"], "set the same size: give one", 2),
         (["--weights", "random", "--tap", "head/logits"], "an analysis is of patch tokens", 1),
         (["--weights", "random", "--tap", "change/tokens"], "only a student trained with lift does", 1),
     ],
