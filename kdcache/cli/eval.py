@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from kdcache.cli.text import print_json
+from kdcache.cli.text import WEIGHTS_HELP, print_json
 from kdcache.errors import UsageError
 
 USAGE = "RUN --data DATA [options]"
@@ -18,12 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--data", required=True, metavar="D", help="folder of class folders, tars, or digits:test")
-    parser.add_argument(
-        "--weights",
-        default="last",
-        metavar="W",
-        help="last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)",
-    )
+    parser.add_argument("--weights", default="last", metavar="W", help=WEIGHTS_HELP)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward (64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     probe = parser.add_argument_group(

@@ -10,7 +10,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from kdcache.cli.text import print_json
+from kdcache.cli.text import WEIGHTS_HELP, print_json
 
 USAGE = "RUN --out DIR [options]"
 EXAMPLE = """examples:
@@ -22,12 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for this export alone")
-    parser.add_argument(
-        "--weights",
-        default="last",
-        metavar="W",
-        help="last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)",
-    )
+    parser.add_argument("--weights", default="last", metavar="W", help=WEIGHTS_HELP)
     parser.add_argument("--onnx", action="store_true", help="write model.onnx too (needs the extra onnx)")
     parser.add_argument("--replace", action="store_true", help="replace the export that is there")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

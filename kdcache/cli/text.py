@@ -8,7 +8,9 @@ from typing import Any
 import kdcache
 from kdcache.reports.words import counted, size_text
 
-__all__ = ["codec_names", "counted", "print_json", "size_text"]
+__all__ = ["WEIGHTS_HELP", "codec_names", "counted", "print_json", "size_text"]
+
+WEIGHTS_HELP = "last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)"
 
 # What every codec is written with.
 _NO_CODECS = ("base", "packed")

@@ -93,7 +93,7 @@ def export_student(
     if onnx:
         files[ONNX] = onnx_bytes(student, view.size)
     files[CONFIG] = json.dumps(config, indent=2, allow_nan=False).encode() + b"\n"
-    _check(student, files, view.size)
+    _check(student, files, view.size, card.weights_sha256)
     _write(out, files)
     return Exported(
         folder=out,
@@ -125,7 +125,7 @@ def _is_export(path: Path) -> bool:
     return isinstance(found, dict) and "architecture" in found and "pretrained_cfg" in found
 
 
-def _check(student: Student, files: dict[str, bytes], size: int) -> None:
+def _check(student: Student, files: dict[str, bytes], size: int, sha256: str) -> None:
     """Load what will be written as any user of timm does, and compare.
 
     Raises: ModelError where timm does not give the same student.
@@ -140,7 +140,7 @@ def _check(student: Student, files: dict[str, bytes], size: int) -> None:
         images = torch.randn(_PROBE_SIZE, 3, size, size)
         with torch.inference_mode():
             same = torch.equal(loaded(images), student(images))
-    if not same or weights_sha256(loaded) != weights_sha256(student.model):
+    if not same or weights_sha256(loaded) != sha256:
         raise ModelError(
             f"timm {timm.__version__} loads another student than that of the run; nothing was written. This is a bug "
             "of kdcache or timm: please report it with the architecture and its arguments"
