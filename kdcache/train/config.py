@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from kdcache.methods.base import Method
-from kdcache.per_class import check_per_class
+from kdcache.per_class import check_subset
 from kdcache.stream.files import Access
 from kdcache.stream.order import EpochOf, Tail
 from kdcache.stream.pixels import PixelOrigin
@@ -41,8 +41,7 @@ class DataConfig:
     check_pixels: float = 1 / 64
 
     def __post_init__(self) -> None:
-        if self.per_class is not None:
-            check_per_class(self.per_class)
+        check_subset(self.per_class, self.per_class_seed)
 
 
 @dataclass(frozen=True, kw_only=True)

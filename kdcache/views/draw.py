@@ -4,10 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from kdcache.errors import BadImageError
-from kdcache.seeds import derived_bits
+from kdcache.seeds import derived_bits, uniforms
 from kdcache.views.erasing import draw_box
 from kdcache.views.params import NUM_CUT_FIELDS, ViewParams
 from kdcache.views.randaugment import MAX_MAGNITUDE, draw_operations
@@ -109,7 +107,8 @@ def draw_view(recipe: ViewRecipe, *, seed: int, key: str, view: int, width: int,
     """
     if recipe.name == "eval":
         return _centre(recipe, width, height)
-    cut = _random_resized_crop(recipe, _uniforms(seed, key, view), width, height)
+    drawn = uniforms(derived_bits(4 * _ATTEMPTS + 1, "view", seed, view, key))
+    cut = _random_resized_crop(recipe, drawn, width, height)
     if recipe.name == "rrc-flip":
         return cut
     operations = draw_operations(
@@ -132,17 +131,11 @@ def draw_view(recipe: ViewRecipe, *, seed: int, key: str, view: int, width: int,
     return ViewParams(*cut.as_integers()[:NUM_CUT_FIELDS], *operations, *box)
 
 
-def _uniforms(seed: int, key: str, view: int) -> list[float]:
-    """Numbers in [0, 1) that depend on the arguments alone."""
-    bits = derived_bits(4 * _ATTEMPTS + 1, "view", seed, view, key)
-    return [float(each) for each in (bits >> np.uint64(11)) * 2.0**-53]
-
-
-def _random_resized_crop(recipe: ViewRecipe, uniforms: list[float], width: int, height: int) -> ViewParams:
-    flip = int(uniforms[-1] < recipe.flip)
+def _random_resized_crop(recipe: ViewRecipe, drawn: list[float], width: int, height: int) -> ViewParams:
+    flip = int(drawn[-1] < recipe.flip)
     low, high = math.log(recipe.ratio[0]), math.log(recipe.ratio[1])
     for attempt in range(_ATTEMPTS):
-        area_at, ratio_at, top_at, left_at = uniforms[4 * attempt : 4 * attempt + 4]
+        area_at, ratio_at, top_at, left_at = drawn[4 * attempt : 4 * attempt + 4]
         area = width * height * (recipe.scale[0] + (recipe.scale[1] - recipe.scale[0]) * area_at)
         ratio = math.exp(low + (high - low) * ratio_at)
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from kdcache.seeds import derived_bits
+from kdcache.seeds import derived_bits, uniforms
 
 _ATTEMPTS = 10
 _SEEDS = 1 << 31
@@ -44,10 +44,10 @@ def draw_box(
         boxes that do not fit is the case too.
     """
     bits = derived_bits(4 * _ATTEMPTS + 2, "erase", seed, view, key)
-    uniforms = ((bits >> np.uint64(11)) * 2.0**-53).tolist()
+    drawn = uniforms(bits)
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(_ATTEMPTS if uniforms[-1] < probability else 0):
-        area_at, ratio_at, top_at, left_at = uniforms[4 * attempt : 4 * attempt + 4]
+    for attempt in range(_ATTEMPTS if drawn[-1] < probability else 0):
+        area_at, ratio_at, top_at, left_at = drawn[4 * attempt : 4 * attempt + 4]
         erased = size * size * (area[0] + (area[1] - area[0]) * area_at)
         quotient = math.exp(low + (high - low) * ratio_at)
         height, width = round(math.sqrt(erased * quotient)), round(math.sqrt(erased / quotient))
@@ -73,9 +73,9 @@ def erase(pixels: np.ndarray, box: Sequence[int], *, mean: Sequence[float], std:
     if not width:
         return
     count = width * height * 3
-    uniforms = derived_bits(-(-count // 4), "noise", seed).astype("<u8").view("<u2")[:count].reshape(height, width, 3)
+    drawn = derived_bits(-(-count // 4), "noise", seed).astype("<u8").view("<u2")[:count].reshape(height, width, 3)
     for channel, table in enumerate(noise_tables(tuple(mean), tuple(std))):
-        pixels[top : top + height, left : left + width, channel] = table[uniforms[..., channel]]
+        pixels[top : top + height, left : left + width, channel] = table[drawn[..., channel]]
 
 
 def fits_box(box: Sequence[int], size: int) -> bool:
