@@ -213,6 +213,11 @@ def _print_beside(runs: dict[str, dict[str, Any]]) -> None:
     print(text_table(["", "teacher", "step", "waiting", "peak memory", "top-1"], rows))
 
 
+def _before_factoring(summary: dict[str, Any]) -> str:
+    dense = summary["num_dense_parameters"]
+    return "" if dense == summary["num_parameters"] else f" ({dense / 1e6:.2f} M before layers were factored)"
+
+
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
     if "top1" in summary:
         print(
@@ -222,7 +227,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     print(
         f"{summary['steps']} steps, {summary['images_per_s']:.1f} images/s, {summary['stall_share']:.1%} waiting for "
         f"data, peak memory {size_text(summary['peak_memory_bytes'])}, {summary['num_parameters'] / 1e6:.2f} M "
-        "parameters"
+        f"parameters{_before_factoring(summary)}"
     )
     print(f"{out}: student.safetensors, metrics.jsonl, summary.json")
     print(f"next: kdcache eval {out} --data ..., kdcache export {out} --out ...")

@@ -22,6 +22,8 @@ def lillama(
 ) -> Method:
     """No label and no logit is read; the student's name is the teacher's, and it begins with the teacher's weights.
 
+    Under a budget the searches bottom and top factor the blocks at one end; they alone are taught.
+
     Args:
         budget, rank, search, min_rank, rank_step, init: As in `LowRank`; without budget and rank the
             budget is the paper's, a fifth of the parameters.

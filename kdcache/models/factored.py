@@ -18,6 +18,9 @@ class FactoredLinear(nn.Sequential):
         init: ``svd``: W = U S V^T gives S_r^½ V_r^T and U_r S_r^½, computed in fp32; ``random``:
             torch's own.
 
+    Attributes:
+        in_features, out_features: As of the dense layer.
+
     Source: arXiv:2412.16719.
     """
 
@@ -35,3 +38,14 @@ class FactoredLinear(nn.Sequential):
             if has_bias:
                 second.bias.copy_(layer.bias)
         super().__init__(first, second)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+
+def count_dense_parameters(model: nn.Module) -> int:
+    """Number of parameters that a model would have with each of its factored layers as one."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    for layer in model.modules():
+        if isinstance(layer, FactoredLinear):
+            factors = sum(each.numel() for name, each in layer.named_parameters() if name.endswith("weight"))
+            total += layer.in_features * layer.out_features - factors
+    return total

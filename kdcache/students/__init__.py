@@ -16,7 +16,7 @@ CHANGES = {
         "kdcache.students.weight_copy:WeightCopy",
         "every r-th block of a trained model, frozen, with low-rank adapters (WeCoLoRA)",
     ),
-    "low-rank": ("kdcache.students.low_rank:LowRank", "every linear layer of the blocks as two of rank r"),
+    "low-rank": ("kdcache.students.low_rank:LowRank", "linear layers of the blocks as two of rank r"),
 }
 
 

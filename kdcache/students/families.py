@@ -94,6 +94,12 @@ def width_arguments(family: Family, num_stages: int, width: int, num_heads: int)
     return {"embed_dim": width // factor, "num_heads": (*[1] * (num_stages - 1), num_heads)}
 
 
+def classifiers_of(model: nn.Module) -> tuple[nn.Module, ...]:
+    """What makes logits in a timm model or a lifted one: a layer, or two in a distilled model."""
+    found: nn.Module | tuple[nn.Module, ...] = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    return found if isinstance(found, tuple) else (found,)
+
+
 def drop_head(model: nn.Module) -> nn.Module:
     """Take away all that follows the last output of `forward_intermediates`.
 

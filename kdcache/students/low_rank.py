@@ -44,7 +44,7 @@ class LowRank(Change):
             ranks rounded up to multiples of 8.
         min_rank: Smallest rank that ``bottom`` and ``top`` try; None for a quarter of each block's width.
         rank_step: Distance between those ranks; None for a sixteenth of the width. Both defaults are
-            at least 1, and the published settings of width 4,096.
+            at least 1; at width 4,096 they are the published values.
         init: ``svd`` of the weights that the run starts from (the best approximation of each), or ``random``.
 
     Raises: ValueError for values out of range, or settings of a search that is not made.

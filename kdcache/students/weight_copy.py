@@ -9,7 +9,7 @@ from torch import nn
 from kdcache.errors import ModelError
 from kdcache.students.adapters import AdaptedLinear
 from kdcache.students.change import Build, Change, Merged, Unchanged
-from kdcache.students.families import Family, block_lists, depth_arguments, family_of
+from kdcache.students.families import Family, block_lists, classifiers_of, depth_arguments, family_of
 
 Adapters = Literal["enhanced", "lora", "none"]
 _QKV_PARTS = 3
@@ -108,10 +108,8 @@ def _copy_weights(full: nn.Module, model: nn.Module, lists: list[str], every: in
 
 def _add_adapters(model: nn.Module, family: Family, *, rank: int, enhanced: bool) -> None:
     model.requires_grad_(False)
-    classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # pyright: ignore
-    for head in classifier if isinstance(classifier, tuple) else (classifier,):
-        if isinstance(head, nn.Module):
-            head.requires_grad_(True)
+    for head in classifiers_of(model):
+        head.requires_grad_(True)
     count = 0
     for blocks in block_lists(model, family).values():
         for name, module in list(blocks.named_modules()):

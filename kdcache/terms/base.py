@@ -103,6 +103,7 @@ class Site:
         statistics: Gives the statistics of a column over the whole cache.
         network: The student, for a term that runs parts of it.
         image_size: S of the student's images.
+        teacher_depth: Gives how many blocks the teacher of a column has; None where that is unknown.
     """
 
     student: Sequence[TokenShape]
@@ -110,6 +111,7 @@ class Site:
     statistics: Callable[[Column], TokenStatistics]
     network: Network | None = None
     image_size: int = 0
+    teacher_depth: Callable[[Column], int | None] = lambda column: None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kdcache.cache.column import Column
 from kdcache.errors import Remedy, TapError
 from kdcache.losses import feature_loss
+from kdcache.models.factored import FactoredLinear
 from kdcache.models.network import Network
 from kdcache.models.taps import Tap, parse_tap
 from kdcache.stream.targets import PackedTargets
@@ -29,6 +30,11 @@ class Local(Term):
     embeddings. Both distances (`feature_loss`, l1_cosine) are summed. For a student of the
     teacher's depth, width and tokens, as a low-rank copy of it.
 
+    Of a low-rank copy the blocks with factored layers alone are taught, unless `blocks` names
+    others: what is dense is the teacher's still. None above the last of them is run, and the cache
+    need hold no more than they are compared with and fed. If it holds more, that is read in vain:
+    columns are chosen before the student's ranks are; `blocks` leaves them out.
+
     Tokens are the prefix and the patch tokens that the cache holds of a block, together. No tap
     gives what block 0 is fed: on both paths that is the student's own embedding of the images,
     which is the teacher's for a copy whose embeddings are the teacher's. Its blocks are the
@@ -41,7 +47,8 @@ class Local(Term):
     Args:
         weight: Its factor.
         teacher: ``[GROUP:][:CODEC]``; empty for the only group and codec.
-        blocks: Which blocks, counted from 0; empty for all of the student's.
+        blocks: Which blocks, counted from 0; empty for those with factored layers, or for all of a
+            student that has none.
         mode: Which path: teacher, student or both.
     """
 
@@ -77,6 +84,7 @@ class Local(Term):
         network = site.network
         assert network is not None, "needs() asks for it"
         shapes = network.check_blocks(site.image_size)
+        _check_depth(network, site)
         chosen = self._chosen(network)
         if chosen[-1] >= len(network.blocks):
             raise ValueError(
@@ -125,12 +133,35 @@ class Local(Term):
         return torch.stack(losses).sum() / len(chosen)
 
     def _chosen(self, network: Network) -> Sequence[int]:
-        return sorted(self.blocks) or range(len(network.blocks))
+        """The blocks that are taught."""
+        return sorted(self.blocks) or _factored(network) or range(len(network.blocks))
 
     def _read(self, blocks: Sequence[int]) -> tuple[int, ...]:
         """The blocks whose outputs are read for these."""
         before = () if self.mode == "student" else (block - 1 for block in blocks if block)
         return tuple(sorted({*blocks, *before}))
+
+
+def _check_depth(network: Network, site: Site) -> None:
+    """Refuse a student whose blocks are not one for each of the teacher's. Raises: ValueError."""
+    own = len(network.blocks)
+    for column in site.teacher:
+        depth = site.teacher_depth(column)
+        if depth not in (None, own):
+            raise ValueError(
+                f"the student has {own} blocks and the teacher of group {column.group} has {depth}, and the term local "
+                "compares blocks of the same number; choose a student of the teacher's depth, such as a low-rank copy "
+                "of it"
+            )
+
+
+def _factored(network: Network) -> list[int]:
+    """Blocks with factored layers."""
+    return [
+        number
+        for number, block in enumerate(network.blocks)
+        if any(isinstance(layer, FactoredLinear) for layer in block.modules())
+    ]
 
 
 def _tokens(held: Mapping[Tap, PackedTargets], network: Network, block: int) -> Tensor:

@@ -88,13 +88,18 @@ def bind(
     student.set_taps(taps)
     shapes = _shapes(student, image_size)
     statistics = CacheStatistics(cache)
+
+    def teacher_depth(column: Column) -> int | None:
+        teacher = cache.groups[column.group].manifest.fingerprint.teacher
+        return None if teacher is None else teacher.num_blocks
+
     bound: list[BoundTerm] = []
     modules: list[nn.Module | None] = []
     for term, label, own, needed in zip(method.active, method.labels, columns, wanted, strict=True):
         tap_numbers, numbers = tuple(numbers[: len(needed)]), numbers[len(needed) :]
         bound.append(BoundTerm(term, label, own, tap_numbers))
         network = bound[-1].network_of(student)
-        site = Site([shapes[number] for number in tap_numbers], own, statistics.of, network, image_size)
+        site = Site([shapes[number] for number in tap_numbers], own, statistics.of, network, image_size, teacher_depth)
         modules.append(term.modules(site))
     return bound, modules
 

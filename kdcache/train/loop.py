@@ -17,6 +17,7 @@ from kdcache.errors import InterruptedRunError, KdcacheError, Remedy, UsageError
 from kdcache.images import Source, open_source
 from kdcache.interrupt import StopRequest, graceful_stop
 from kdcache.models import count_parameters
+from kdcache.models.factored import count_dense_parameters
 from kdcache.stream.batch import Batch
 from kdcache.stream.loader import CacheLoader
 from kdcache.stream.targets import PackedTargets
@@ -273,6 +274,7 @@ def _summary(run: _Run) -> dict[str, Any]:
         "method": config.method.name,
         "student": config.student,
         "num_parameters": count_parameters(run.trainer.student),
+        "num_dense_parameters": count_dense_parameters(run.trainer.student),
         "epochs": config.epochs,
         "num_train_images": sum(run.loader.order.shard_sizes),
         "steps": progress.steps,

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.errors import MissingExtraError
 from kdcache.stream.targets import PackedTargets
+from kdcache.students.families import classifiers_of
 from kdcache.train.step import DistillationStep
 
 try:
@@ -90,9 +91,7 @@ class CachedDistillationTask(TrainingTask):
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
         """Parameters whose gradients are clipped together, perhaps without the classifier's."""
         step = self._step()
-        classifier = getattr(step.student.model, "get_classifier", None)
-        heads = classifier() if classifier is not None and exclude_head else ()
-        heads = heads if isinstance(heads, tuple) else (heads,)
+        heads = classifiers_of(step.student.model) if exclude_head else ()
         excluded = {parameter for head in heads for parameter in head.parameters()}
         return [parameter for parameter in step.parameters() if parameter not in excluded]
 

@@ -12,7 +12,7 @@ from kdcache.methods.lift import lift
 from kdcache.methods.low_rank import low_rank
 from kdcache.methods.wecolora import wecolora
 from kdcache.methods.wide_last import wide_last
-from kdcache.models import load_weights
+from kdcache.models import count_parameters, load_weights
 from kdcache.students.low_rank import LowRank
 from kdcache.train import train
 from kdcache.train.config import RunConfig
@@ -58,6 +58,11 @@ def test_the_loss_falls_and_the_run_is_loaded_again(name: str, run_of: Any, tiny
     assert spec.change.name == METHODS[name].change.name
     assert student(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
     assert summary["num_parameters"] == sum(parameter.numel() for parameter in student.parameters())
+    if name.startswith("low-rank"):
+        full = timm.create_model(TEACHER, **TEACHER_KWARGS)
+        assert summary["num_parameters"] < summary["num_dense_parameters"] == count_parameters(full)
+    else:
+        assert summary["num_parameters"] == summary["num_dense_parameters"]
 
 
 @pytest.mark.parametrize("name", ["weight-copy", "low-rank"])

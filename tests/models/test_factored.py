@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdcache.models.factored import FactoredLinear
+from kdcache.models import count_parameters
+from kdcache.models.factored import FactoredLinear, count_dense_parameters
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -36,3 +37,13 @@ def test_a_random_start_keeps_the_bias_alone() -> None:
     assert isinstance(second, nn.Linear)
     torch.testing.assert_close(second.bias, layer.bias, rtol=0, atol=0)
     assert bool((second.weight @ first.weight - layer.weight).norm() > 0.5 * layer.weight.norm())
+
+
+def test_the_parameters_before_are_known() -> None:
+    model = nn.Sequential(nn.Linear(20, 30), nn.Sequential(nn.Linear(30, 10, bias=False), nn.LayerNorm(10)))
+    before = count_parameters(model)
+    assert count_dense_parameters(model) == before
+    for name, rank in (("0", 4), ("1.0", 7)):
+        model.set_submodule(name, FactoredLinear(model.get_submodule(name), rank))  # type: ignore[arg-type]
+    assert count_parameters(model) == before - 20 * 30 + 4 * 50 - 30 * 10 + 7 * 40
+    assert count_dense_parameters(model) == before

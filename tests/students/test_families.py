@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from kdcache.errors import ModelError
-from kdcache.students.families import block_lists, depth_arguments, drop_head, family_of, width_arguments
+from kdcache.students.families import (
+    block_lists,
+    classifiers_of,
+    depth_arguments,
+    drop_head,
+    family_of,
+    width_arguments,
+)
 
 MODELS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "vit_tiny_patch16_224": ({"img_size": 32, "embed_dim": 12, "num_heads": 3, "depth": 3}, [3]),
@@ -63,3 +70,18 @@ def test_what_is_left_without_a_head_is_all_used(name: str) -> None:
 def test_models_that_timm_cannot_cut() -> None:
     with pytest.raises(ModelError, match="Identity has no intermediate outputs in timm"):
         drop_head(nn.Identity())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_classifiers_are_what_the_number_of_classes_changes(name: str) -> None:
+    kwargs = MODELS[name][0]
+    model, other = (timm.create_model(name, **{**kwargs, "num_classes": classes}) for classes in (7, 9))
+    shapes = {key: each.shape for key, each in other.state_dict().items()}
+    changed = [each for key, each in model.named_parameters() if each.shape != shapes[key]]
+    held = [each for layer in classifiers_of(model) for each in layer.parameters()]
+    assert {id(each) for each in held} == {id(each) for each in changed} != set()
+
+
+def test_a_distilled_model_has_two_classifiers() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", depth=1)
+    assert classifiers_of(model) == (model.head, model.head_dist)
