@@ -30,6 +30,7 @@ EXAMPLE = """example:
   kdcache sweep --ranks 2,4,8,16,32,64 --cache caches/cifar --student vit_base_patch32_224 \\
       --student-weights teacher.safetensors --eval-data cifar/test --epochs 30 --out runs/ranks"""
 
+_TABLE = "ranks.csv"
 # What a sweep sets itself, and the flag that chooses it.
 _SWEPT = {"seed": "--seeds", "method.change.rank": "--ranks", "method.change.budget": "--ranks"}
 
@@ -76,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         accuracy = arguments.teacher_accuracy
         accuracy = dense_accuracy(arguments.cache, config) if accuracy is None else accuracy
+        if not 0 < accuracy <= 100:
+            raise UsageError(f"the teacher's accuracy must be above 0 and at most 100 %, got {accuracy:g}")
         reporter.note(f"teacher: top-1 {accuracy:.2f} %")
         results = sweep_ranks(
             arguments.cache,
@@ -88,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not is_main:
         return 0
-    table = out / "ranks.csv"
+    table = out / _TABLE
     write_rank_table(table, results)
     found = effective_rank(*read_rank_table(table), accuracy)
     if columns:
@@ -96,20 +99,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"rank_table": str(table), "effective_rank": to_builtins(found)})
         return 0
+    _print(arguments, found, columns)
+    return 0
+
+
+def _print(arguments: argparse.Namespace, found: "EffectiveRank", columns: "list[Column]") -> None:
     low, high, knee, knee_log = (
         "-" if each is None else f"{each:.1f}" for each in (*found.region, found.knee, found.knee_log)
     )
     print(f"85 to 95 % of the teacher's accuracy: ranks {low} to {high}; knee {knee} ({knee_log} over log rank)")
     for note in found.notes:
         print(f"note: {note}")
-    print(table)
+    out, analysis = arguments.out, arguments.out / "analysis"
+    print(out / _TABLE)
     if columns:
-        print(f"{out / 'analysis'}: analysis.json, curves.h5, with the tokens of group {columns[0].group}")
-        print(f"next: kdcache report {out / 'analysis'} {out}/rank-* --out {out / 'report.html'}")
+        print(f"{analysis}: analysis.json, curves.h5, with the tokens of group {columns[0].group}")
     else:
         print(f"{arguments.cache} holds no patch tokens, so no analysis was written")
-        print(f"next: kdcache report {out}/rank-* --out {out / 'report.html'}")
-    return 0
+    print(f"next: kdcache report {f'{analysis} ' if columns else ''}{out}/rank-* --out {out / 'report.html'}")
 
 
 def _ranks(text: str) -> list[int]:

@@ -64,6 +64,7 @@ def test_from_ranks_to_knee_and_into_the_report(
         (["--method", "low-rank:rank=8"], "rank would be ignored: a sweep sets the rank, by --ranks"),
         (["--method", "lillama:budget=0.3"], "budget would be ignored: a sweep sets the rank, by --ranks"),
         (["--change", "low-rank:rank=8"], "--change low-rank:rank=8: rank would be ignored"),
+        (["--teacher-accuracy", "0"], "the teacher's accuracy must be above 0 and at most 100 %, got 0"),
         (["--set", "eval.data=none"], "give labelled images with --eval-data"),
         (["--group", "nobody"], "no group 'nobody'"),
         (["--method", "lift"], "needs the change low-rank with a rank"),
