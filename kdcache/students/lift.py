@@ -54,7 +54,7 @@ class Lift(TokenHead):
         self.project = nn.Linear(channels, width, bias=False)  # pyright: ignore[reportArgumentType]
         self.norm = nn.LayerNorm(width)
         self.head = _classifier(width, num_classes)
-        self._init = init
+        self._init: Init = init
         for layer in (self.project, self.head):
             _initialize(layer, init)
 
