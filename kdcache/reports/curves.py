@@ -90,7 +90,7 @@ def _draw_row(axes: Axes, runs: Sequence[Entries], names: tuple[str, str], look:
     """Draw the mean of a row's runs, and the range of several; nothing where no run has the metric."""
     at, value = names
     points = [{entry[at]: entry[value] for entry in run if value in entry} for run in runs]
-    # A run that was cut short would shift the mean where the others go on.
+    # A run that was cut short would shift the mean where the others continue.
     shared = sorted(set.intersection(*map(set, points))) if points else []
     if not shared:
         return

@@ -106,7 +106,7 @@ class RunConfig:
         precision: Autocast type; auto is bf16 on an accelerator and fp32 on a CPU. fp16 scales its loss.
         device: auto, cpu, cuda, cuda:1.
         cpu_threads: Of a step on a CPU; None takes torch's number. The last bits of the losses depend on it, so a run
-            that goes on keeps the number it began with.
+            that is resumed keeps the number it began with.
         grad_checkpointing: Recompute block activations in the backward pass.
         compile: Run the training step through torch.compile.
         ema_decay: Of the averaged weights; None for no average.

@@ -214,7 +214,7 @@ def train(
     load_teachers: LoadTeachers | None = None,
     on_event: OnEvent = lambda kind, values: None,
 ) -> dict[str, Any]:
-    """Train a student from a cache, or go on with a run that was interrupted.
+    """Train a student from a cache, or resume a run that was interrupted.
 
     Args:
         cache_folder: A finished cache.
