@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import FeatureLoss, dequantize, proj_mse, quantize, which
+from kdcache_kernels import FeatureLoss, dequantize, explain_backend, proj_mse, quantize
 from torch import Tensor
 
 from benchmarks.kernels_meter import Meter, guarded
@@ -144,7 +144,7 @@ def _variants(
         def measure(mode: str = mode, loss: Callable[[Case], Tensor] = loss, name: str = name) -> dict[str, Any]:
             with kernels(mode):
                 found = meter.measure(step(loss, case))
-                form = which(case.student, case.weight, case.values, basis=case.basis)
+                form = explain_backend(case.student, case.weight, case.values, basis=case.basis)
             found |= {"shape": case.label, "variant": name, "floors": floor}
             return {**found, "form": form} if loss is ours else found
 
