@@ -9,7 +9,7 @@ BENCHMARKS = {
     "streaming": "how fast kdcache and every other loader read the same records, beside memcpy",
     "replay": "how fast views are replayed from a cache's own images, by decoder and by thread",
     "analysis": "how long each analysis of a cache takes, and in how much memory",
-    "kernels_plain": "the plain torch form of the projected losses on a CPU, in turns with eager torch: time and memory",
+    "kernels_plain": "the projected losses in plain torch on a CPU, in turns with eager torch: time and memory",
     "kernels": "the Triton kernels on a GPU: right, and how fast beside the floor and what else a user could run",
 }
 
