@@ -15,9 +15,9 @@ NAMES = ("loss", "pooled", "tokens", "weight", "norm weight", "norm bias")
 CAPS = {torch.float32: 1e-5, torch.bfloat16: 1.2e-2}
 
 
-def make(shape: tuple[int, int, int], width: int) -> tuple[tuple[Tensor, ...], Tensor]:
+def make(shape: tuple[int, int, int], width: int, seed: int = 0) -> tuple[tuple[Tensor, ...], Tensor]:
     """Tokens, weight, LayerNorm's weight and bias, and targets; tokens have a common offset."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=torch.float64)
@@ -61,11 +61,17 @@ def test_the_identity_is_exact(shape: tuple[int, int, int], width: int, monkeypa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("stored", [torch.float16, torch.int8], ids=str)
 def test_no_further_from_float64_than_the_formula_in_torch(dtype: torch.dtype, stored: torch.dtype) -> None:
-    leaves, targets = make((4, 49, 48), 96)
-    # The truth has the tokens that the others have.
-    leaves = (leaves[0].to(dtype).double(), *leaves[1:])
-    scale = None
-    packed = targets.to(stored)
+    """Root mean square over draws: of one draw a loss's error in 16 bits is luck, 2e-6 to 2e-4 in twelve."""
+    draws = torch.tensor([errors(dtype, stored, seed) for seed in range(8)])
+    for name, (ours, eagers) in zip(NAMES, draws.square().mean(0).sqrt().tolist(), strict=True):
+        assert ours <= 1.5 * eagers + 1e-6, (name, ours, eagers)
+        assert ours <= CAPS[dtype], (name, ours)
+
+
+def errors(dtype: torch.dtype, stored: torch.dtype, seed: int) -> list[tuple[float, float]]:
+    """Relative errors of ours and of the formula, for each result."""
+    leaves, targets = make((4, 49, 48), 96, seed)
+    scale, packed = None, targets.to(stored)
     if stored == torch.int8:
         scale = targets.abs().amax(-1).float() / 127
         packed = (targets / scale[..., None]).round().to(torch.int8)
@@ -74,10 +80,10 @@ def test_no_further_from_float64_than_the_formula_in_torch(dtype: torch.dtype, s
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         eager = results(unfused(decoded), leaves, torch.float32)
         found = results(lambda *each: lift_mse(*each, packed, scale=scale), leaves, torch.float32)
-    for name, mine, theirs, right in zip(NAMES, found, eager, wanted, strict=True):
-        ours, eagers = relative_error(mine, right), relative_error(theirs, right)
-        assert ours <= 1.5 * eagers + 1e-6, (name, ours, eagers)
-        assert ours <= CAPS[dtype], (name, ours)
+    return [
+        (relative_error(mine, right), relative_error(theirs, right))
+        for mine, theirs, right in zip(found, eager, wanted, strict=True)
+    ]
 
 
 def test_the_tokens_exist_where_somebody_asks_for_them() -> None:
