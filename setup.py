@@ -1,4 +1,4 @@
-"""Packaging: the one place that says what kdcache is and needs."""
+"""Packaging: what kdcache is and needs, in one place."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ EXTRAS = {
 setup(
     name="kdcache",
     version=VERSION[1],
-    description="Run a frozen vision teacher once, keep what it said, train any number of students from the record",
+    description="Run a frozen vision teacher once, keep its outputs, train any number of students from them",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -37,7 +37,7 @@ setup(
         "kdcache": ["py.typed", "cache/FORMAT.md", "reports/templates/*"],
         "kdcache_kernels": ["py.typed", "tables/*.json"],
     },
-    # Optional: where no compiler is, the same bytes are read a little more slowly; `kdcache bench` says which way runs.
+    # Optional: where no compiler is, the same bytes are read a little more slowly; `kdcache bench` names the way used.
     ext_modules=[
         Extension("kdcache.stream._gather", ["kdcache/stream/_gather.c"], extra_compile_args=["-O3"], optional=True),
         Extension("kdcache.views._resample", ["kdcache/views/_resample.c"], extra_compile_args=["-O3"], optional=True),

@@ -24,7 +24,7 @@ from kdcache.images import decode_pixels, encode_jpeg
 from kdcache.views import VIEW_FIELDS, pixel_hash
 
 GROUP = "noise"
-_TAP = "blocks.-1/patch"
+_TAP = "blocks.0/patch"
 _JPEG_QUALITY = 95
 
 
@@ -154,7 +154,7 @@ def _group_fingerprint(synthetic: SyntheticCache, base: BaseFingerprint) -> Grou
         grid=list(synthetic.grid), stride_bytes=stride,
     )  # fmt: skip
     teacher = TeacherFacts(
-        name="noise", kwargs={}, pretrained_cfg={}, weights="random", weights_sha256="", precision="fp32",
+        name="noise", kwargs={}, pretrained_cfg={}, num_blocks=1, weights="random", weights_sha256="", precision="fp32",
         device="cpu", cpu_threads=1, mean=[0.5] * 3, std=[0.5] * 3,
     )  # fmt: skip
     return GroupFingerprint(

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import json
-from collections.abc import Iterable
-from typing import Any, TypeVar, get_args, get_type_hints
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -46,6 +47,50 @@ def parse_pairs(pairs: Iterable[str], where: str) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def parse_call(text: str, where: str) -> tuple[str, dict[str, str]]:
+    """Split ``NAME:key=value,key=value`` (or ``NAME``) into the name and the values as they were written.
+
+    Raises: UsageError.
+    """
+    name, _, rest = text.partition(":")
+    values: dict[str, str] = {}
+    for pair in rest.split(",") if rest else ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key or key in values:
+            raise UsageError(f"{where} {text}: {pair!r} is not one key=value; wanted NAME:key=value,key=value")
+        values[key] = value
+    return name, values
+
+
+def keywords(target: Callable[..., Any], values: dict[str, str], where: str) -> dict[str, Any]:
+    """Read the values of `parse_call` as the types that a function or dataclass declares for these arguments.
+
+    Args:
+        target: What they are arguments of. A field ``name`` is its own and cannot be given.
+        values: Values as text; those of a tuple are separated by ``+``, none at all is an empty one.
+        where: What the user wrote, for messages.
+
+    Raises: UsageError for a key the target does not take (with the nearest ones) or a value of the wrong kind.
+    """
+    known = [name for name in inspect.signature(target).parameters if name != "name"]
+    hints = get_type_hints(target)
+    found: dict[str, Any] = {}
+    for key, text in values.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+            raise UsageError(f"{where}: no key {key!r}; {hint}")
+        kind = hints[key]
+        if get_origin(kind) is tuple:
+            parts = text.split("+") if text else []
+            if not all(parts):
+                raise UsageError(f"{where}: {key}={text} has an empty part; separate values by one +")
+            found[key] = tuple(_convert(each, get_args(kind)[0], f"{where}: {key}") for each in parts)
+        else:
+            found[key] = _convert(text, kind, f"{where}: {key}")
+    return found
 
 
 def as_plain(config: Any) -> Any:

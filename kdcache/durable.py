@@ -141,6 +141,12 @@ def write_file(path: Path, data: bytes, *, replace: bool = True) -> str:
     return file.sha256
 
 
+def write_changed(path: Path, data: bytes) -> None:
+    """Write a small file durably, unless it holds these bytes already: then nothing is touched."""
+    if not (path.is_file() and path.read_bytes() == data):
+        write_file(path, data)
+
+
 def file_pieces(path: Path) -> Iterator[memoryview]:
     """The bytes of a file, piece by piece; each piece is valid until the next is asked for."""
     buffer = memoryview(bytearray(_PIECE_BYTES))

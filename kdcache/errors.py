@@ -47,14 +47,14 @@ class Remedy(enum.Enum):
     MODEL_OF_WEIGHTS = "model_of_weights"
 
     # Training.
-    ADD_FEATURES = "add_features"  # tap, wanted, held
-    ADD_LOGITS = "add_logits"  # tap, wanted, held
-    CHOOSE_FEATURES = "choose_features"  # wanted, held
-    CHOOSE_LOGITS = "choose_logits"  # wanted, held
+    ADD_COLUMN = "add_column"  # tap, wanted, held
+    CHOOSE_COLUMN = "choose_column"  # wanted, held
+    SET_WIDTH = "set_width"
     ADD_TEACHER = "add_teacher"
     TRAIN_WITHOUT_LABELS = "train_without_labels"
     LEAVE_OUT_CLASSES_OR_LOGITS = "leave_out_classes_or_logits"
     MATCH_GRID = "match_grid"
+    OTHER_TOKENS = "other_tokens"
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
     FINISH_TRAINING = "finish_training"
@@ -119,11 +119,11 @@ class SourceError(KdcacheError):
 
 
 class BadImageError(KdcacheError):
-    """One image cannot be used. The reason goes to the ledger; the run goes on."""
+    """One image cannot be used. The reason goes to the ledger; the run continues."""
 
 
 class TooManyBadImagesError(KdcacheError):
-    """More images than the stated share are bad."""
+    """More images than the stated fraction are bad."""
 
 
 class BadRecordError(KdcacheError):
@@ -154,7 +154,7 @@ class InterruptedRunError(KdcacheError):
     """A signal asked the run to stop; everything up to here is saved.
 
     Args:
-        message: What was saved and how to go on.
+        message: What was saved and how to resume.
         signal_number: The signal; the exit code is 128 plus this number.
     """
 

@@ -7,6 +7,7 @@ from kdcache_kernels import (
     lift_mse,
     lift_tokens,
     mean_spectrum_from_second_moment,
+    spectral_align,
     token_spectrum,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "lift_mse",
     "lift_tokens",
     "mean_spectrum_from_second_moment",
+    "spectral_align",
     "token_spectrum",
 ]

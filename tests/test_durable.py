@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from kdcache import durable
-from kdcache.durable import NewFile, append_line, make_folder, remove_stale_temporaries, sha256_file, write_file
+from kdcache.durable import (
+    NewFile,
+    append_line,
+    make_folder,
+    remove_stale_temporaries,
+    sha256_file,
+    write_changed,
+    write_file,
+)
 from kdcache.errors import DiskFullError, NotWritableError, ShardConflictError
 
 
@@ -75,6 +83,16 @@ def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "link", no_links)
     write_file(path, b"same", replace=False)
     assert [each.name for each in tmp_path.iterdir()] == ["shard"]
+
+
+def test_equal_bytes_are_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_changed(path, b"one")
+    first = path.stat()
+    write_changed(path, b"one")
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+    write_changed(path, b"two")
+    assert path.read_bytes() == b"two"
 
 
 def test_the_order_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

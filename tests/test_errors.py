@@ -23,9 +23,9 @@ def test_an_interrupted_run_knows_its_signal() -> None:
 
 
 def test_an_error_carries_remedy_and_details_beside_its_message() -> None:
-    error = errors.TapError("no column", remedy=errors.Remedy.ADD_LOGITS, wanted="logits", held=["a"])
+    error = errors.TapError("no column", remedy=errors.Remedy.ADD_COLUMN, wanted="logits", held=["a"])
     assert str(error) == "no column"
-    assert error.remedy is errors.Remedy.ADD_LOGITS
+    assert error.remedy is errors.Remedy.ADD_COLUMN
     assert error.details == {"wanted": "logits", "held": ["a"]}
     assert errors.UsageError("x").remedy is None
     assert errors.UsageError("x").details == {}

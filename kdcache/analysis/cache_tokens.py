@@ -1,6 +1,7 @@
 """Tokens from the records of a cache, and statistics from its indexes."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from kdcache.analysis.result import SourceFacts
 from kdcache.analysis.tokens import LayerFacts, Pictures, Stored, TokenSource, evenly_spaced
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.cache.facts import ViewFacts
 from kdcache.cache.record import Array
 from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CacheMismatchError, Remedy
@@ -72,6 +74,9 @@ class CacheTokens(TokenSource):
             num_images=total,
             num_views=fingerprint.views.num_views,
             num_read=len(self._samples),
+            num_blocks=teacher.num_blocks,
+            view_recipe=fingerprint.views.recipe,
+            view=_view(fingerprint.views),
         )
 
     def batches(self) -> Iterator[list[Tensor]]:
@@ -174,6 +179,12 @@ def choose_columns(
     others = {column.name: "not patch tokens" for column in held if column.kind != "patch"}
     left = {name: why for name, why in {**reasons, **others}.items() if name not in {each.name for each in chosen}}
     return chosen, [f"{name}: {why}" for name, why in left.items()]
+
+
+def _view(views: ViewFacts) -> dict[str, Any]:
+    """What decides how an image is cut out, without what the cache needs to replay it."""
+    kept = {"size": views.size, "interpolation": views.interpolation, **views.params}
+    return {**kept, "jpeg_quality": views.jpeg_quality} if views.jpeg_quality else kept
 
 
 def _block_of(column: Column) -> int:

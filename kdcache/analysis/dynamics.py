@@ -1,6 +1,6 @@
 """How a network's code changes over depth: channel spectrum, channel entropy, magnitude.
 
-Source: METHODS 2.1 (arXiv 2511.06848): raw patch tokens of every block; loops vectorised.
+Source: arXiv 2511.06848: raw patch tokens of every block; loops vectorised.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Effective rank of a family of compressed models, from their accuracies.
 
-Source: METHODS 5.2 (arXiv 2512.00792): a monotone interpolant (PCHIP) of accuracy over rank; the region between 85 and
+Source: arXiv 2512.00792: a monotone interpolant (PCHIP) of accuracy over rank; the region between 85 and
 95 % of the teacher's accuracy; the knee farthest from the chord. Stretching an axis scales all those distances alike
 and moves no knee; a logarithmic axis of ranks does, and the paper does not say which it took: both knees are given.
 """

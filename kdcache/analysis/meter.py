@@ -14,11 +14,13 @@ from kdcache.analysis.result import Curves, Layer, Ranks, Sep, Spread
 from kdcache.analysis.sep import SepMeter, measure_sep
 from kdcache.analysis.spectrum import RadialSpectrum
 from kdcache.analysis.spread import Counts
-from kdcache.analysis.subspace import SharedBasis
+from kdcache.analysis.subspace import SharedBasis, standardized_energies
 from kdcache.analysis.svd_rank import RANK_LEVELS, cumulative_share, dims_at, image_energies, numerical_rank
 from kdcache.analysis.tokens import LayerFacts
 from kdcache.cache.record import Array
 from kdcache.cache.statistics import TokenStatistics
+
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass
@@ -98,6 +100,8 @@ class LayerMeter:
         self._numerical = Counts(smaller)
         moment = statistics.raw_moment / max(statistics.count, 1)
         self._bases = [SharedBasis(moment, mean, device) for mean in (None, statistics.mean)]
+        variance = statistics.m2 / max(statistics.count, 1)
+        self._standardized = standardized_energies(moment, statistics.mean, variance)
         self._shared = [DimsMeter(width) for _ in self._bases]
         self._sep = SepMeter(width)
         self._spatial = RadialSpectrum(facts.grid) if len(facts.grid) == 2 else None
@@ -170,12 +174,14 @@ class LayerMeter:
         if self._images:
             curves["ranks/per_image_centred"] = self._centred.curve()
             curves["ranks/shared"] = self._shared[0].curve()
-        names = ("ranks/all_tokens", "ranks/all_tokens_centred")
-        curves |= {
-            name: cumulative_share(basis.energies).numpy() for name, basis in zip(names, self._bases, strict=True)
-        }
+            curves["ranks/shared_centred"] = self._shared[1].curve()
+        spectra = [*(basis.energies for basis in self._bases), self._standardized]
         levels = [str(level) for level in RANK_LEVELS]
-        crossings = [dict(zip(levels, basis.all_tokens_dims(), strict=True)) for basis in self._bases]
+        crossings: list[dict[str, int]] = []
+        for name, energies in zip(("", "_centred", "_standardized"), spectra, strict=True):
+            curves[f"ranks/all_tokens{name}"] = cumulative_share(energies).numpy()
+            crossings.append(dict(zip(levels, dims_at(energies).tolist(), strict=True)))
+        mean = self._statistics.mean
         return Ranks(
             max_rank=min(self._facts.num_tokens, self._facts.num_channels),
             per_image=per_image,
@@ -185,6 +191,9 @@ class LayerMeter:
             shared_centred=self._shared[1].spreads(),
             all_tokens=crossings[0],
             all_tokens_centred=crossings[1],
+            all_tokens_standardized=crossings[2],
+            num_tokens=self._statistics.count,
+            mean_energy=min(1.0, float(mean @ mean) / max(float(self._bases[0].energies.sum()), _TINY)),
         )
 
 

@@ -1,4 +1,4 @@
-"""Tokens from a model that is asked anew at every pass."""
+"""Tokens from a model that runs again at every pass."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -13,20 +13,23 @@ from kdcache.analysis.tokens import LayerFacts, Pictures, TokenSource, evenly_sp
 from kdcache.cache.record import Array
 from kdcache.errors import Remedy, SourceError, TapError
 from kdcache.images import Source
+from kdcache.models.lift import Lift
 from kdcache.models.taps import Tap, TapReader, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
 from kdcache.views import EvalView
+
+_CHANGE = Tap("change")
 
 # From positions in the source and a batch size: pixels (B, S, S, 3) uint8, labels, and how many could not be decoded.
 ReadImages = Callable[[Sequence[int], int], Iterator[tuple[Array, list[int], int]]]
 
 
 class ModelTokens(TokenSource):
-    """What a model says of evenly spaced images, asked again at every pass.
+    """Tokens of a model for evenly spaced images, computed again at every pass.
 
     Args:
-        model: A timm model in evaluation mode on its device.
-        taps: Patch taps, each of another block.
+        model: A timm model or a lifted student, in evaluation mode on its device.
+        taps: Patch taps, each of another block, and ``change/tokens`` of a lifted student.
         view: How it sees images.
         source: The images.
         read_images: Reads some of them in that view; `kdcache.train.eval_images.eval_batches` does.
@@ -34,7 +37,7 @@ class ModelTokens(TokenSource):
         batch_size: Images in one forward.
         facts: Name, weights and images, for the record; the numbers of images are filled in.
 
-    Raises: TapError for taps that are not patch taps or not there.
+    Raises: TapError for taps that are not of patch tokens or not there.
     """
 
     def __init__(
@@ -49,27 +52,34 @@ class ModelTokens(TokenSource):
         batch_size: int,
         facts: SourceFacts,
     ) -> None:
-        resolved = sorted({tap.resolve(num_blocks(model)) for tap in taps}, key=lambda tap: tap.block or 0)
-        if not resolved or any(tap.kind != "patch" for tap in resolved):
-            raise TapError(f"an analysis is of patch tokens, got {', '.join(map(str, taps)) or 'no tap'}")
         self._model, self._view, self._source, self._read_images = model, view, source, read_images
+        self._trunk = trunk_of(model)
+        self._taps = self._resolved(taps)
         self.settings = {"view": asdict(view)}
-        self._reader = TapReader(model, resolved)
+        self._reader = TapReader(self._trunk, [tap for tap in self._taps if tap != _CHANGE])
         self._device = next(model.parameters()).device
         self._positions: list[int] = evenly_spaced(len(source.images), num_images).tolist()
         self._batch_size = batch_size
-        said = self._run(np.zeros((1, view.size, view.size, 3), np.uint8))
+        outputs = self._run(np.zeros((1, view.size, view.size, 3), np.uint8))
         self.layers = [
             LayerFacts(
                 name=str(tap),
-                block=tap.block or 0,
+                block=self._depth(tap),
                 num_tokens=values.shape[1],
                 num_channels=values.shape[2],
-                grid=list(token_grid(model, tap.block or 0, view.size)),
+                # The tokens of a change lie where the last block's do.
+                grid=list(token_grid(self._trunk, -1 if tap.block is None else tap.block, view.size)),
             )
-            for tap, values in zip(resolved, said, strict=True)
+            for tap, values in zip(self._taps, outputs, strict=True)
         ]
-        self.facts = msgspec.structs.replace(facts, num_images=len(source.images), num_read=len(self._positions))
+        self.facts = msgspec.structs.replace(
+            facts,
+            num_images=len(source.images),
+            num_read=len(self._positions),
+            num_blocks=num_blocks(self._trunk),
+            view_recipe="eval",
+            view=asdict(view),
+        )
 
     def batches(self) -> Iterator[list[Tensor]]:
         """See the base class.
@@ -96,8 +106,31 @@ class ModelTokens(TokenSource):
             features=features.reshape(len(features), *last.grid, -1) if last.grid else None,
         )
 
+    def _resolved(self, taps: Sequence[Tap]) -> list[Tap]:
+        resolved = sorted({tap.resolve(num_blocks(self._trunk)) for tap in taps}, key=self._depth)
+        if not resolved or any(tap.kind not in ("patch", "change") for tap in resolved):
+            raise TapError(f"an analysis is of patch tokens, got {', '.join(map(str, taps)) or 'no tap'}")
+        if _CHANGE in resolved and not isinstance(self._model, Lift):
+            raise TapError(
+                f"{_CHANGE}: this model makes no tokens of a change, only a student trained with lift does; choose "
+                "blocks.N/patch"
+            )
+        return resolved
+
+    def _depth(self, tap: Tap) -> int:
+        return num_blocks(self._trunk) if tap.block is None else tap.block
+
     def _run(self, pixels: Array) -> list[Tensor]:
         with torch.inference_mode():
             images = torch.from_numpy(pixels).to(self._device)
-            said = self._reader(self._model, normalize_pixels(images, mean=self._view.mean, std=self._view.std))
-        return [said[tap].float() for tap in self._reader.taps]
+            images = normalize_pixels(images, mean=self._view.mean, std=self._view.std)
+            outputs = self._reader(self._trunk, images) if self._reader.taps else {}
+            if _CHANGE in self._taps:
+                assert isinstance(self._model, Lift), "refused when the taps were resolved"
+                outputs[_CHANGE] = self._model.forward_tokens(images)[1]
+        return [outputs[tap].float() for tap in self._taps]
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """The timm model whose blocks are read."""
+    return model.trunk if isinstance(model, Lift) else model

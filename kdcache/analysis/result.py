@@ -3,13 +3,13 @@
 Levels (shares of energy, in percent) are the keys of the dictionaries: ``{"90": ...}``.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from kdcache.cache.record import Array
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +37,9 @@ class Ranks(Facts, frozen=True, kw_only=True):
         shared, shared_centred: Of each image, in one basis for all: the eigenvectors of the second moment of all tokens
             (centred: of their covariance). None without the records.
         all_tokens, all_tokens_centred: Where the spectrum of that moment itself crosses the level.
+        all_tokens_standardized: The same of the covariance with every channel scaled to unit variance.
+        num_tokens: Tokens that those moments are over.
+        mean_energy: Fraction of all energy that lies in the mean token, 0 to 1.
     """
 
     max_rank: int
@@ -47,6 +50,9 @@ class Ranks(Facts, frozen=True, kw_only=True):
     shared_centred: dict[str, Spread] | None
     all_tokens: dict[str, int]
     all_tokens_centred: dict[str, int]
+    all_tokens_standardized: dict[str, int]
+    num_tokens: int
+    mean_energy: float
 
 
 class Bandwidths(Facts, frozen=True, kw_only=True):
@@ -70,7 +76,7 @@ class Bandwidths(Facts, frozen=True, kw_only=True):
 
 
 class Sep(Facts, frozen=True, kw_only=True):
-    """Token spectral energy over channels (METHODS 1.3).
+    """Token spectral energy over channels (arXiv 2511.15572).
 
     Attributes:
         full: Bins in FFT order: the published numbers.
@@ -88,7 +94,7 @@ class Sep(Facts, frozen=True, kw_only=True):
 
 
 class Dynamics(Facts, frozen=True, kw_only=True):
-    """METHODS 2.1: bits of the channel histogram, mean |x|, and mean amplitude over channel frequencies."""
+    """Bits of the channel histogram, mean |x|, mean amplitude over channel frequencies (arXiv 2511.06848)."""
 
     entropy_bits: float
     magnitude: float
@@ -100,7 +106,7 @@ class Layer(Facts, frozen=True, kw_only=True):
 
     Attributes:
         name: The tap, ``blocks.23/patch``.
-        block: Its block, from 0.
+        block: Its block, from 0; the tokens of a student's change count as the block after the last.
         column: The column of the cache, empty for a model.
         codec: Its codec, empty for a model.
         num_tokens, num_channels: N and C.
@@ -127,7 +133,7 @@ class Depth(Facts, frozen=True, kw_only=True):
     """One number a layer, over depth.
 
     Attributes:
-        values: In the order of the layers.
+        values: In the order of the blocks.
         has_u_shape: The smallest value lies inside, and on the way to it values fall and after it rise (Spearman
             correlation with depth below -0.5 before it and above 0.5 after it).
         minimum_at: Block of the smallest value.
@@ -162,7 +168,7 @@ class LayerPairs(Facts, frozen=True, kw_only=True):
 
 
 class EffectiveRank(Facts, frozen=True, kw_only=True):
-    """METHODS 5.2, of a table (rank, accuracy).
+    """Effective rank (arXiv 2512.00792) of a table (rank, accuracy).
 
     Attributes:
         ranks, accuracies: The table.
@@ -183,22 +189,29 @@ class EffectiveRank(Facts, frozen=True, kw_only=True):
 
 
 class Diagnosis(Facts, frozen=True, kw_only=True):
-    """What naive feature distillation would ask of a student.
+    """Whether one fixed map from a student's width can reach the tokens of a layer.
 
     Attributes:
         student: timm name.
+        student_width: Channels of its last block.
         layer: The tap it is about.
-        remedy: ``none``, ``lift`` or ``widelast``.
-        paragraph: The verdict with its numbers.
+        fixed_map: ``suffices``, ``suffices-with-bias`` or ``falls-short``: whether a linear map that is the same for
+            every token can reach 99 % of the variance around the mean token.
+        reach: Fraction of that variance, over all tokens, that such a map with a bias can reach at most.
+        paragraph: The verdict with its numbers, cautions first.
         rows: A small table: (what, value).
-        caveats: What the evidence does not say.
+        cautions: What makes this verdict unreliable; empty where nothing does.
+        caveats: What no such verdict says.
     """
 
     student: str
+    student_width: int
     layer: str
-    remedy: str
+    fixed_map: Literal["suffices", "suffices-with-bias", "falls-short"]
+    reach: float
     paragraph: str
     rows: list[tuple[str, str]]
+    cautions: list[str]
     caveats: list[str]
 
 
@@ -215,6 +228,9 @@ class SourceFacts(Facts, frozen=True, kw_only=True):
         num_images: Images there are.
         num_views: Views of each; the stored statistics are over all of them.
         num_read: Images whose first view's tokens were read.
+        num_blocks: Blocks of the teacher; 0 where they are not known.
+        view_recipe: How the images were cut out: ``eval``, ``rrc-flip``, ...
+        view: The recipe's size, interpolation and further parameters.
     """
 
     kind: str
@@ -226,6 +242,9 @@ class SourceFacts(Facts, frozen=True, kw_only=True):
     num_images: int
     num_views: int
     num_read: int
+    num_blocks: int
+    view_recipe: str
+    view: dict[str, Any]
 
 
 class Analysis(Facts, frozen=True, kw_only=True):

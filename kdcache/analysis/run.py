@@ -22,6 +22,7 @@ from kdcache.analysis.spectrum import propose_layer_pairs
 from kdcache.analysis.tokens import Stored, TokenSource
 from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import BadRecordError, Remedy, UsageError
+from kdcache.models.taps import parse_tap
 
 OnProgress = Callable[[int, int, str], None]
 _NUM_PICTURES = 6
@@ -92,7 +93,7 @@ def analyze(
     if config.student is not None and last.ranks is None:
         left_out = [*left_out, f"diagnosis for {config.student.name}: {last.name} has no energy"]
     if config.student is not None and last.ranks is not None:
-        diagnosis = diagnose(last, last.ranks, last_curves, config.student, weights=source.facts.weights)
+        diagnosis = diagnose(last, last.ranks, last_curves, config.student, source=source.facts)
     analysis = Analysis(
         versions=_versions(),
         date=datetime.date.today().isoformat(),
@@ -196,7 +197,7 @@ def check_finite(layer: str, where: str, *values: float) -> None:
     """
     if not np.isfinite(values).all():
         raise BadRecordError(
-            f"{where}: {layer} says values that are not finite, or too large to be squared in float32; there is "
+            f"{where}: {layer} has values that are not finite, or too large to be squared in float32; there is "
             "nothing to analyse in them. Check the weights, and the precision the tokens were made in"
         )
 
@@ -245,6 +246,8 @@ def _made_from(source: TokenSource, stored: Stored | None) -> dict[str, str]:
 
 
 def _over_depth(layers: list[Layer], config: AnalyzeConfig) -> tuple[dict[str, Depth], LayerPairs | None]:
+    # The tokens of a student's change are another kind than its blocks' and have no place in their profile.
+    layers = [layer for layer in layers if parse_tap(layer.name).block is not None]
     measured = _dynamics(layers)
     if len(measured) < len(layers) or len(layers) < _FEWEST_FOR_DEPTH:
         return {}, None

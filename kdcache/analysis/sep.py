@@ -1,6 +1,6 @@
 """Token spectral energy pattern: how a token's energy is spread over the frequencies of its channels.
 
-Source: METHODS 1.3 (arXiv 2511.15572). FFT over channels as stored, no window, no mean removal; published numbers are
+Source: arXiv 2511.15572. FFT over channels as stored, no window, no mean removal; published numbers are
 of the full FFT (D bins, FFT order), the paper's text is of the folded one (D // 2 + 1). It is a whiteness test on the
 order of the channels: white noise, one-hot and low-rank tokens give the same curve. Hence the references.
 """

@@ -1,6 +1,6 @@
 """Spectra that compare layers: which of them SpectralKD would align, and how fine their maps are.
 
-Source: METHODS 3.1 (arXiv 2412.19055) and 4 (arXiv 2309.17334).
+Source: arXiv 2412.19055 (layer pairs) and arXiv 2309.17334 (radial spectrum).
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class RadialSpectrum:
 
     Two-dimensional FFT of each channel's map, log amplitude, mean over channels and images, mean over rings, zero
     frequency subtracted. Maps that are the same everywhere have no frequencies and are left out. The publication's
-    exact formula is not known; this is the reading of METHODS 4.
+    exact formula is not known; this is a reading of its text.
 
     Args:
         grid: Rows and columns of the tokens.

@@ -1,6 +1,6 @@
 """How many dimensions hold an image's tokens in one basis for all images.
 
-Source: METHODS 1.2, dataset-level PCA of arXiv 2511.15572: eigenvectors of ``mean of x xᵀ`` over all tokens (centred:
+Source: the dataset-level PCA of arXiv 2511.15572: eigenvectors of ``mean of x xᵀ`` over all tokens (centred:
 of their covariance), in falling order; of each image the energy along each of them.
 """
 
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from kdcache.analysis.svd_rank import RANK_LEVELS, dims_at
 from kdcache.cache.record import Array
+
+_CPU = torch.device("cpu")
+_SMALLEST_VARIANCE = 1e-6
 
 
 class SharedBasis:
@@ -46,9 +49,39 @@ class SharedBasis:
             values = values - self._mean
         return (values @ self._basis).square().sum(1, dtype=torch.float64)
 
-    def all_tokens_dims(self, levels: Sequence[float] = RANK_LEVELS) -> list[int]:
-        """Where the spectrum of the moment itself crosses each level (percent)."""
-        return [int(each) for each in dims_at(self.energies, levels)]
+
+def standardized_energies(moment: Array, mean: Array, variance: Array) -> Tensor:
+    """Eigenvalues of the covariance with every channel scaled to unit variance, largest first.
+
+    Args:
+        moment: (C, C) mean of x xᵀ, float64.
+        mean: (C,) mean token.
+        variance: (C,) of each channel; given, for ``moment - mean²`` loses a small variance beside a large mean.
+
+    Returns: (C,) float64.
+    """
+    return SharedBasis(standardized(moment - np.outer(mean, mean), variance), None, _CPU).energies
+
+
+def standardized(covariance: Array, variance: Array) -> Array:
+    """The covariance of the same tokens with every channel scaled to unit variance.
+
+    Channels that hardly vary (below a millionth of the mean variance) are scaled as if they had that much, so that
+    rounding is not taken for a signal.
+
+    Args:
+        covariance: (C, C).
+        variance: (C,) its diagonal, exact.
+
+    Returns: (C, C).
+    """
+    smallest = _SMALLEST_VARIANCE * float(variance.mean())
+    if smallest <= 0:
+        return np.zeros_like(covariance)
+    scale = 1 / np.sqrt(np.maximum(variance, smallest))
+    scaled = covariance * np.outer(scale, scale)
+    np.fill_diagonal(scaled, variance * scale**2)
+    return scaled
 
 
 def captured_dims(features: Tensor, basis: SharedBasis, levels: Sequence[float] = RANK_LEVELS) -> Tensor:

@@ -1,6 +1,6 @@
 """How many dimensions hold the tokens of one image, by its own singular values.
 
-Source: METHODS 1.2 (arXiv 2511.15572): thin SVD of each image's raw (N, C) tokens, the smallest d with
+Source: arXiv 2511.15572: thin SVD of each image's raw (N, C) tokens, the smallest d with
 ``sum of the d largest squared singular values >= level``. Here through the eigenvalues of the smaller Gram matrix in
 float64, which loses nothing down to 1e-8 of the largest singular value.
 """

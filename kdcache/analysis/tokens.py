@@ -25,7 +25,7 @@ def evenly_spaced(total: int, count: int) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFacts:
-    """One tap that is listened to; see `result.Layer`."""
+    """One tap that is read; see `result.Layer`."""
 
     name: str
     block: int
@@ -39,7 +39,7 @@ class LayerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """A few images beside what the last layer said of them.
+    """A few images beside their tokens in the last layer.
 
     Attributes:
         keys: Their names.

@@ -33,7 +33,7 @@ class BaseShard(Facts, frozen=True):
 
 
 class BaseManifest(Facts, frozen=True):
-    """The whole base."""
+    """The manifest of a base."""
 
     fingerprint: BaseFingerprint
     shards: list[BaseShard]
@@ -97,7 +97,7 @@ def read_base(paths: CachePaths) -> tuple[BaseManifest, str]:
 
 
 def check_shard_names(paths: CachePaths, names: list[str]) -> None:
-    """Refuse shard names that are no plain path components, or occur twice. Raises: CorruptCacheError."""
+    """Refuse shard names that are not plain path components, or occur twice. Raises: CorruptCacheError."""
     for name in names:
         if not is_safe_name(name) or name in RESERVED_NAMES:
             raise refuse_names(paths, f"{name!r} cannot name a shard")

@@ -1,6 +1,7 @@
 """A finished cache, opened for reading: its base, and the column groups beside it."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -201,53 +202,74 @@ class Cache:
             if column.stride_bytes:
                 self.strided(column, shard).check_headers(names)
 
+    def fitting_columns(
+        self, *, kind: str, tap: str | None = None, codec: str | None = None, group: str | None = None
+    ) -> list[Column]:
+        """All columns that fit; arguments as in `find_column`."""
+        columns = self.columns if group is None else self.group(group).columns
+        return [
+            column
+            for column in columns
+            if column.kind == kind
+            and codec in (None, column.codec)
+            and (tap is None or self._resolved(tap, column.group) == column.tap)
+        ]
+
+    def _resolved(self, tap: str, group: str) -> str:
+        """A tap with its block counted from 0, as columns name theirs."""
+        teacher, match = self.groups[group].manifest.fingerprint.teacher, _LAST_BLOCKS.fullmatch(tap)
+        if match is None or teacher is None:
+            return tap
+        return f"blocks.{teacher.num_blocks - int(match[1])}/{match[2]}"
+
     def find_column(
         self, *, kind: str, tap: str | None = None, codec: str | None = None, group: str | None = None
     ) -> Column:
         """The one column that fits.
 
         Args:
-            kind: ``patch``, ``prefix`` or ``logits``.
-            tap: Resolved tap, or None for any.
+            kind: ``patch``, ``prefix``, ``logits`` or ``embedding``.
+            tap: Such as ``blocks.23/patch`` or ``blocks.-1/patch``, or None for any.
             codec: Codec name, or None for any.
             group: Name of a group, or None for any.
 
         Raises: TapError when none fits or several do, listing what there is.
         """
-        columns = self.columns if group is None else self.group(group).columns
-        fitting = [
-            column
-            for column in columns
-            if column.kind == kind and tap in (None, column.tap) and codec in (None, column.codec)
-        ]
+        fitting = self.fitting_columns(kind=kind, tap=tap, codec=codec, group=group)
         if len(fitting) == 1:
             return fitting[0]
         wanted = (f"{group}:" if group else "") + (tap or f"a {kind} tap") + (f" with codec {codec}" if codec else "")
         if fitting:
-            raise self._ambiguous(kind, wanted, [column.label for column in fitting])
-        raise self._no_column(kind, wanted, tap or _EXAMPLE_TAPS[kind])
+            raise self._ambiguous(wanted, [column.label for column in fitting])
+        raise self._no_column(wanted, tap or _EXAMPLE_TAPS[kind])
 
-    def _ambiguous(self, kind: str, wanted: str, held: list[str]) -> TapError:
+    def _ambiguous(self, wanted: str, held: list[str]) -> TapError:
         return TapError(
             f"{self.paths.root}: {wanted} could be any of {', '.join(held)}",
-            remedy=Remedy.CHOOSE_LOGITS if kind == "logits" else Remedy.CHOOSE_FEATURES,
+            remedy=Remedy.CHOOSE_COLUMN,
             wanted=wanted,
             held=held,
         )
 
-    def _no_column(self, kind: str, wanted: str, tap: str) -> TapError:
+    def _no_column(self, wanted: str, tap: str) -> TapError:
         held = [column.label for column in self.columns]
         broken = "".join(f"; group {name} cannot be used: {error}" for name, error in self.unusable.items())
         return TapError(
             f"{self.paths.root}: no column for {wanted}; the cache holds {', '.join(held) or 'none'}{broken}",
-            remedy=Remedy.ADD_LOGITS if kind == "logits" else Remedy.ADD_FEATURES,
+            remedy=Remedy.ADD_COLUMN,
             wanted=wanted,
             held=held,
             tap=tap,
         )
 
 
-_EXAMPLE_TAPS = {"patch": "blocks.-1/patch", "prefix": "blocks.-1/prefix", "logits": "head/logits"}
+_LAST_BLOCKS = re.compile(r"blocks\.-(\d+)/(\w+)")
+_EXAMPLE_TAPS = {
+    "patch": "blocks.-1/patch",
+    "prefix": "blocks.-1/prefix",
+    "logits": "head/logits",
+    "embedding": "head/embedding",
+}
 
 
 def open_cache(root: str | Path) -> Cache:

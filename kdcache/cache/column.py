@@ -33,7 +33,7 @@ class Column:
 
     @property
     def kind(self) -> ColumnKind:
-        """Patch, prefix, logits or pixels."""
+        """Patch, prefix, logits, embedding or pixels."""
         return self.facts.kind
 
     @property
@@ -48,7 +48,7 @@ class Column:
 
     @property
     def shape(self) -> list[int]:
-        """Of one decoded record: (N, C), (K,) or (S, S, 3)."""
+        """Of one decoded record: (N, C), (K,), (C,) or (S, S, 3)."""
         return self.facts.shape
 
     @property

@@ -1,4 +1,4 @@
-"""Gathering what the index says of a column while its records go by, in an extraction and in a rebuild alike."""
+"""Building the index of a column from its records as they pass, for extraction and rebuild alike."""
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,11 +12,11 @@ from kdcache.cache.statistics import Fidelity, TokenStatistics, singular_energie
 
 
 class ColumnBuilder:
-    """Gathers what the index says of one column while its records go by; no bytes are written here.
+    """Builds the index of one column from its records as they pass; no bytes are written here.
 
     Args:
-        facts: A column of tokens or logits.
-        statistics: ``full`` or ``light``, as the group's fingerprint says.
+        facts: A column of tokens, logits or embeddings.
+        statistics: ``full`` or ``light``, as in the group's fingerprint.
         base: Of the base.
     """
 

@@ -8,7 +8,7 @@ from kdcache.cache.column import Column
 from kdcache.cache.group import GroupManifest
 from kdcache.cache.paths import SAMPLES, CachePaths
 from kdcache.cache.record import TAR_BLOCK_BYTES, RecordLayout
-from kdcache.durable import make_folder, write_file
+from kdcache.durable import make_folder, write_changed, write_file
 from kdcache.errors import UsageError
 from kdcache.strict_json import dump_json
 
@@ -28,7 +28,7 @@ def write_base_files(paths: CachePaths, manifest: BaseManifest) -> None:
             }
         }
     }
-    write_file(paths.root / "_info.json", dump_json(info))
+    write_changed(paths.root / "_info.json", dump_json(info))
     sizes = {shard.name: shard.files[SAMPLES].size_bytes for shard in manifest.shards}
     _write_wids(paths, SAMPLES, manifest, sizes)
 
@@ -81,7 +81,7 @@ def _write_wids(paths: CachePaths, part: str, base: BaseManifest, sizes: dict[st
         for shard in base.shards
     ]
     index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": part, "shardlist": shards}
-    write_file(paths.root / f"wids-{part}.json", dump_json(index))
+    write_changed(paths.root / f"wids-{part}.json", dump_json(index))
 
 
 def _relative(paths: CachePaths, part: str, name: str) -> str:

@@ -1,8 +1,10 @@
 """What one pass writes: a base, column groups beside it, or groups for a base that is there already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.base import BASE_PARTS, BaseFingerprint, BaseManifest, PlannedShard, planned_shards, read_base
@@ -13,16 +15,19 @@ from kdcache.cache.job import Job
 from kdcache.cache.manifest import write_manifest
 from kdcache.cache.paths import INDEX, CachePaths
 from kdcache.cache.writer import BadSample, BaseShardWriter
+from kdcache.errors import IncompleteCacheError
+
+Manifest = TypeVar("Manifest", BaseManifest, GroupManifest)
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What is pending of one shard.
+    """The pending part of one shard.
 
     Args:
         shard: Its plan.
-        base: Whether its images are.
-        groups: Names of the groups whose columns are.
+        base: Whether its images are pending.
+        groups: Names of the groups whose columns are pending.
     """
 
     shard: PlannedShard
@@ -32,7 +37,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class TaskWriter:
-    """Writes what is pending of one shard.
+    """Writes the pending part of one shard.
 
     Args:
         name: The shard.
@@ -92,13 +97,13 @@ class Extraction:
         return planned_shards(self.base)
 
     def task(self, shard: PlannedShard) -> ShardTask | None:
-        """What is pending of a shard; None if nothing is."""
+        """The pending part of a shard; None if it is done."""
         base = self._base_job is not None and not self._base_job.is_done(shard.name)
         groups = tuple(name for name, job in self._jobs.items() if not job.is_done(shard.name))
         return ShardTask(shard, base, groups) if base or groups else None
 
     def open_shard(self, task: ShardTask) -> TaskWriter:
-        """Begin a shard; whatever lies there without an index is garbage and goes."""
+        """Begin a shard; whatever is there without an index is garbage and is removed."""
         name = task.shard.name
         base = None
         if task.base:
@@ -113,7 +118,7 @@ class Extraction:
         return TaskWriter(name, base, writers)
 
     def commit(self, writer: TaskWriter, bad: Sequence[BadSample]) -> None:
-        """Commit a shard, images first, unless another job has taken over meanwhile.
+        """Commit a shard, images first, unless another job has taken over.
 
         Raises: CacheBusyError, ShardConflictError, DiskFullError.
         """
@@ -140,13 +145,17 @@ class Extraction:
         return self._all_jobs()[0].paths.job / "runs.jsonl"
 
     def finish(self) -> tuple[BaseManifest, dict[str, GroupManifest]] | None:
-        """Write the manifests if every shard is done; None while some are still pending."""
+        """Write the manifests if every shard is done; None while some are still pending, or have lost a file.
+
+        What is there already, with the same bytes, is not written again.
+
+        Raises: CorruptCacheError, IncompleteCacheError where the base is only read and not there.
+        """
         names = [shard.name for shard in self.planned()]
         if self._base_job is not None:
-            # Asking for the files first spares a worker that is not the last one the reading of every index.
-            if not _all_there(self.paths, names):
+            base = _assembled(self.paths, names, partial(assemble_base, self.paths, self.base, names))
+            if base is None:
                 return None
-            base = assemble_base(self.paths, self.base, names)
             write_base_files(self.paths, base)
             digest = write_manifest(self.paths, base)
         else:
@@ -154,15 +163,16 @@ class Extraction:
         groups: dict[str, GroupManifest] = {}
         for name, fingerprint in self.groups.items():
             paths = self.paths.group(name)
-            if not _all_there(paths, names):
+            group = _assembled(paths, names, partial(assemble_group, paths, fingerprint, digest, names))
+            if group is None:
                 return None
-            groups[name] = assemble_group(paths, fingerprint, digest, names)
-            write_group_files(paths, groups[name], base)
-            write_manifest(paths, groups[name])
+            groups[name] = group
+            write_group_files(paths, group, base)
+            write_manifest(paths, group)
         return base, groups
 
     def close(self) -> None:
-        """Give the cache back."""
+        """Release the locks."""
         for job in self._all_jobs():
             job.close()
 
@@ -170,5 +180,13 @@ class Extraction:
         return [*([self._base_job] if self._base_job is not None else []), *self._jobs.values()]
 
 
-def _all_there(paths: CachePaths, names: Sequence[str]) -> bool:
-    return all(paths.shard(INDEX, name).is_file() for name in names)
+def _assembled(paths: CachePaths, names: Sequence[str], assemble: Callable[[], Manifest]) -> Manifest | None:
+    """A manifest; None while shards are pending."""
+    # Asking for the indexes first spares a worker that is not the last one the reading of every index.
+    if not all(paths.shard(INDEX, name).is_file() for name in names):
+        return None
+    try:
+        return assemble()
+    except IncompleteCacheError:
+        # An index is there, and a file that it names is not (any more).
+        return None

@@ -11,8 +11,9 @@ from kdcache.cache.codecs import Codec, make_codec
 from kdcache.cache.record import RecordLayout
 from kdcache.durable import NewFile, file_pieces
 
-# What a column holds: tokens of patches or in front of them, class logits, or the pixels of the views themselves.
-ColumnKind = Literal["patch", "prefix", "logits", "pixels"]
+# What a column holds: tokens of patches or in front of them, class logits, the pooled feature in front of the
+# classifier, or the pixels of the views themselves.
+ColumnKind = Literal["patch", "prefix", "logits", "embedding", "pixels"]
 RAW, JPEG = "raw", "jpeg"
 
 
@@ -53,13 +54,16 @@ class ViewFacts(Facts, frozen=True):
 class TeacherFacts(Facts, frozen=True):
     """Which teacher, and where it ran.
 
-    `weights` is hub, file or random; `weights_sha256` is over the names and bytes of its tensors. `cpu_threads` is 0 on
-    an accelerator; on a CPU the last bits of a forward depend on it. `mean` and `std` normalise its input.
+    `num_blocks` is the number of outputs that timm's `forward_intermediates` offers for it, so that a reader can
+    resolve ``blocks.-1`` without building it. `weights` is hub, file or random; `weights_sha256` is over the names and
+    bytes of its tensors. `cpu_threads` is 0 on an accelerator; on a CPU the last bits of a forward depend on it. `mean`
+    and `std` normalise its input.
     """
 
     name: str
     kwargs: dict[str, Any]
     pretrained_cfg: dict[str, Any]
+    num_blocks: int
     weights: str
     weights_sha256: str
     precision: str

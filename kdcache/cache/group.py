@@ -36,7 +36,7 @@ class GroupShard(Facts, frozen=True):
 
 
 class GroupManifest(Facts, frozen=True):
-    """A whole group. `base` is the sha256 of the manifest of the base that it belongs to."""
+    """The manifest of a group. `base` is the sha256 of the manifest of the base that it belongs to."""
 
     fingerprint: GroupFingerprint
     base: str
@@ -76,7 +76,7 @@ def read_group(paths: CachePaths, base: BaseManifest, base_digest: str) -> tuple
 
 
 def check_column_names(paths: CachePaths, columns: Sequence[ColumnFacts]) -> None:
-    """Refuse column names that are no plain path components, or occur twice. Raises: CorruptCacheError."""
+    """Refuse column names that are not plain path components, or occur twice. Raises: CorruptCacheError."""
     names = [column.name for column in columns]
     for name in names:
         if not is_safe_name(name) or name in RESERVED_NAMES:

@@ -33,7 +33,7 @@ class GroupShardWriter(TarsWriter):
         name: The shard.
 
     Attributes:
-        columns: What is gathered of each column of tokens or logits.
+        columns: What is gathered of each column of tokens, logits or embeddings.
         fidelity: Of each column's codec, so far.
     """
 
@@ -104,7 +104,7 @@ class GroupShardWriter(TarsWriter):
 
 
 class PixelBuilder:
-    """Gathers what the index says of a column of pixels while its records go by."""
+    """Builds the index of a column of pixels from its records as they pass."""
 
     def __init__(self, facts: ColumnFacts) -> None:
         self.facts = facts

@@ -1,6 +1,6 @@
 """The index of a shard of the base: a small HDF5 file that spares readers every tar header and every JSON.
 
-It repeats what the samples tar says, so it can be rebuilt from it.
+It repeats the contents of the samples tar, so it can be rebuilt from it.
 """
 
 from collections.abc import Sequence

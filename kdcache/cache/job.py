@@ -21,7 +21,7 @@ Fingerprint = TypeVar("Fingerprint", bound=Facts)
 class Job(Generic[Fingerprint]):
     """The right to write to a base or a group, held until `close`.
 
-    Opening it takes the lock and clears what dead writers left.
+    Opening it takes the lock and removes what dead writers left.
 
     Args:
         paths: Of the base or the group; its folder is created if need be.
@@ -42,7 +42,7 @@ class Job(Generic[Fingerprint]):
             remove_stale_temporaries(paths.job / "attempts")
 
     def adopt(self, fingerprint: Fingerprint) -> None:
-        """Start with this plan, or go on with it if it is the one that was begun.
+        """Start with this plan, or resume it if it is the one that was begun.
 
         Raises: CacheMismatchError naming every field that differs and both values.
         """
@@ -53,7 +53,7 @@ class Job(Generic[Fingerprint]):
             return
         differing = differences(known, fingerprint)
         if differing and not any((self.paths.root / INDEX).glob("*.h5")):
-            # Nothing was finished under the old plan (say, its batches did not fit into memory): it binds nobody.
+            # Nothing was finished under the old plan (say, its batches did not fit into memory): replace it.
             write_file(plan, fingerprint_bytes(fingerprint))
         elif differing:
             raise CacheMismatchError(
@@ -74,13 +74,13 @@ class Job(Generic[Fingerprint]):
         return committed_files(self.paths, name) is not None
 
     def clear(self, name: str, parts: list[str]) -> None:
-        """Remove what lies of a shard that is not done; whatever has no index is garbage."""
+        """Remove the files of an unfinished shard; whatever has no index is garbage."""
         self.check()
         for part in (INDEX, *parts):
             self.paths.shard(part, name).unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Refuse to go on when another job has taken over meanwhile. Raises: CacheBusyError."""
+        """Refuse to continue when another job has taken over. Raises: CacheBusyError."""
         self._lock.check()
 
     def count_attempt(self, name: str) -> int:
@@ -95,18 +95,25 @@ class Job(Generic[Fingerprint]):
         return self.paths.job / "attempts" / f"{name}.json"
 
     def close(self) -> None:
-        """Give the right back."""
+        """Release the lock."""
         self._lock.close()
 
 
-def committed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
-    """The files of a finished shard of a base or a group, as its index names them; None if it is not finished."""
+def indexed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
+    """The files of a shard of a base or a group, as its index names them; None where no index is readable."""
     path = paths.shard(INDEX, name)
     if not path.is_file():
         return None
     try:
-        files = files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
+        return files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
     except (CorruptCacheError, KeyError, ValueError):
+        return None
+
+
+def committed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
+    """The files of a finished shard of a base or a group, as its index names them; None if it is not finished."""
+    files = indexed_files(paths, name)
+    if files is None:
         return None
     for part, facts in files.items():
         file = paths.shard(part, name)

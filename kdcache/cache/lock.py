@@ -1,6 +1,6 @@
-"""One job at a time on a cache; the workers of that job come in together.
+"""One job at a time on a cache; the workers of that job hold the lock together.
 
-`flock` frees itself when a holder dies, even by kill -9. A guard lock makes "look who is here, then come in" one step.
+`flock` is released when a holder dies, even by kill -9. A guard lock makes "see who holds it, then join" one step.
 On file systems without flock between machines (NFS, Lustre) this protects the processes of one machine only.
 """
 
@@ -69,7 +69,7 @@ class JobLock:
             os.close(guard)
 
     def check(self) -> None:
-        """Refuse to go on when another job has taken over meanwhile.
+        """Refuse to continue when another job has taken over.
 
         Raises: CacheBusyError.
         """

@@ -9,7 +9,7 @@ import msgspec
 
 from kdcache.cache.facts import Facts
 from kdcache.cache.paths import CachePaths
-from kdcache.durable import write_file
+from kdcache.durable import write_changed
 from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
 from kdcache.strict_json import dump_json, load_json
 
@@ -44,14 +44,14 @@ def read_fingerprint(data: bytes, kind: type[Record], *, where: str) -> Record:
 
 
 def write_manifest(paths: CachePaths, manifest: Facts) -> str:
-    """Write a manifest and, before it, its digest. Returns the digest.
+    """Write a manifest and, before it, its digest, where they are not there already. Returns the digest.
 
     A crash between the two leaves what reads as incomplete; the same extraction or a rebuild finishes it.
     """
     data = dump_json(msgspec.to_builtins(manifest))
     digest = hashlib.sha256(data).hexdigest()
-    write_file(paths.manifest_digest, digest.encode() + b"\n")
-    write_file(paths.manifest, data)
+    write_changed(paths.manifest_digest, digest.encode() + b"\n")
+    write_changed(paths.manifest, data)
     return digest
 
 

@@ -1,4 +1,4 @@
-"""Where everything lies below a cache folder."""
+"""The paths of everything below a cache folder."""
 
 import re
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class CachePaths:
         return CachePaths(self.root / name)
 
     def group_names(self) -> list[str]:
-        """Groups that lie here, finished or not, in alphabetical order."""
+        """Names of the groups here, finished or not, in alphabetical order."""
         if not self.root.is_dir():
             return []
         return sorted(

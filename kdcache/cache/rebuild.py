@@ -1,4 +1,4 @@
-"""Making indexes and manifests again from the tars, for the base and for every group."""
+"""Rebuilding indexes and manifests from the tars, for the base and for every group."""
 
 import contextlib
 import zlib
@@ -15,9 +15,8 @@ from kdcache.cache.facts import JPEG, ColumnFacts, Facts, FileFacts
 from kdcache.cache.group import GroupFingerprint, GroupManifest, check_column_names
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
 from kdcache.cache.group_writer import PixelBuilder
-from kdcache.cache.hdf5 import files_from, read_hdf5
 from kdcache.cache.index import ShardIndex, index_bytes, read_index
-from kdcache.cache.job import Job, read_ledger
+from kdcache.cache.job import Job, indexed_files, read_ledger
 from kdcache.cache.manifest import (
     fingerprint_bytes,
     fingerprint_digest,
@@ -38,7 +37,7 @@ Record = TypeVar("Record", bound=Facts)
 
 
 def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
-    """Make every index and the manifest of the base again from the samples tars (and the ledgers that are left).
+    """Rebuild every index and the manifest of the base from the samples tars (and the ledgers that are left).
 
     Raises: IncompleteCacheError when shards are missing, CorruptCacheError when tars are damaged or of several plans.
     """
@@ -57,7 +56,7 @@ def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
 
 
 def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupManifest:
-    """Make every index and the manifest of a group again from its column tars.
+    """Rebuild every index and the manifest of a group from its column tars.
 
     Args:
         job: The right to write to the group.
@@ -104,18 +103,14 @@ def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> N
 
 def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> None:
     """A rebuild must not accept damaged bytes: whatever hash is still known must hold."""
-    known: dict[str, dict[str, FileFacts]] = {}
-    for name in names:
-        with contextlib.suppress(CorruptCacheError, FileNotFoundError, KeyError, ValueError):
-            path = paths.shard(INDEX, name)
-            known[name] = files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
+    known = {name: indexed_files(paths, name) or {} for name in names}
     kind = BaseManifest if SAMPLES in parts else GroupManifest
     with contextlib.suppress(CorruptCacheError, IncompleteCacheError):
         known |= {shard.name: shard.files for shard in read_manifest(paths, kind)[0].shards}
     for name in names:
         for part in parts:
             path = paths.shard(part, name)
-            facts = known.get(name, {}).get(part)
+            facts = known[name].get(part)
             if facts is not None and sha256_file(path) != facts.sha256:
                 raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256)", remedy=Remedy.REPAIR)
 
@@ -129,7 +124,7 @@ def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Rec
     for path in tars:
         found.setdefault(read_meta(path), path.name)
     if len(found) > 1:
-        raise CorruptCacheError(f"{folder}: shards of different plans lie here ({', '.join(found.values())}, …)")
+        raise CorruptCacheError(f"{folder}: shards of different plans are here ({', '.join(found.values())}, …)")
     data, name = found.popitem()
     return read_fingerprint(data, kind, where=f"{folder / name}, {META_MEMBER}")
 
@@ -223,7 +218,7 @@ def _pixel_builder(path: Path, facts: ColumnFacts, names: Sequence[str]) -> Pixe
 
 
 def _known_fidelity(path: Path) -> dict[str, Fidelity]:
-    """What an index that is still readable says of the codecs: it cannot be made again from the tars."""
+    """Fidelity of the codecs from an index that is still readable: the tars alone do not give it."""
     try:
         columns: dict[str, ColumnIndex] = read_group_index(path).columns
     except (CorruptCacheError, OSError):

@@ -38,9 +38,7 @@ def read_meta(path: Path) -> bytes:
     """
     found = next((member for member in read_members(path) if member.name == META_MEMBER), None)
     if found is None:
-        raise CorruptCacheError(
-            f"{path}: no member {META_MEMBER!r}, so nothing says how it was made; restore the shard"
-        )
+        raise CorruptCacheError(f"{path}: no member {META_MEMBER!r}, so how it was made is unknown; restore the shard")
     with path.open("rb") as file:
         file.seek(found.offset)
         return file.read(found.size_bytes)

@@ -55,7 +55,7 @@ class TokenStatistics:
         """Add records.
 
         Args:
-            features: (B, N, C) float32, perhaps no records; logits as (B, 1, K).
+            features: (B, N, C) float32, perhaps no records; logits as (B, 1, K), embeddings as (B, 1, C).
 
         Returns: per record the column sums (B, C) and the sum of squares (B,), float64.
         """
@@ -199,7 +199,7 @@ class Fidelity:
         self.num_tokens += other.num_tokens
 
     def summary(self) -> dict[str, float]:
-        """relative_error (of norms), mean token cosine, and the share of energy kept."""
+        """relative_error (of norms), mean token cosine, and the fraction of energy kept."""
         return {
             "relative_error": float(np.sqrt(self.error / self.energy)) if self.energy else 0.0,
             "cosine": self.cosine / self.num_tokens if self.num_tokens else 1.0,

@@ -19,7 +19,7 @@ _CHECKSUM = slice(148, 156)
 _CHECKSUM_DIGITS = 6
 _SIZE = slice(124, 136)
 _FIXED_FIELDS = (
-    (100, b"0000444\0"),  # mode: read-only for everybody
+    (100, b"0000444\0"),  # mode: read-only for everyone
     (108, b"0000000\0"),  # uid
     (116, b"0000000\0"),  # gid
     (136, b"00000000000\0"),  # mtime

@@ -75,7 +75,7 @@ def verify_group_shard(cache: Cache, group: Group, shard: BaseShard) -> list[Fau
 
 
 def verify_whole(cache: Cache) -> Iterator[Fault]:
-    """Check what concerns all shards together: keys unique and complete, usable groups, no files that nobody named."""
+    """Check what concerns all shards together: keys unique and complete, usable groups, no unknown files."""
     yield from _key_faults(cache)
     for name, error in cache.unusable.items():
         remedy = error.remedy if error.remedy in _OWN_REMEDIES else Remedy.REBUILD_OR_DELETE_GROUP
@@ -91,7 +91,7 @@ def _key_faults(cache: Cache) -> Iterator[Fault]:
             index = cache.index(shard)
             bad = read_ledger(cache.path(LEDGER, shard))
         except (CorruptCacheError, OSError):
-            return  # already reported by verify_base_shard, and nothing can be said about the whole
+            return  # already reported by verify_base_shard; the rest cannot be checked
         for row in range(len(index)):
             key = index.key(row)
             if key in seen:
@@ -163,7 +163,7 @@ def _sample_faults(cache: Cache, shard: BaseShard, index: ShardIndex) -> Iterato
                 key = member.name.removesuffix(".json")
                 sample = Sample.from_json(key, data, tuple(fingerprint.views.fields), where=f"{path}, {member.name}")
                 if row >= len(index) or sample != index.sample(row):
-                    yield Fault(shard.name, SAMPLES, key, "not what the index says of it", Remedy.REBUILD)
+                    yield Fault(shard.name, SAMPLES, key, "differs from its index", Remedy.REBUILD)
                 row += 1
             elif row == 0 or hashlib.sha256(data).digest() != index.source_sha256[row - 1].tobytes():
                 problem = "the image's bytes are not the source's"

@@ -1,4 +1,4 @@
-"""The papers' analyses of what a teacher or a student says: ranks, token spectra, dynamics over depth, layer choice.
+"""The papers' analyses of a teacher's or a student's tokens: ranks, token spectra, dynamics over depth, layer choice.
 
 Of a finished cache, or of a model and images. Writes analysis.json (numbers) and curves.h5 (curves), which
 `kdcache report` shows.
@@ -30,6 +30,7 @@ EXAMPLE = """examples:
   kdcache report runs/analysis --out report.html"""
 
 _ALL = "all"
+TAP_HELP = "of a model: blocks.N/patch, or change/tokens of a lifted student; again for more (all)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--model-kwargs", nargs="+", metavar="K=V", default=[], help="further arguments of the model")
     what.add_argument("--image-size", type=int, metavar="S", help="side of the view (the model's)")
     what.add_argument("--run", type=Path, metavar="RUN", help="the student of a finished run, and its checkpoints")
-    what.add_argument("--tap", action="append", metavar="TAP", help="of a model: blocks.N/patch; again for more (all)")
+    what.add_argument("--tap", action="append", metavar="TAP", help=TAP_HELP)
     what.add_argument("--data", help="images of --model or --run; of a cache that refers to its images (for pictures)")
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -134,7 +135,8 @@ def _analyze(
         else:
             from kdcache.cli.analyze_model import model_source
 
-            source, checkpoints, left_out = model_source(arguments, device, _num_images(arguments), reporter)
+            source, checkpoints = model_source(arguments, device, _num_images(arguments), reporter)
+            left_out = []
         return analyze(
             source,
             config,
@@ -237,12 +239,14 @@ def _print(out: Path, analysis: "Analysis") -> None:
 
     source = analysis.source
     print(f"{source.path}: {source.teacher}, tokens of {source.num_read} of {counted(source.num_images, 'image')}")
-    headings = ["layer", "N x C", "one image 80/90/95/99 %", "shared basis", "b90 (noise)", "entropy", "magnitude"]
+    size = source.view.get("size")
+    print(f"views     {counted(source.num_views, 'view')} of each, recipe {source.view_recipe}, {size} px")
+    headings = ["layer", "N x C", "one image 99 %", "shared basis 99 %", "b90 (noise)", "entropy", "magnitude"]
     print("\n" + text_table(headings, [_row(layer) for layer in analysis.layers]))
     print(
-        "\none image, shared basis: dimensions that hold the energy of an image, in its own basis and in one for all; "
-        "99th\npercentile over images. b90: bins for 90 % of the spectral energy, and those of white noise. entropy in "
-        "bits"
+        "\none image, shared basis: dimensions that hold 99 % of the variance of an image (in brackets: of its "
+        "uncentred energy),\nin its own basis and in one for all; 99th percentile over images. b90: bins for 90 % of "
+        "the spectral energy, and those\nof white noise. entropy in bits"
     )
     for reason in analysis.left_out:
         print(f"left out  {reason}")
@@ -255,10 +259,8 @@ def _print(out: Path, analysis: "Analysis") -> None:
 
 def _row(layer: Any) -> list[str]:
     ranks, dynamics = layer.ranks, layer.dynamics
-    own = "-" if ranks is None else "/".join(f"{each.p99:.0f}" for each in ranks.per_image.values())
-    shared = (
-        "-" if ranks is None or ranks.shared is None else "/".join(f"{each.p99:.0f}" for each in ranks.shared.values())
-    )
+    own = "-" if ranks is None else _dims(ranks.per_image_centred, ranks.per_image)
+    shared = "-" if ranks is None else _dims(ranks.shared_centred, ranks.shared)
     return [
         layer.name,
         f"{layer.num_tokens} x {layer.num_channels}",
@@ -268,3 +270,8 @@ def _row(layer: Any) -> list[str]:
         "-" if dynamics is None else f"{dynamics.entropy_bits:.2f}",
         "-" if dynamics is None else f"{dynamics.magnitude:.3g}",
     ]
+
+
+def _dims(centred: Any, uncentred: Any) -> str:
+    first, second = ("-" if each is None else f"{each['99'].p99:.0f}" for each in (centred, uncentred))
+    return f"{first} ({second})"

@@ -10,7 +10,7 @@ import timm.data
 import torch
 from torch import nn
 
-from kdcache.analysis.model_tokens import ModelTokens
+from kdcache.analysis.model_tokens import ModelTokens, trunk_of
 from kdcache.analysis.result import Checkpoint, SourceFacts
 from kdcache.analysis.run import measure_checkpoint
 from kdcache.analysis.tokens import TokenSource
@@ -33,18 +33,17 @@ _Weights = tuple[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class _Network:
-    """A model, how it sees images, its timm name, its sets of weights (the last one counts), and what is left out."""
+    """A model, how it sees images, its timm name, its sets of weights (the last one counts)."""
 
     model: nn.Module
     view: EvalView
     name: str
     weights: list[_Weights]
-    left_out: list[str]
 
 
 def model_source(
     arguments: argparse.Namespace, device: torch.device, num_images: int, reporter: ProgressReporter
-) -> tuple[TokenSource, list[Checkpoint], list[str]]:
+) -> tuple[TokenSource, list[Checkpoint]]:
     """The tokens of a model with its last weights, and the dynamics of all earlier ones.
 
     Args:
@@ -53,13 +52,12 @@ def model_source(
         num_images: How many images it sees.
         reporter: Told about checkpoints.
 
-    Returns: the tokens, the checkpoints, and sentences about what is left out.
+    Returns: the tokens, and the checkpoints.
     """
     network = _of_run(arguments.run) if arguments.run else _of_timm(arguments)
     model = network.model.to(device).eval().requires_grad_(False)
     source = open_source(arguments.data)
-    taps = [parse_tap(text) for text in arguments.tap or []] or [Tap("patch", at) for at in range(num_blocks(model))]
-
+    taps = [parse_tap(text) for text in arguments.tap or []] or _all_taps(model)
     *earlier, (last, load_last) = network.weights
     facts = SourceFacts(
         kind="model",
@@ -71,6 +69,9 @@ def model_source(
         num_images=0,
         num_views=1,
         num_read=0,
+        num_blocks=0,
+        view_recipe="",
+        view={},
     )
     tokens = ModelTokens(
         model,
@@ -88,7 +89,7 @@ def model_source(
         reporter.note(f"analyze: dynamics of {label}")
         checkpoints.append(measure_checkpoint(tokens, label))
     load_last()
-    return tokens, checkpoints, network.left_out
+    return tokens, checkpoints
 
 
 def _of_timm(arguments: argparse.Namespace) -> _Network:
@@ -113,7 +114,7 @@ def _of_timm(arguments: argparse.Namespace) -> _Network:
         std=tuple(config["std"]),
     )
     weights: list[_Weights] = [(path, partial(load_weights, model, Path(path))) for path in files]
-    return _Network(model, view, name, weights or [(arguments.weights[0], lambda: None)], [])
+    return _Network(model, view, name, weights or [(arguments.weights[0], lambda: None)])
 
 
 def _of_run(folder: Path) -> _Network:
@@ -123,7 +124,10 @@ def _of_run(folder: Path) -> _Network:
         (path.stem, partial(load_checkpoint, student, path)) for path in checkpoint_paths(folder)
     ]
     weights.append(("final", partial(student.load_state_dict, final)))
-    if isinstance(student.model, Lift):
-        reason = "tokens after Lift's projection: taps are of the blocks of its trunk"
-        return _Network(student.model.trunk, view, spec.name, weights, [reason])
-    return _Network(student.model, view, spec.name, weights, [])
+    return _Network(student.model, view, spec.name, weights)
+
+
+def _all_taps(model: nn.Module) -> list[Tap]:
+    """Every block; last the tokens that a lifted student was distilled through."""
+    blocks = [Tap("patch", at) for at in range(num_blocks(trunk_of(model)))]
+    return [*blocks, Tap("change")] if isinstance(model, Lift) else blocks

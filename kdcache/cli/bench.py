@@ -1,4 +1,4 @@
-"""How fast a cache streams on this machine, beside its own memcpy, and whether training would wait for it."""
+"""How fast a cache streams on this machine, relative to its memcpy, and whether training would wait for it."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,7 @@ EXAMPLE = """examples:
   kdcache bench caches/inet --shuffle
   kdcache bench caches/inet --shuffle --images none --column blocks-1-patch-fp16 --json"""
 
-_PIXELS = {"raw": "raw pixels", "jpeg": "stored JPEG decoded", "replay": "views cut again from the images"}
+_PIXELS = {"raw": "raw pixels", "jpeg": "stored JPEG decoded", "replay": "views replayed from the images"}
 # Stored pixels cost disk; a smaller gain is not worth the advice.
 _WORTH_SAYING = 1.5
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels",
         choices=("auto", "stored", "replay"),
         default="auto",
-        help="stored views, or cut again from the images (auto: stored if there are any)",
+        help="stored views, or replayed from the images (auto: stored if there are any)",
     )
     stream.add_argument("--data", help="the source, for a cache that refers to its images")
     stream.add_argument("--batch-size", type=int, default=256, metavar="B", help="views in a batch (256)")
@@ -59,26 +59,29 @@ def run(arguments: argparse.Namespace) -> int:
     from kdcache.costs.streaming import bench_stream
     from kdcache.images import open_source
     from kdcache.stream.config import StreamConfig
+    from kdcache.stream.pixels import can_deliver_pixels
 
     if arguments.step_ms <= 0 or arguments.seconds <= 0:
         raise UsageError("--step-ms and --seconds must be positive")
     cache = open_cache(arguments.cache)
     source = open_source(arguments.data) if arguments.data is not None else None
-    is_stored = cache.pixel_column is not None and arguments.pixels != "replay"
-    can_decode = is_stored or cache.manifest.fingerprint.images == "embed" or source is not None
+    images = arguments.images
+    if images is None:
+        has_pixels = can_deliver_pixels(cache, arguments.pixels, has_source=source is not None)
+        images = "pixels" if has_pixels else "none"
     try:
         config = StreamConfig(
             batch_size=min(arguments.batch_size, cache.manifest.num_samples * arguments.views_per_sample),
             shuffle=arguments.shuffle,
             window=arguments.window,
             views_per_sample=arguments.views_per_sample,
-            images=arguments.images or ("pixels" if can_decode else "none"),
+            images=images,
             pixels=arguments.pixels,
             num_threads=arguments.threads,
             access=arguments.access,
             memory_budget=None if arguments.memory_budget is None else int(arguments.memory_budget * 1e9),
         )
-        # What no loader could stream is the user's mistake and said before anything is measured.
+        # What no loader could stream is the user's mistake and is reported before anything is measured.
         config.order([shard.num_samples for shard in cache.manifest.shards], cache.num_views)
     except (ValueError, OverflowError) as error:
         raise UsageError(str(error)) from None

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--data", required=True, metavar="D", help="folder of class folders, tars, or digits:test")
-    parser.add_argument("--ema", action="store_true", help="judge the averaged weights")
+    parser.add_argument("--ema", action="store_true", help="evaluate the averaged weights")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward (64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

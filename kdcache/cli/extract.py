@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="taps",
         metavar="TAP[:CODEC]",
         default=default,
-        help="blocks.N/patch, blocks.N/prefix (N from 0, or negative from the end), head/logits; repeat for more",
+        help="blocks.N/patch, blocks.N/prefix (N from 0, or negative from the end), head/logits, head/embedding "
+        "(the pooled feature, of a teacher without classifier too); repeat for more",
     )
     names = ", ".join(codec_names())
     kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16), one of {names}")
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels",
         metavar="P",
         default=default,
-        help="how students get the views: replay (cut again from the images), raw (uint8, fastest, 3 bytes a pixel), "
+        help="how students get the views: replay (from the images), raw (uint8, fastest, 3 bytes a pixel), "
         "jpeg or jpeg:QUALITY (small; teacher and students both see it) (replay)",
     )
 
@@ -181,7 +182,10 @@ def _summary(report: "ExtractReport", out: Path) -> str:
         )
     base = report.base
     if base is None:
-        lines.append(f"{out}: this worker is done; shards of other workers are still pending")
+        lines.append(
+            f"{out}: this worker is done and some shards are still pending: wait for the other workers, "
+            "or run the same command again"
+        )
         return "\n".join(lines)
     if not report.num_shards:
         lines.append(f"{out}: nothing was pending, all {report.num_skipped} shards are there")

@@ -14,13 +14,13 @@ from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
 # Verb: what it does. The module is kdcache.cli.<verb>.
 VERBS = {
     "demo": "everything below in minutes, on handwritten digits",
-    "extract": "run the teacher over images and write a cache; run again to go on",
-    "verify": "check a whole cache; --repair and --rebuild mend it",
+    "extract": "run the teacher over images and write a cache; run again to resume",
+    "verify": "check a whole cache, repair or rebuild it",
     "show": "what a cache holds; one record as a picture",
-    "bench": "how fast a cache streams here, beside the machine's own memcpy",
-    "train": "train a student from a cache, without the teacher; run again to go on",
+    "bench": "how fast a cache streams here, relative to the machine's memcpy",
+    "train": "train a student from a cache, without the teacher; run again to resume",
     "eval": "accuracy of a trained student",
-    "analyze": "ranks, spectra and dynamics of what a cache or a model says (the papers' analyses)",
+    "analyze": "ranks, spectra and dynamics of a cache's or a model's features (the papers' analyses)",
     "report": "one HTML page with tables and plots from analyses and runs",
 }
 _USAGE_EXIT = 2
@@ -66,7 +66,7 @@ def _top_level(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="kdcache",
         usage="kdcache VERB [options]",
-        description="Run a frozen vision teacher once, keep what it said, train any number of students from that.",
+        description="Run a frozen vision teacher once, keep its outputs, train any number of students from them.",
         epilog="verbs:\n"
         + "\n".join(f"  {verb:<9}{summary}" for verb, summary in VERBS.items())
         + "\n\n`kdcache VERB --help` explains a verb and gives an example. Begin with `kdcache demo`.",

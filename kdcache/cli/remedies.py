@@ -59,21 +59,19 @@ _WORDS = {
         "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
     ),
     # Training.
-    Remedy.ADD_FEATURES: (
-        "add it with `kdcache extract --add --tap {tap}`, or train without this term: `--set method.feature_weight=0`"
+    Remedy.ADD_COLUMN: ("add it with `kdcache extract --add --tap {tap}`, or leave the term out"),
+    Remedy.CHOOSE_COLUMN: (
+        "choose with `--term NAME:teacher=GROUP:TAP:CODEC`, or with `--codec` where only that differs"
     ),
-    Remedy.ADD_LOGITS: (
-        "add it with `kdcache extract --add --tap {tap}`, or train without this term: `--set method.logit_weight=0`"
-    ),
-    Remedy.CHOOSE_FEATURES: "choose with `--set data.codec=...` or `--set method.tap=GROUP:TAP`",
-    Remedy.CHOOSE_LOGITS: "choose with `--set data.logits_codec=...` or `--set data.logits_group=...`",
+    Remedy.SET_WIDTH: "choose with `--set method.change.width=...`",
     Remedy.ADD_TEACHER: "add its outputs with `kdcache extract --add`, or change it with `--set teacher=...`",
-    Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit --set method.logit_weight=1`",
-    Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the logit term with `--set method.logit_weight=0`",
+    Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit:logit_weight=1`",
+    Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the term logits",
     Remedy.MATCH_GRID: (
-        "choose a student with the teacher's patch size, or leave out the feature term with "
-        "`--set method.feature_weight=0`"
+        "choose a student with the teacher's patch size, resize one of them with `--term NAME:resize=student` or "
+        "`resize=teacher`, or leave the term out"
     ),
+    Remedy.OTHER_TOKENS: "choose patch tokens or head/embedding of it, another teacher, or leave the term out",
     Remedy.STABILISE: (
         "lower the learning rate (`--set optimizer.lr_per_512=...`), clip gradients (`--set "
         "optimizer.clip_grad=1`) or train in fp32 (`--set precision=fp32`)"

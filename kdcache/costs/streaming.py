@@ -1,4 +1,4 @@
-"""How fast a cache streams here, beside this machine's own memcpy, and what a training step would wait for it."""
+"""How fast a cache streams here, relative to this machine's memcpy, and how long a training step would wait for it."""
 
 import time
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def bench_stream(
     Args:
         cache, columns, config, source: As for CacheLoader.
         seconds: For all repeats of one measurement together.
-        step_ms: Length of the training step for the stall share; it computes on the calling thread as a step on a CPU
+        step_ms: Length of the training step for the stalls; it computes on the calling thread as a step on a CPU
             does.
 
     Returns: medians; a flat mapping of numbers.
@@ -160,7 +160,7 @@ def _batch_bytes(batch: Batch) -> int:
 
 
 def _stall_share(loader: CacheLoader, step_s: float, seconds: float) -> float:
-    """Share of the time that a step of this length spends waiting, from the second batch on."""
+    """Fraction of the time that a step of this length spends waiting, from the second batch on."""
     waited, total, factors = 0.0, 0.0, torch.randn(2, _STEP_MATRIX, _STEP_MATRIX)
     while total < seconds:
         mark: tuple[float, float] | None = None

@@ -5,17 +5,17 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-FeatureLossName = Literal["mse", "smooth_l1", "cosine", "normalized_mse"]
+FeatureLossName = Literal["mse", "smooth_l1", "l1", "cosine", "normalized_mse"]
 FEATURE_LOSSES: tuple[str, ...] = get_args(FeatureLossName)
 
 
 def feature_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, kind: FeatureLossName) -> Tensor:
-    """Distance between token features, mean over all elements (mse, smooth_l1) or tokens (cosine), in fp32.
+    """Distance between token features, mean over all elements (mse, smooth_l1, l1) or tokens (cosine), in fp32.
 
     Args:
         student_tokens: (B, N, C), any float dtype.
         teacher_tokens: (B, N, C), without gradient.
-        kind: ``mse``; ``smooth_l1`` (quadratic below 1); ``cosine``, one minus the cosine of each token pair;
+        kind: ``mse``; ``smooth_l1`` (quadratic below 1); ``l1``; ``cosine``, one minus the cosine of each token pair;
             ``normalized_mse``, mse after both tokens were layer-normalised without parameters (eps 1e-5).
 
     Raises: ValueError for different shapes or an unknown kind.
@@ -30,6 +30,8 @@ def feature_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, kind: Featur
         return F.mse_loss(student, teacher)
     if kind == "smooth_l1":
         return F.smooth_l1_loss(student, teacher)
+    if kind == "l1":
+        return F.l1_loss(student, teacher)
     if kind == "cosine":
         return (1 - F.cosine_similarity(student, teacher, dim=-1)).mean()
     if kind == "normalized_mse":
@@ -48,6 +50,8 @@ def pool_channels(tokens: Tensor, num_channels: int) -> Tensor:
     Returns: (B, N, c).
     Source: arXiv:2412.19055's code (adaptive average pooling along channels).
     """
+    if num_channels == tokens.shape[-1]:
+        return tokens
     if num_channels > tokens.shape[-1]:
         raise ValueError(f"cannot pool {tokens.shape[-1]} channels to {num_channels}; pool the wider side")
     return F.adaptive_avg_pool1d(tokens, num_channels)

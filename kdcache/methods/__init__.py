@@ -1,28 +1,31 @@
-"""Methods by name. A method's configuration names it."""
+"""Methods by name: functions that give a Method, with the paper's settings unless told otherwise."""
 
-from kdcache.methods.base import LossConfig, Method, Targets
-from kdcache.methods.feature import Feature, FeatureConfig
-from kdcache.methods.lift import LiftConfig, LiftMethod
-from kdcache.methods.logit import Logit, LogitConfig
-from kdcache.methods.none import Standalone, StandaloneConfig
-from kdcache.methods.wide_last import WideLast, WideLastConfig
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-METHODS: dict[str, type[Method]] = {
-    "none": Standalone,
-    "logit": Logit,
-    "feature": Feature,
-    "lift": LiftMethod,
-    "widelast": WideLast,
+from kdcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from kdcache.methods.base import Method
+
+# Names only, so that listing them loads nothing.
+METHODS = {
+    "none": "kdcache.methods.none:none",
+    "logit": "kdcache.methods.logit:logit",
+    "feature": "kdcache.methods.feature:feature",
+    "spectral": "kdcache.methods.spectral:spectral",
+    "lift": "kdcache.methods.lift:lift",
+    "widelast": "kdcache.methods.wide_last:wide_last",
 }
 
-__all__ = [
-    "METHODS",
-    "FeatureConfig",
-    "LiftConfig",
-    "LogitConfig",
-    "LossConfig",
-    "Method",
-    "StandaloneConfig",
-    "Targets",
-    "WideLastConfig",
-]
+
+def load_method(name: str) -> "Callable[..., Method]":
+    """The function behind a method's name.
+
+    Raises: UsageError naming all methods.
+    """
+    if name not in METHODS:
+        raise UsageError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    module, _, function = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), function)

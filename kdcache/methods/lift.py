@@ -1,26 +1,29 @@
 """Lift (arXiv:2511.15572): a projection and LayerNorm to the teacher's width, kept at inference."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, final
-
-from kdcache.methods.base import Method, WidthTerm
-from kdcache.models import StudentSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiftConfig(WidthTerm):
-    """Loss terms and width of Lift."""
-
-    name: Literal["lift"] = "lift"
+from kdcache.losses.feature import FeatureLossName
+from kdcache.methods.base import Method, StudentChange
+from kdcache.methods.logit import label_terms
+from kdcache.terms.tokens import Tokens
 
 
-@final
-class LiftMethod(Method):
-    """Lifted tokens against the teacher's raw features; logits from the mean lifted token."""
+def lift(
+    *,
+    logit_weight: float = 0.9,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.1,
+    feature_weight: float = 0.2,
+    loss: FeatureLossName = "mse",
+    teacher: tuple[str, ...] = (),
+    width: int | None = None,
+) -> Method:
+    """Lifted tokens against the teacher's raw features; logits from the mean lifted token.
 
-    config_type = LiftConfig
-    config: LiftConfig
-
-    def change(self, student: StudentSpec, *, teacher_width: int) -> StudentSpec:
-        width = self.config.resolve(teacher_width)
-        return replace(student, change="lift", width=width, block=-1)
+    Args:
+        logit_weight, temperature, label_smoothing: As in `label_terms`.
+        feature_weight: Weight of the token term; 0 for the control without it.
+        loss, teacher: As in `Tokens`.
+        width: C; None for the teacher's. Another one is for controls without a token term.
+    """
+    tokens = Tokens(weight=feature_weight, loss=loss, adapter="none", teacher=teacher)
+    terms = (*label_terms(logit_weight, temperature, label_smoothing), tokens)
+    return Method(name="lift", terms=terms, change=StudentChange(name="lift", width=width))

@@ -1,24 +1,13 @@
 """No teacher: label-smoothed cross-entropy on the cached views. The control of every other method."""
 
-from dataclasses import dataclass
-from typing import Literal, final
-
-from kdcache.methods.base import LossConfig, Method, without_features
-from kdcache.models import StudentSpec
+from kdcache.methods.base import Method
+from kdcache.terms.cross_entropy import CrossEntropy
 
 
-@dataclass(frozen=True, kw_only=True)
-class StandaloneConfig(LossConfig):
-    """Label smoothing of the student alone."""
+def none(*, label_smoothing: float = 0.1) -> Method:
+    """The student alone.
 
-    name: Literal["none"] = "none"
-
-
-@final
-class Standalone(Method):
-    """The student alone."""
-
-    config_type = StandaloneConfig
-
-    def change(self, student: StudentSpec, *, teacher_width: int) -> StudentSpec:
-        return without_features(student)
+    Args:
+        label_smoothing: Of the cross-entropy.
+    """
+    return Method(name="none", terms=(CrossEntropy(label_smoothing=label_smoothing),))

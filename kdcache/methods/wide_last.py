@@ -1,26 +1,29 @@
 """WideLast (arXiv:2511.15572): the student's last block at the teacher's width."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, final
-
-from kdcache.methods.base import Method, WidthTerm
-from kdcache.models import StudentSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class WideLastConfig(WidthTerm):
-    """Loss terms and width of WideLast."""
-
-    name: Literal["widelast"] = "widelast"
+from kdcache.losses.feature import FeatureLossName
+from kdcache.methods.base import Method, StudentChange
+from kdcache.methods.logit import label_terms
+from kdcache.terms.tokens import Tokens
 
 
-@final
-class WideLast(Method):
-    """Raw tokens of the widened last block against the teacher's raw features; the class-token head stays."""
+def wide_last(
+    *,
+    logit_weight: float = 0.9,
+    temperature: float = 1.0,
+    label_smoothing: float = 0.1,
+    feature_weight: float = 0.2,
+    loss: FeatureLossName = "mse",
+    teacher: tuple[str, ...] = (),
+    width: int | None = None,
+) -> Method:
+    """Raw tokens of the widened last block against the teacher's raw features; the class-token head stays.
 
-    config_type = WideLastConfig
-    config: WideLastConfig
-
-    def change(self, student: StudentSpec, *, teacher_width: int) -> StudentSpec:
-        width = self.config.resolve(teacher_width)
-        return replace(student, change="widelast", width=width, block=-1)
+    Args:
+        logit_weight, temperature, label_smoothing: As in `label_terms`.
+        feature_weight: Weight of the token term; 0 for the control without it.
+        loss, teacher: As in `Tokens`.
+        width: C; None for the teacher's. Another one is for controls without a token term.
+    """
+    tokens = Tokens(weight=feature_weight, loss=loss, adapter="none", teacher=teacher)
+    terms = (*label_terms(logit_weight, temperature, label_smoothing), tokens)
+    return Method(name="widelast", terms=terms, change=StudentChange(name="widelast", width=width))

@@ -48,8 +48,21 @@ def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[st
 
 
 def size_arguments(name: str, image_size: int) -> dict[str, int]:
-    """Models with a fixed input size must be told another one; convolutional models take any and no argument."""
-    config = timm.get_pretrained_cfg(name)
+    """What a timm model must be told to take images of (S, S).
+
+    Families of a fixed input size (ViT, DeiT, BEiT, EVA, CaiT, Swin, MaxViT, Hiera, ...) take ``img_size``, from which
+    they size position embeddings, windows and masks; others (ResNet, ConvNeXt, MobileNet, ...) take any size and no
+    such argument. timm's configuration of the name tells which. An unknown name or tag needs nothing here:
+    `create_timm_model` refuses it.
+
+    Args:
+        name: timm model name, with or without a tag.
+        image_size: S, pixels.
+    """
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return {}
     return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
 
 

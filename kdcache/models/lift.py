@@ -46,8 +46,12 @@ class Lift(nn.Module):
 
     def forward_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and lifted patch tokens (B, N, C_t) of normalised images (B, 3, S, S)."""
-        said: Any = self.trunk.forward_intermediates(images, indices=[-1], output_fmt="NLC", intermediates_only=True)
-        lifted = self.norm(self.project(said[0]))
+        outputs: Any = self.trunk.forward_intermediates(images, indices=[-1], output_fmt="NLC", intermediates_only=True)
+        return self.lift(outputs[0])
+
+    def lift(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and lifted tokens (B, N, C_t) of the trunk's last patch tokens (B, N, C_s)."""
+        lifted = self.norm(self.project(tokens))
         return self.head(lifted.mean(dim=1)), lifted
 
     def forward(self, images: Tensor) -> Tensor:

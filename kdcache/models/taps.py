@@ -13,9 +13,10 @@ from kdcache.errors import TapError
 
 TapKind = Literal["patch", "prefix", "logits", "embedding", "change"]
 _BLOCK_TAP = re.compile(r"blocks\.(-?\d+)/(patch|prefix)")
+_LARGEST_DIFFERENCE = 1e-2
 # Taps without a block.
 _NAMES: dict[TapKind, str] = {"logits": "head/logits", "embedding": "head/embedding", "change": "change/tokens"}
-_KINDS = {name: kind for kind, name in _NAMES.items()}
+_KINDS: dict[str, TapKind] = {name: kind for kind, name in _NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -65,30 +66,35 @@ def parse_tap(text: str) -> Tap:
 
 
 class TapReader:
-    """Runs a timm model and returns what it says at the taps; one forward for all of them.
+    """Runs a timm model and returns its outputs at the taps; one forward for all of them.
 
     Args:
         model: Any timm model with `forward_intermediates`.
         taps: Taps to read; block numbers may be negative.
 
-    Raises: TapError for a model without intermediates, a block it does not have, or prefix tokens it does not give.
+    The outputs are those of one ordinary forward of the model, in training too: with the same random state its dropout
+    drops the same values, and the logits are equal to the bit.
+
+    Raises: TapError for a model without intermediates, a block it does not have, prefix tokens, a classifier or an
+        embedding that it does not give, patch tokens of a model that drops patches in training, and for
+        ``change/tokens``, which no timm model has by itself.
 
     Attributes:
         taps: Resolved, in the order given.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[Tap]) -> None:
-        forward = getattr(model, "forward_intermediates", None)
-        if forward is None:
-            raise TapError(f"{type(model).__name__} has no forward_intermediates; choose another timm model")
         self.taps = [tap.resolve(num_blocks(model)) for tap in taps]
+        for tap in self.taps:
+            _check_tap(model, tap)
         self._blocks = sorted({tap.block for tap in self.taps if tap.block is not None})
-        parameters = inspect.signature(forward).parameters
+        parameters = inspect.signature(model.forward_intermediates).parameters  # pyright: ignore[reportArgumentType]
         self._prefix = any(tap.kind == "prefix" for tap in self.taps)
         if self._prefix and ("return_prefix_tokens" not in parameters or not getattr(model, "num_prefix_tokens", 0)):
             raise TapError(f"{type(model).__name__} has no prefix tokens in its blocks; use the patch tap")
-        self._logits = any(tap.kind == "logits" for tap in self.taps)
-        # Convolutional and hierarchical models know maps only, which are tokens in row order.
+        # Logits first: what the head drops in training must be what it drops in an ordinary forward.
+        self._head = sorted({tap for tap in self.taps if tap.block is None}, key=lambda tap: tap.kind != "logits")
+        # Convolutional and hierarchical models (Swin too, whatever its inner layout) offer only maps, (B, C, H, W).
         self._tokens = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
 
     def __call__(self, model: nn.Module, images: Tensor) -> dict[Tap, Tensor]:
@@ -98,35 +104,59 @@ class TapReader:
             model: The model given at construction, or a copy of it.
             images: (B, 3, S, S), normalised.
 
-        Returns: {tap: (B, N, C) raw block output before the final norm, or (B, K) logits}.
+        Returns: {tap: (B, N, C) raw block output before the final norm, (B, K) logits or (B, C) embedding}.
         """
         arguments: dict[str, Any] = {
             "indices": self._blocks or [-1],
             "norm": False,
             "output_fmt": "NLC" if self._tokens else "NCHW",
-            "intermediates_only": not self._logits,
-            "stop_early": not self._logits,
+            "intermediates_only": not self._head,
+            "stop_early": not self._head,
         }
         if self._prefix:
             arguments["return_prefix_tokens"] = True
         result = model.forward_intermediates(images, **arguments)  # pyright: ignore[reportCallIssue]
-        final, outputs = result if self._logits else (None, result)
+        final, outputs = result if self._head else (None, result)
+        heads = {tap: _run_head(model, tap, final) for tap in self._head}
         by_block: Mapping[int, Any] = dict(zip(self._blocks, outputs, strict=False))
-        return {tap: self._pick(model, tap, by_block, final) for tap in self.taps}
+        return {tap: heads[tap] if tap.block is None else self._pick(tap, by_block[tap.block]) for tap in self.taps}
 
-    def _pick(self, model: nn.Module, tap: Tap, by_block: Mapping[int, Any], final: Tensor | None) -> Tensor:
-        if tap.block is None:
-            return model.forward_head(final)  # pyright: ignore[reportCallIssue]
-        output = by_block[tap.block]
-        if self._prefix:
-            patch, prefix = output
-            return prefix if tap.kind == "prefix" else patch
-        return output if self._tokens else output.flatten(2).transpose(1, 2)
+    def _pick(self, tap: Tap, output: Any) -> Tensor:
+        patch, prefix = output if self._prefix else (output, None)
+        if tap.kind == "prefix":
+            assert prefix is not None, "the constructor asks for them"
+            return prefix
+        return patch if self._tokens else patch.flatten(2).transpose(1, 2)
 
 
 def num_blocks(model: nn.Module) -> int:
-    """How many outputs `forward_intermediates` of a timm model offers."""
+    """How many outputs `forward_intermediates` of a timm model offers.
+
+    Raises: TapError for a model that has none.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        raise TapError(f"{type(model).__name__} has no forward_intermediates; choose another timm model")
     return len(model.feature_info)  # pyright: ignore[reportArgumentType]
+
+
+def check_logits(model: nn.Module, images: Tensor, logits: Tensor) -> None:
+    """Refuse a model whose ordinary forward gives other logits than its tap.
+
+    Args:
+        model: In evaluation mode.
+        images: (B, 3, S, S), normalised.
+        logits: (B, K), what a TapReader read of them.
+
+    Raises: TapError.
+    """
+    expected = model(images).float()
+    error = float(torch.linalg.vector_norm(logits.float() - expected) / torch.linalg.vector_norm(expected))
+    # Equal to the bit on a CPU; an accelerator may choose other kernels, which no missing layer is as small as.
+    if error > _LARGEST_DIFFERENCE:
+        raise TapError(
+            f"{type(model).__name__}: its forward_intermediates gives other logits than its forward (relative error "
+            f"{error:.2g}); choose another timm model, or leave out head/logits"
+        )
 
 
 def token_grid(model: nn.Module, block: int, image_size: int) -> tuple[int, int]:
@@ -142,3 +172,29 @@ def token_grid(model: nn.Module, block: int, image_size: int) -> tuple[int, int]
     model.train(was_training)
     rows, columns = maps[0].shape[-2:]
     return int(rows), int(columns)
+
+
+def _run_head(model: nn.Module, tap: Tap, final: Tensor | None) -> Tensor:
+    if tap.kind == "embedding":
+        return model.forward_head(final, pre_logits=True)  # pyright: ignore[reportCallIssue]
+    logits = model.forward_head(final)  # pyright: ignore[reportCallIssue]
+    # A distilled model in distilled training gives two; its own inference takes their mean.
+    return (logits[0] + logits[1]) / 2 if isinstance(logits, tuple) else logits
+
+
+def _check_tap(model: nn.Module, tap: Tap) -> None:
+    name = type(model).__name__
+    if tap.kind == "patch" and getattr(getattr(model, "patch_drop", None), "prob", 0) > 0:
+        raise TapError(
+            f"{name} drops patches in training (patch_drop_rate), so that {tap} has no fixed tokens; leave "
+            "patch_drop_rate out"
+        )
+    if tap.kind == "change":
+        raise TapError(f"{name} has no {tap}: only a student that a method has changed has it; choose another tap")
+    if tap.kind == "logits" and not getattr(model, "num_classes", 1):
+        raise TapError(
+            f"{name} has no classifier (num_classes=0), so that {tap} would be its pooled feature; "
+            "use head/embedding for that feature"
+        )
+    if tap.kind == "embedding" and "pre_logits" not in inspect.signature(model.forward_head).parameters:  # pyright: ignore[reportArgumentType]
+        raise TapError(f"{name} gives no embedding (its forward_head takes no pre_logits); choose another tap")

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from kdcache.errors import ModelError
 
+# As in the released code, and in every other LayerNorm of timm's ViTs; torch's own default is 1e-5.
+_EPS = 1e-6
+
 
 class WidenedBlock(nn.Module):
     """Projection of all tokens to a new width, LayerNorm, then one transformer block of that width.
@@ -20,7 +23,7 @@ class WidenedBlock(nn.Module):
     def __init__(self, block: nn.Module, *, in_width: int, width: int) -> None:
         super().__init__()
         self.project = nn.Linear(in_width, width, bias=False)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=_EPS)
         self.block = block
         nn.init.trunc_normal_(self.project.weight, std=0.02)
 
@@ -46,7 +49,7 @@ def widen_last_block(build: Callable[..., nn.Module], *, width: int) -> VisionTr
     model = build()
     if not isinstance(model, VisionTransformer):
         raise ModelError(
-            f"widelast needs a timm VisionTransformer (ViT, DeiT, ...), {type(model).__name__} is none; choose a "
+            f"widelast needs a timm VisionTransformer (ViT, DeiT, ...), {type(model).__name__} is not one; choose a "
             "student such as deit_tiny_patch16_224, or another method"
         )
     narrow = model.embed_dim

@@ -13,14 +13,19 @@ The cache for all of them::
 
 from dataclasses import replace
 
-from kdcache.methods import FeatureConfig, LiftConfig, LogitConfig, LossConfig, StandaloneConfig, WideLastConfig
+from kdcache.methods.base import Method
+from kdcache.methods.feature import feature as feature_method
+from kdcache.methods.lift import lift as lift_method
+from kdcache.methods.logit import logit
+from kdcache.methods.none import none
+from kdcache.methods.wide_last import wide_last
 from kdcache.train.config import EvalConfig, RunConfig
 from kdcache.train.optimizer import SchedulerConfig
 
 _TEACHER = "cait_s24_224"
 
 
-def _run(method: LossConfig) -> RunConfig:
+def _run(method: Method) -> RunConfig:
     return RunConfig(
         student="deit_tiny_patch16_224",
         method=method,
@@ -30,7 +35,7 @@ def _run(method: LossConfig) -> RunConfig:
         ema_decay=0.99996,
         log_every=50,
         scheduler=SchedulerConfig(warmup_epochs=5, step="epoch"),
-        # Resize to 256, centre crop of 224, as the paper judges students.
+        # Resize to 256, centre crop of 224, as the paper evaluates students.
         eval=EvalConfig(crop_pct=0.875),
     )
 
@@ -40,7 +45,7 @@ def standalone() -> RunConfig:
 
     kdcache train standalone-deit-tiny --cache caches/inet --out runs/standalone
     """
-    return replace(_run(StandaloneConfig()), teacher=None)
+    return replace(_run(none()), teacher=None)
 
 
 def softkd() -> RunConfig:
@@ -48,7 +53,7 @@ def softkd() -> RunConfig:
 
     kdcache train softkd-deit-tiny-cait-s24 --cache caches/inet --out runs/softkd
     """
-    return _run(LogitConfig())
+    return _run(logit())
 
 
 def feature() -> RunConfig:
@@ -56,7 +61,7 @@ def feature() -> RunConfig:
 
     kdcache train feature-deit-tiny-cait-s24 --cache caches/inet --out runs/feature
     """
-    return _run(FeatureConfig(adapter="pool"))
+    return _run(feature_method(adapter="pool"))
 
 
 def lift() -> RunConfig:
@@ -64,7 +69,7 @@ def lift() -> RunConfig:
 
     kdcache train lift-deit-tiny-cait-s24 --cache caches/inet --out runs/lift
     """
-    return _run(LiftConfig())
+    return _run(lift_method())
 
 
 def lift_standalone() -> RunConfig:
@@ -72,7 +77,7 @@ def lift_standalone() -> RunConfig:
 
     kdcache train lift-standalone-deit-tiny --cache caches/inet --out runs/lift-standalone
     """
-    return replace(_run(LiftConfig(logit_weight=0.0, feature_weight=0.0)), teacher=None)
+    return replace(_run(lift_method(logit_weight=0.0, feature_weight=0.0)), teacher=None)
 
 
 def widelast() -> RunConfig:
@@ -80,4 +85,4 @@ def widelast() -> RunConfig:
 
     kdcache train widelast-deit-tiny-cait-s24 --cache caches/inet --out runs/widelast
     """
-    return _run(WideLastConfig())
+    return _run(wide_last())

@@ -44,14 +44,14 @@ def _sections(inputs: Inputs) -> list[Section]:
     analyses = inputs.analyses
     sections = (
         overview_section(inputs),
-        ranks_section(analyses),
+        ranks_section(analyses, inputs.runs),
         sep_section(analyses),
         depth_section(analyses),
         spectra_section(analyses),
         effective_rank_section(analyses),
         token_maps_section(analyses),
         codecs_section(analyses, inputs.caches),
-        runs_section(inputs.runs),
+        runs_section(inputs.runs, inputs.caches),
         times_section(analyses, inputs.runs),
         making_section(inputs),
     )

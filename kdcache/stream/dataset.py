@@ -13,9 +13,10 @@ from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.stream.batch import Batch
 from kdcache.stream.config import StreamConfig
-from kdcache.stream.images import ViewReplayer
 from kdcache.stream.loader import CacheLoader
-from kdcache.stream.reader import CheckPolicy, ShardReader
+from kdcache.stream.pixels import PixelOrigin, stored_pixels
+from kdcache.stream.reader import CheckPolicy
+from kdcache.stream.records import CacheRecords
 
 
 @final
@@ -29,8 +30,10 @@ class CacheDataset(Dataset[dict[str, Any]]):
         cache: The cache.
         columns: Columns to deliver; None for all.
         source: The images, for a cache that only refers to them.
-        check: As in StreamConfig.
-        check_pixels: As in StreamConfig.
+        pixels, check, check_pixels: As in StreamConfig.
+
+    Raises: ValueError for unknown words, UsageError where stored pixels are wanted and there are none; SourceError when
+        the first item is read without the images that it needs.
     """
 
     def __init__(
@@ -39,16 +42,21 @@ class CacheDataset(Dataset[dict[str, Any]]):
         columns: Sequence[Column] | None = None,
         *,
         source: Source | None = None,
+        pixels: PixelOrigin = "auto",
         check: CheckPolicy = "full",
         check_pixels: float = 1 / 64,
     ) -> None:
         if check == "background":
-            raise ValueError("a dataset has no background to check in: check must be full or size")
+            raise ValueError(
+                "check='background' needs a loader that reads ahead; for a dataset check must be full or size"
+            )
         self.cache = cache
         self.columns = list(cache.columns if columns is None else columns)
-        self._source, self._check_pixels = source, check_pixels
-        self._check: CheckPolicy = check
-        self._readers: tuple[ShardReader, ViewReplayer] | None = None
+        # One record at a time and in any order: a window of mapped shards would gain nothing.
+        self._config = StreamConfig(batch_size=1, pixels=pixels, access="read", check=check, check_pixels=check_pixels)
+        stored_pixels(cache, pixels)
+        self._source = source
+        self._records: CacheRecords | None = None
 
     def __len__(self) -> int:
         return self.cache.manifest.num_records
@@ -57,28 +65,28 @@ class CacheDataset(Dataset[dict[str, Any]]):
         if not -len(self) <= record < len(self):
             raise IndexError(f"record {record} of {len(self)}")
         sample, view = divmod(record % len(self), self.cache.num_views)
-        reader, replayer = self._open()
-        shard, row = reader.locate(sample)
-        pixels = next(replayer.pixels(shard, row, sample, [view]))
-        item: dict[str, Any] = {
-            "pixels": torch.from_numpy(np.array(pixels)),
-            "label": int(shard.index.labels[row]),
+        records = self._open()
+        buffers = records.new_buffers(1, pinned=False)
+        records.fill(buffers, np.array([[sample, view]]), slice(0, 1))
+        shard, row = records.reader.locate(sample)
+        batch = buffers.batch
+        assert batch.pixels is not None, "the config asks for pixels"
+        return {
+            "pixels": batch.pixels[0],
+            "label": int(batch.labels[0]),
             "key": shard.index.key(row),
             "view": view,
+            **{name: targets.decode()[0] for name, targets in batch.targets.items()},
         }
-        for column in self.columns:
-            item[column.name] = torch.from_numpy(reader.decode_record(shard, row, view, column))
-        return item
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": None}
+        return {**self.__dict__, "_records": None}
 
-    def _open(self) -> tuple[ShardReader, ViewReplayer]:
-        # Opened in the process that reads: files and locks do not travel to DataLoader workers.
-        if self._readers is None:
-            reader = ShardReader(self.cache, self.columns, check=self._check)
-            self._readers = reader, ViewReplayer(self.cache, reader, self._source, check_share=self._check_pixels)
-        return self._readers
+    def _open(self) -> CacheRecords:
+        # Opened in the process that reads: files and locks cannot be sent to DataLoader workers.
+        if self._records is None:
+            self._records = CacheRecords(self.cache, self.columns, self._config, self._source, 1)
+        return self._records
 
 
 @final
@@ -109,7 +117,7 @@ class CacheIterable(IterableDataset[Batch]):
         self._loader: CacheLoader | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass, from 0; needed with DataLoader workers, which start anew every epoch.
+        """Choose the epoch of the next pass, from 0; needed with DataLoader workers, which start again every epoch.
 
         A position within this epoch, loaded from a state, stays.
         """
@@ -157,5 +165,5 @@ class CacheIterable(IterableDataset[Batch]):
     def _refuse_workers(self) -> None:
         if get_worker_info() is not None:
             raise UsageError(
-                "a worker knows a part of the stream only; use DataLoader(num_workers=0) to save and resume"
+                "a DataLoader worker reads a part of the stream only; use num_workers=0 to save and resume"
             )

@@ -10,7 +10,6 @@ from typing import final
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.cache import Cache
 from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, Remedy, SourceError
@@ -52,7 +51,7 @@ class ViewReplayer:
         self._source = source
         self._small_images = threading.Lock()
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
-        self._positions = _positions(fingerprint, source)
+        self._positions = _positions(cache, source)
 
     def pixels(self, shard: OpenShard, row: int, sample: int, views: Sequence[int]) -> Iterator[np.ndarray]:
         """The pixels of some views of one sample, (S, S, 3) uint8 each; the image is decoded once.
@@ -131,7 +130,7 @@ class ViewReplayer:
             data = os.pread(shard.files[SAMPLES].descriptor, size, offset)
             if len(data) == size:
                 return data
-        return self._reader.read_image(shard, row)  # says what is wrong, or goes on reading
+        return self._reader.read_image(shard, row)  # raises with the cause, or reads the rest
 
     def _decode(self, shard: OpenShard, row: int) -> np.ndarray:
         try:
@@ -171,12 +170,11 @@ class ViewReplayer:
         )
 
 
-def _positions(fingerprint: BaseFingerprint, source: Source | None) -> dict[str, int]:
+def _positions(cache: Cache, source: Source | None) -> dict[str, int]:
     if source is None:
-        if fingerprint.images != "embed":
+        if cache.manifest.fingerprint.images != "embed":
             raise SourceError(
-                "this cache refers to its images and does not hold them",
-                remedy=Remedy.PASS_SOURCE,
+                f"{cache.paths.root} refers to its images and does not hold them", remedy=Remedy.PASS_SOURCE
             )
         return {}
     return {image.key: position for position, image in enumerate(source.images)}

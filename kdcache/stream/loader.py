@@ -91,7 +91,7 @@ class CacheLoader:
             yield batch.clone()
 
     def _only(self, batches: Generator[tuple[int, Batch]]) -> Iterator[tuple[int, Batch]]:
-        """A new pass ends an older one that somebody still holds: there is one set of buffers."""
+        """A new pass ends an older one that is still held: there is one set of buffers."""
         older = self._present() if self._present is not None else None
         if older is not None:
             older.close()

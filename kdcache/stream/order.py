@@ -66,7 +66,7 @@ class StreamOrder:
 
     @property
     def num_samples(self) -> int:
-        """Samples in an epoch before the tail is dropped or padded."""
+        """Samples in an epoch before the remainder is dropped or padded."""
         return sum(self.shard_sizes)
 
     @property
@@ -179,7 +179,7 @@ class StreamState:
             )
         if self.position % order.samples_per_batch:
             raise CacheMismatchError(
-                f"the state stands at sample {self.position}, which is no multiple of the {order.samples_per_batch} "
+                f"the state stands at sample {self.position}, which is not a multiple of the {order.samples_per_batch} "
                 "samples of a global batch; resume with the batch size it was saved with"
             )
         return self.position // order.samples_per_batch

@@ -1,4 +1,4 @@
-"""Where the pixels of a batch come from: stored ones gathered or decoded, or views cut again from the images."""
+"""Where the pixels of a batch come from: stored views gathered or decoded, or views replayed from the images."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol, final
@@ -44,6 +44,21 @@ def stored_pixels(cache: Cache, origin: PixelOrigin) -> Column | None:
             f"{cache.paths.root}: no stored pixels", remedy=Remedy.ADD_PIXELS, wanted="pixels", held=[*cache.groups]
         )
     return column
+
+
+def can_deliver_pixels(cache: Cache, origin: PixelOrigin, *, has_source: bool) -> bool:
+    """Whether a stream can deliver views: stored ones, or replayed from images in the cache or its source.
+
+    Args:
+        cache: The cache.
+        origin: As in `stored_pixels`.
+        has_source: Whether the source of the images is at hand.
+
+    Raises: as `stored_pixels`.
+    """
+    if stored_pixels(cache, origin) is not None:
+        return True
+    return has_source or cache.manifest.fingerprint.images == "embed"
 
 
 @final

@@ -34,7 +34,7 @@ def prefetched(
     Args:
         orders: What to fill, one order a batch; the threads take them one at a time.
         buffers: The ring; at least two, of which one is with the consumer and the others are being filled.
-        prepare: Says how the work of one order is divided; quick.
+        prepare: Divides the work of one order into pieces; quick.
         num_threads: How many threads work on the pieces.
         on_break: Called when the consumer leaves early or the program ends, before the threads are waited for; may
             hurry them.

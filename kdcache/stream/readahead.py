@@ -1,4 +1,4 @@
-"""Work beside the stream: shards are opened before they are needed, and checked where that was put off.
+"""Work in the background of a stream: shards are opened before they are needed, and checked where that was put off.
 
 This is no `ordered_map`: nothing is handed on, the reader keeps what was opened, and how far ahead to open follows from
 the stream's position in its window. Its threads are daemons, which a program can end while they hash.
@@ -93,7 +93,7 @@ class ReadAhead:
     def reach(self, position: int) -> None:
         """Say that the stream stands at this sample of the epoch.
 
-        Raises: CorruptCacheError when a check beside the stream has found damage.
+        Raises: CorruptCacheError when a check in the background has found damage.
         """
         number = bisect.bisect_right(self._ends, position)
         if number < len(self._ends):

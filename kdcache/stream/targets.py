@@ -25,6 +25,10 @@ class Payload(NamedTuple):
     scale: Tensor | None
     shift: Tensor | None
 
+    def decode(self) -> Tensor:
+        """(B, N, C) float32, equal to the bit to what the codec decodes."""
+        return _dense(self.values, self.scale, self.shift)
+
 
 @dataclass(frozen=True)
 class PackedTargets:
@@ -50,7 +54,7 @@ class PackedTargets:
     def payload(self) -> Payload:
         """The fields as the fused losses take them, not decoded.
 
-        Raises: ValueError for sparse logits, which are no dense values.
+        Raises: ValueError for sparse logits, which are not dense.
         """
         packed = self.packed
         if isinstance(packed, SparseLogits):
@@ -94,10 +98,15 @@ def decode(fields: Mapping[str, Tensor], packed: PackedForm, *, num_classes: int
     if isinstance(packed, SparseLogits):
         logits = fields[packed.other].float().unsqueeze(1).repeat(1, num_classes)
         return logits.scatter(1, fields[packed.index].long(), fields[packed.values].float())
-    values = fields[packed.values].float()
+    scale, shift = (None if name is None else fields[name] for name in (packed.scale, packed.shift))
+    return _dense(fields[packed.values], scale, shift)
+
+
+def _dense(values: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    values = values.float()
     # Two steps, each rounded, as numpy does: a fused multiply-add differs in the last bit.
-    if packed.scale is not None:
-        values = values * fields[packed.scale].float().unsqueeze(-1)
-    if packed.shift is not None:
-        values = values + fields[packed.shift].float().unsqueeze(-1)
+    if scale is not None:
+        values = values * scale.float().unsqueeze(-1)
+    if shift is not None:
+        values = values + shift.float().unsqueeze(-1)
     return values

@@ -47,7 +47,7 @@ class ExtractConfig:
         teacher_weights: ``hub``, ``random`` or a local .safetensors/.pth file.
         teacher_kwargs: Further arguments of the model.
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``.
-        codec: For token taps that name none. Logits without a codec are stored as fp16.
+        codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
         views: K, views of each image.
         view_recipe: ``eval`` or ``rrc-flip``.
         view_params: Overrides of the recipe: crop_pct, squash, scale, ratio, flip.
@@ -66,7 +66,7 @@ class ExtractConfig:
         cpu_threads: Threads of a forward on a CPU; part of the plan, because the last bits depend on it. None takes the
             cores of this process, whatever OMP_NUM_THREADS says, so that workers under torchrun agree with one alone.
         threads: Threads that read, decode and cut views; None takes the cores of this process.
-        max_bad: Share of the images that may be unusable before the run fails.
+        max_bad: Fraction of the images that may be unusable before the run fails.
         max_error: Largest relative error a codec may have on this data; None for any.
         image_timeout_s: Seconds one image may take before it counts as hanging.
         check_space: Refuse to start when the disk is too small for what is still to be written.

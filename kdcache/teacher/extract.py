@@ -100,7 +100,7 @@ def extract(
     """Run the teacher over the images and write the cache; running it again resumes where it stopped.
 
     Under torchrun or srun every worker takes each world_size-th shard; there is no process group, so a worker that dies
-    takes nobody with it, and the next run finishes its shards.
+    stops no other, and the next run finishes its shards.
 
     Args:
         config: What to do.

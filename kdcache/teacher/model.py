@@ -16,7 +16,7 @@ from kdcache.cache.facts import TeacherFacts
 from kdcache.errors import KdcacheError, ModelError, Remedy, UsageError
 from kdcache.models import Tap, TapReader, create_timm_model, load_weights, weights_sha256
 from kdcache.models.build import size_arguments
-from kdcache.models.taps import token_grid
+from kdcache.models.taps import check_logits, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
 from kdcache.seeds import derived_seed
 
@@ -97,6 +97,7 @@ class Teacher:
             name=name,
             kwargs=kwargs,
             pretrained_cfg={key: _plain(config[key]) for key in _KEPT_CONFIG if config.get(key) is not None},
+            num_blocks=num_blocks(self.model),
             weights=weights if weights in ("hub", "random") else "file",
             weights_sha256=weights_sha256(self.model),
             precision=self.precision,
@@ -112,7 +113,7 @@ class Teacher:
         """Choose what `run` returns, and find the shapes with one black image.
 
         Returns: for each tap, in order, what it gives.
-        Raises: TapError.
+        Raises: TapError, also for a model whose forward gives other logits than its tap.
         """
         self._reader = TapReader(self.model, taps)
         black = np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
@@ -121,6 +122,11 @@ class Teacher:
         except (RuntimeError, AssertionError) as error:
             side = self.image_size
             raise ModelError(f"{self.facts.name} does not take RGB images of {side} x {side} pixels: {error}") from None
+        if "head/logits" in outputs:
+            with torch.inference_mode(), self._autocast():
+                logits = torch.from_numpy(outputs["head/logits"]).to(self.device)
+                images = self._images(torch.from_numpy(black).to(self.device))
+                check_logits(self.model, images, logits)
         facts: list[TapFacts] = []
         for tap in self._reader.taps:
             grid = (
@@ -130,28 +136,34 @@ class Teacher:
         return facts
 
     def run(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """One forward, over pixels normalised as this teacher wants them.
+        """One forward, over pixels normalised for this teacher.
 
         Args:
             pixels: (B, S, S, 3) uint8.
 
-        Returns: {resolved tap: float32 (B, N, C) or (B, K)}.
+        Returns: {resolved tap: float32 (B, N, C), logits (B, K) or embedding (B, C)}.
         Raises: KdcacheError when the accelerator runs out of memory.
         """
-        assert self._reader is not None, "set_taps() first"
         if self.facts.cpu_threads:
             torch.set_num_threads(self.facts.cpu_threads)
         try:
-            with torch.inference_mode(), self._autocast():
-                on_device = torch.from_numpy(pixels).to(self.device)
-                images = normalize_pixels(on_device, mean=self.facts.mean, std=self.facts.std)
-                outputs = self._reader(self.model, images)
-                return {str(tap): values.float().cpu().numpy() for tap, values in outputs.items()}
+            outputs = self.outputs(torch.from_numpy(pixels).to(self.device))
+            return {tap: values.cpu().numpy() for tap, values in outputs.items()}
         except torch.OutOfMemoryError:
             raise KdcacheError(
                 f"the accelerator has too little memory for {len(pixels)} views at once; finished shards are safe",
                 remedy=Remedy.SMALLER_BATCH,
             ) from None
+
+    def outputs(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `run`, from pixels (B, S, S, 3) uint8 on this teacher's device to float32 tensors there."""
+        assert self._reader is not None, "set_taps() first"
+        with torch.inference_mode(), self._autocast():
+            read = self._reader(self.model, self._images(pixels))
+            return {str(tap): values.float() for tap, values in read.items()}
+
+    def _images(self, pixels: torch.Tensor) -> torch.Tensor:
+        return normalize_pixels(pixels, mean=self.facts.mean, std=self.facts.std)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":

@@ -40,7 +40,7 @@ class StageTimes:
         return max(times, key=lambda stage: times[stage])
 
     def shares(self) -> dict[str, float]:
-        """Each stage's share of the time."""
+        """Each stage's fraction of the time."""
         total = max(self.read_s + self.compute_s + self.write_s, 1e-9)
         return {"read": self.read_s / total, "compute": self.compute_s / total, "write": self.write_s / total}
 

@@ -188,23 +188,25 @@ def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec]:
     name, colon, codec = text.partition(":")
     tap = parse_tap(name)
     if not colon:
-        codec = "fp16" if tap.kind == "logits" else default_codec
+        codec = "fp16" if tap.block is None else default_codec
     try:
         made = parse_codec(codec)
     except ValueError as error:
         raise UsageError(f"tap {text}: {error}") from None
     if made.for_logits is not None and made.for_logits != (tap.kind == "logits"):
-        raise UsageError(f"tap {text}: codec {made.name} stores {'logits' if made.for_logits else 'tokens'} only")
+        raise UsageError(f"tap {text}: codec {made.name} stores {'logits' if made.for_logits else 'features'} only")
     return tap, made
 
 
 def _column(fact: TapFacts, codec: Codec, stride: int) -> ColumnFacts:
+    kind = fact.tap.kind
+    assert kind != "change", "set_taps refuses it"
     suffix = "".join(str(value) for value in codec.params.values())
     name = f"{fact.tap}-{codec.name}{suffix}".replace("/", "-").replace(".", "-")
     return ColumnFacts(
         name=name,
         tap=str(fact.tap),
-        kind=fact.tap.kind,
+        kind=kind,
         codec=codec.name,
         params=codec.params,
         shape=list(fact.shape),

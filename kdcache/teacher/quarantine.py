@@ -28,7 +28,7 @@ def find_poison(read: Callable[[int], object], numbers: Sequence[int], *, timeou
         child = context.Process(target=_try_each, args=(read, remaining, sender), daemon=True)
         child.start()
         sender.close()
-        done, reason = _listen(receiver, len(remaining), timeout_s)
+        done, reason = _await_messages(receiver, len(remaining), timeout_s)
         child.kill()
         child.join()
         if reason == "died":
@@ -40,9 +40,9 @@ def find_poison(read: Callable[[int], object], numbers: Sequence[int], *, timeou
     return poison
 
 
-def _listen(receiver: Connection, count: int, timeout_s: float) -> tuple[int, str]:
+def _await_messages(receiver: Connection, count: int, timeout_s: float) -> tuple[int, str]:
     """How many images came back, and what stopped the child before the next one."""
-    done = -1  # the child's first message says that it has started
+    done = -1  # the child's first message means that it has started
     while done < count:
         # Starting a process imports the whole program; that must not count against an image.
         if not receiver.poll(timeout_s if done >= 0 else timeout_s + 120):
@@ -58,7 +58,7 @@ def _listen(receiver: Connection, count: int, timeout_s: float) -> tuple[int, st
 def _try_each(read: Callable[[int], object], numbers: Sequence[int], sender: Connection) -> None:
     sender.send(None)
     for number in numbers:
-        # An image that can be refused is no poison.
+        # An image that is refused does not kill the pass.
         with contextlib.suppress(Exception):
             read(number)
         sender.send(number)

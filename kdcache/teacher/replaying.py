@@ -86,7 +86,7 @@ class ReplayReader:
         raise _unreadable(self.key(number), reason)
 
     def check(self) -> None:
-        """Open everything now. Raises: SourceError when the base needs a source and this one does not do."""
+        """Open everything now. Raises: SourceError when the base needs a source and this one lacks its images."""
         _ = self._opened
 
     @cached_property
@@ -96,7 +96,7 @@ class ReplayReader:
         return reader, ViewReplayer(cache, reader, self.source, check_share=1.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files do not travel to another process; it opens its own.
+        # Open files cannot be sent to another process; it opens its own.
         return {"root": self.root, "source": self.source}
 
 

@@ -50,16 +50,48 @@ def rerun_teacher(
         cache: The cache.
         group: Which teacher.
         num_samples: How many images.
-        weights: As in ExtractConfig; None takes what the manifest says (not possible for a file).
+        weights: As in ExtractConfig; None takes what the manifest names (not possible for a file).
         data: The source, for a cache that only refers to its images.
         device: Where the teacher runs.
 
     Raises: CacheMismatchError when the weights are not the manifest's, or pixels cannot be replayed.
     """
-    views = cache.manifest.fingerprint.views
-    facts = group.manifest.fingerprint.teacher
-    if facts is None:
+    if group.manifest.fingerprint.teacher is None:
         return
+    teacher = teacher_of_group(cache, group, weights=weights, device=device)
+    views, facts = cache.manifest.fingerprint.views, teacher.facts
+    teacher.set_taps([parse_tap(column.tap) for column in group.columns])
+    reader = ShardReader(cache, group.columns, check="size")
+    replayer = ViewReplayer(cache, reader, open_source(data) if data else None, check_share=1.0)
+    total = cache.manifest.num_samples
+    count = min(num_samples, total)
+    for sample in (number * total // count for number in range(count)):
+        shard, row = reader.locate(sample)
+        pixels = np.stack(list(replayer.pixels(shard, row, sample, range(views.num_views))))
+        outputs = teacher.run(pixels)
+        for column in group.columns:
+            for view in range(views.num_views):
+                stored = reader.decode_record(shard, row, view, column)
+                error = _relative_error(outputs[column.tap][view], stored, column)
+                fidelity = group.manifest.columns[column.facts.name].fidelity.get("relative_error", 0.0)
+                tolerance = _TOLERANCE[facts.precision] + 3 * fidelity
+                yield RerunResult(shard.name, shard.index.key(row), view, column, error, tolerance)
+
+
+def teacher_of_group(cache: Cache, group: Group, *, weights: str | None, device: torch.device) -> Teacher:
+    """The teacher that wrote a group, built again, with its precision.
+
+    Args:
+        cache: The cache.
+        group: One with a teacher.
+        weights: As in ExtractConfig; None takes what the manifest says (not possible for a file).
+        device: Where it runs.
+
+    Raises: UsageError for a file that is not named, CacheMismatchError when the weights are not the manifest's,
+        ModelError.
+    """
+    views, facts = cache.manifest.fingerprint.views, group.manifest.fingerprint.teacher
+    assert facts is not None, "a group of stored pixels has no teacher"
     if weights is None and facts.weights == "file":
         raise UsageError(f"the weights of {facts.name} came from a file", remedy=Remedy.NAME_WEIGHTS)
     teacher = Teacher(
@@ -78,22 +110,7 @@ def rerun_teacher(
             f"{teacher.facts.weights_sha256[:12]}…",
             remedy=Remedy.NAME_WEIGHTS,
         )
-    teacher.set_taps([parse_tap(column.tap) for column in group.columns])
-    reader = ShardReader(cache, group.columns, check="size")
-    replayer = ViewReplayer(cache, reader, open_source(data) if data else None, check_share=1.0)
-    total = cache.manifest.num_samples
-    count = min(num_samples, total)
-    for sample in (number * total // count for number in range(count)):
-        shard, row = reader.locate(sample)
-        pixels = np.stack(list(replayer.pixels(shard, row, sample, range(views.num_views))))
-        outputs = teacher.run(pixels)
-        for column in group.columns:
-            for view in range(views.num_views):
-                stored = reader.decode_record(shard, row, view, column)
-                error = _relative_error(outputs[column.tap][view], stored, column)
-                fidelity = group.manifest.columns[column.facts.name].fidelity.get("relative_error", 0.0)
-                tolerance = _TOLERANCE[facts.precision] + 3 * fidelity
-                yield RerunResult(shard.name, shard.index.key(row), view, column, error, tolerance)
+    return teacher
 
 
 def _relative_error(fresh: np.ndarray, stored: np.ndarray, column: Column) -> float:

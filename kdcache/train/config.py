@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from kdcache.methods import METHODS, LossConfig
+from kdcache.methods.base import Method
 from kdcache.stream.files import Access
 from kdcache.stream.order import Tail
 from kdcache.stream.pixels import PixelOrigin
@@ -19,19 +19,13 @@ class DataConfig:
 
     Args:
         source: Where the images are, for a cache that only refers to them.
-        codec: Which patch column, when the cache holds the tap under several codecs.
-        logits_codec: Which logits column, likewise.
-        logits_group: The group whose logits are used, when several have some; ``method.tap=GROUP:TAP`` names that of
-            the features.
+        codec: Which column, where a term leaves it open and several hold its tap.
         window, views_per_sample, tail, num_threads, memory_budget, access, check, pixels, check_pixels: As
-            in
-            stream.StreamConfig.
+            in stream.StreamConfig.
     """
 
     source: str | None = None
     codec: str | None = None
-    logits_codec: str | None = None
-    logits_group: str | None = None
     window: int = 16
     views_per_sample: int = 1
     tail: Tail = "drop"
@@ -90,7 +84,7 @@ class RunConfig:
     Args:
         student: timm model name.
         student_kwargs: Further arguments of the student.
-        method: The method's configuration, which names it.
+        method: What is done to the student, and the terms of the loss.
         epochs: Passes over the cache's images.
         batch_size: Views in a global batch, over all ranks together.
         accumulate: Pieces a rank cuts its part of the batch into, to save memory; the gradient stays that of the batch.
@@ -102,15 +96,18 @@ class RunConfig:
         grad_checkpointing: Recompute block activations in the backward pass.
         compile: Run the training step through torch.compile.
         ema_decay: Of the averaged weights; None for no average.
+        image_size: Side of the student's images in pixels; None for that of the views. Others are resized from them.
         num_classes: None takes the teacher's where its logits are used, else the data's.
         teacher: The teacher the cache must hold; None accepts any.
+        online: Whether the teachers run beside the student on the same views, in place of their cached outputs: slower,
+            and only for comparison.
         log_every: Optimizer steps between two lines of metrics.
         tensorboard: Whether to write TensorBoard events as well (needs the extra ``tensorboard``).
         optimizer, scheduler, data, eval, checkpoint: Groups.
     """
 
     student: str
-    method: LossConfig
+    method: Method
     student_kwargs: dict[str, Any] = field(default_factory=dict)
     epochs: int = 1
     batch_size: int = 64
@@ -122,8 +119,10 @@ class RunConfig:
     grad_checkpointing: bool = False
     compile: bool = False
     ema_decay: float | None = None
+    image_size: int | None = None
     num_classes: int | None = None
     teacher: str | None = None
+    online: bool = False
     log_every: int = 10
     tensorboard: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -133,10 +132,8 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        if self.method.name not in METHODS:
-            raise ValueError(f"unknown method {self.method.name!r}; choose from {', '.join(METHODS)}")
-        for name in ("epochs", "batch_size", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "image_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"cpu_threads must be at least 1, got {self.cpu_threads}")

@@ -129,9 +129,21 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = ""
         old, new = found.get(name), wanted.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             differing += _differences(old, new, f"{prefix}{name}.")
+        elif pairs := _pairs(old, new):
+            for number, (one, two) in enumerate(pairs):
+                differing += _differences(one, two, f"{prefix}{name}[{number}].")
         elif old != new:
             differing.append(f"{prefix}{name}: the run has {old!r}, this command {new!r}")
     return differing
+
+
+def _pairs(old: Any, new: Any) -> list[tuple[Any, Any]]:
+    """Two lists that hold as many groups of settings each, one by one; empty for anything else."""
+    if not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
+        return []
+    if not all(isinstance(each, dict) for each in [*old, *new]):
+        return []
+    return list(zip(old, new, strict=True))
 
 
 def _git_commit() -> str | None:

@@ -1,23 +1,25 @@
-"""The training loop: batches from the cache, steps, metrics, checkpoints. No teacher is near it."""
+"""The training loop: batches from the cache, steps, metrics, checkpoints. It loads no teacher itself."""
 
 import math
-import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdcache.cache.cache import open_cache
+from kdcache.cache.cache import Cache, open_cache
+from kdcache.cache.column import Column
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import any_rank, choose_device, process_group, sum_over_ranks
-from kdcache.errors import InterruptedRunError, KdcacheError, Remedy
+from kdcache.errors import InterruptedRunError, KdcacheError, Remedy, UsageError
 from kdcache.images import Source, open_source
 from kdcache.interrupt import StopRequest, graceful_stop
 from kdcache.models import count_parameters
+from kdcache.stream.batch import Batch
 from kdcache.stream.loader import CacheLoader
+from kdcache.stream.targets import PackedTargets
 from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.config import RunConfig
 from kdcache.train.evaluate import Accuracy, check_classes, evaluate
@@ -32,9 +34,12 @@ from kdcache.train.folder import (
 )
 from kdcache.train.metrics import MetricsLog
 from kdcache.train.setup import Setup, make_loader, prepare
+from kdcache.train.summary import peak_memory_bytes, term_losses
 from kdcache.train.trainer import Trainer
 
 OnEvent = Callable[[str, dict[str, Any]], None]
+OnlineTargets = Callable[[Batch], dict[str, PackedTargets]]
+LoadTeachers = Callable[[Cache, list[Column], torch.device], OnlineTargets]
 
 
 @dataclass
@@ -53,8 +58,16 @@ class _Run:
     """One run on one rank, between its first step and its summary."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, setup: Setup, loader: CacheLoader, env: WorkerEnv, device: torch.device
+        self,
+        config: RunConfig,
+        folder: Path,
+        setup: Setup,
+        loader: CacheLoader,
+        env: WorkerEnv,
+        device: torch.device,
+        online: OnlineTargets | None,
     ) -> None:
+        self.online = online
         self.config, self.folder, self.setup, self.loader = config, folder, setup, loader
         self.env, self.device = env, device
         self.trainer = Trainer(config, setup, env, device, steps_per_epoch=len(loader))
@@ -98,6 +111,8 @@ class _Run:
         every = self.config.checkpoint.every_steps
         began, waited = time.perf_counter(), self.loader.wait_s
         for batch in self.loader:
+            if self.online is not None:
+                batch = replace(batch, targets=self.online(batch))
             terms, rate = self.trainer.step(batch, self.progress.steps)
             self.progress.steps += 1
             self.progress.images += self.config.batch_size
@@ -112,8 +127,7 @@ class _Run:
                 self.save(log)
                 raise InterruptedRunError(
                     f"stopped after step {self.progress.steps}, which is saved in {self.checkpoints.folder}; run the "
-                    "same "
-                    "command again to go on",
+                    "same command again to resume",
                     stop.signal_number or 15,
                 )
             if every is not None and self.progress.steps % every == 0 and self.progress.steps % len(self.loader):
@@ -143,7 +157,7 @@ class _Run:
             on_event("step", {"step": progress.steps, "num_steps": len(self.loader) * self.config.epochs, **entry})
 
     def evaluate(self, epoch: int, log: MetricsLog | None, on_event: OnEvent) -> None:
-        """Judge the student (raw weights) if it is due after this epoch."""
+        """Evaluate the student (raw weights) if it is due after this epoch."""
         due = (epoch + 1) % self.config.eval.every_epochs == 0 or epoch + 1 == self.config.epochs
         if self.eval_source is None or not due:
             return
@@ -163,25 +177,6 @@ class _Run:
             log.write("eval", self.progress.steps, entry)
             on_event("eval", entry)
 
-    def summary(self) -> dict[str, Any]:
-        """The figures of the finished run."""
-        progress, config = self.progress, self.config
-        return {
-            **progress.accuracy,
-            **({"best_top1": progress.best_top1} if progress.accuracy else {}),
-            "method": config.method.name,
-            "student": config.student,
-            "num_parameters": count_parameters(self.trainer.student),
-            "epochs": config.epochs,
-            "steps": progress.steps,
-            "images_per_s": progress.images / progress.train_s,
-            "stall_share": progress.wait_s / progress.train_s,
-            "target_bytes_per_view": sum(column.stride_bytes for column in self.setup.columns),
-            "peak_memory_bytes": _peak_memory_bytes(self.device),
-            "precision": self.trainer.precision,
-            "device": str(self.device),
-        }
-
 
 def train(
     cache_folder: Path,
@@ -189,6 +184,7 @@ def train(
     config: RunConfig,
     *,
     env: WorkerEnv | None = None,
+    load_teachers: LoadTeachers | None = None,
     on_event: OnEvent = lambda kind, values: None,
 ) -> dict[str, Any]:
     """Train a student from a cache, or go on with a run that was interrupted.
@@ -198,26 +194,35 @@ def train(
         folder: The run folder; holds config, metrics, checkpoints, weights and summary.
         config: The run.
         env: This rank; None reads the environment.
+        load_teachers: For ``config.online``: gives the function from a batch to its targets, such as
+            `kdcache.teacher.online.online_teachers`. Nothing here loads a teacher by itself.
         on_event: Called on the main rank with ``step``, ``eval``, ``resume``, ``warning`` and their values.
 
     Returns: the summary, also in ``summary.json``.
     Raises: any KdcacheError; checkpoints are safe after each of them.
     """
+    if config.online != (load_teachers is not None):
+        raise UsageError("online=True and load_teachers go together: give both, or neither to train from the cache")
     env = env or worker_env()
     device = choose_device(config.device, env)
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
     setup = prepare(config, cache)
+    if config.online and not setup.columns:
+        raise UsageError(f"method {config.method.name} reads no teacher, so online=true would be ignored; leave it out")
     with process_group(env, device), graceful_stop() as stop:
         loader = make_loader(config, cache, setup, env, device)
         if env.is_main:
-            begin_run(folder, config, cache_digest=loader.records.digest, world_size=env.world_size)
+            begin_run(folder, config, cache_digest=cache.identity(setup.columns), world_size=env.world_size)
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:
             return finished
-        run = _Run(config, folder, setup, loader, env, device)
+        if env.is_main and not setup.step.reads_logits:
+            on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
+        online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
+        run = _Run(config, folder, setup, loader, env, device, online)
         check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
         size_bytes = run.restore(on_event)
         log = MetricsLog(folder, tensorboard=config.tensorboard, size_bytes=size_bytes) if env.is_main else None
@@ -229,10 +234,32 @@ def train(
         finally:
             if log is not None:
                 log.close()
-        summary = run.summary()
+        summary = _summary(run)
         if env.is_main:
             _finish(folder, run, summary, list(cache.manifest.fingerprint.source.class_names))
         return summary
+
+
+def _summary(run: _Run) -> dict[str, Any]:
+    progress, config = run.progress, run.config
+    return {
+        **progress.accuracy,
+        **({"best_top1": progress.best_top1} if progress.accuracy else {}),
+        "method": config.method.name,
+        "student": config.student,
+        "num_parameters": count_parameters(run.trainer.student),
+        "epochs": config.epochs,
+        "steps": progress.steps,
+        "teacher": "online" if config.online else "cache",
+        "images_per_s": progress.images / progress.train_s,
+        "step_ms": 1000 * progress.train_s / progress.steps,
+        "stall_share": progress.wait_s / progress.train_s,
+        "terms": term_losses(run.setup.step, run.folder if run.env.is_main else None, config.epochs - 1),
+        "target_bytes_per_view": sum(column.stride_bytes for column in run.loader.records.columns),
+        "peak_memory_bytes": peak_memory_bytes(run.device),
+        "precision": run.trainer.precision,
+        "device": str(run.device),
+    }
 
 
 def _finish(folder: Path, run: _Run, summary: dict[str, Any], class_names: list[str]) -> None:
@@ -242,15 +269,3 @@ def _finish(folder: Path, run: _Run, summary: dict[str, Any], class_names: list[
     if averaged is not None:
         save_weights(folder / AVERAGED_WEIGHTS, averaged.model)  # pyright: ignore[reportArgumentType]
     write_summary(folder, summary)
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    """Most memory in use so far: of the accelerator where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: its maximum survives exec, so it may be that of the process that started this one.
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

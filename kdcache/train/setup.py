@@ -8,14 +8,14 @@ import torch
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.distributed.env import WorkerEnv
-from kdcache.errors import CacheMismatchError, GridMismatchError, Remedy, SourceError, UsageError
+from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_source
-from kdcache.methods import METHODS, Method
+from kdcache.methods.base import Method
 from kdcache.models import StudentSpec, build_student
-from kdcache.models.student import student_grid
 from kdcache.seeds import derived_seed
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from kdcache.train.bind import bind, columns_of
 from kdcache.train.config import RunConfig
 from kdcache.train.step import DistillationStep
 from kdcache.views import EvalView
@@ -30,67 +30,48 @@ class Setup:
     Args:
         method: The method.
         spec: The student as data.
-        step: Student, adapter and loss.
-        logits, features: Columns in use, or None.
-        view: How the student is judged.
+        step: Student and loss.
+        columns: What is streamed, each column once.
+        view: How the student is evaluated.
     """
 
     method: Method
     spec: StudentSpec
     step: DistillationStep
-    logits: Column | None
-    features: Column | None
+    columns: list[Column]
     view: EvalView
-
-    @property
-    def columns(self) -> list[Column]:
-        """Columns to stream."""
-        return [column for column in (self.logits, self.features) if column is not None]
 
 
 def prepare(config: RunConfig, cache: Cache) -> Setup:
     """Choose columns, build the student and make sure that everything fits.
 
     Raises: CacheMismatchError for another teacher, TapError for a missing column, ModelError, GridMismatchError,
-        UsageError for labels or classes that do not fit.
+        UsageError for labels, classes or widths that do not fit.
     """
-    fingerprint = cache.manifest.fingerprint
-    method = METHODS[config.method.name](config.method)
-    group, tap = _group_and_tap(method.tap)
-    if method.logit_weight > 0 or method.feature_weight > 0:
+    method = config.method
+    if any(term.needs().teacher for term in method.terms):
         _check_teacher(config, cache, list(cache.groups))
-    logits = features = None
-    if method.logit_weight > 0:
-        logits_group = config.data.logits_group
-        logits = cache.find_column(kind="logits", codec=config.data.logits_codec, group=logits_group)
-    if method.feature_weight > 0:
-        features = cache.find_column(kind="patch", tap=tap, codec=config.data.codec, group=group)
-    for column in (logits, features):
-        if column is not None:
-            _check_teacher(config, cache, [column.group])
-    widths = {column.shape[-1] for column in cache.columns if column.kind == "patch"}
-    teacher_width = features.shape[-1] if features else (widths.pop() if len(widths) == 1 else 0)
-    base = StudentSpec(
+    columns = columns_of(method, cache, config.data.codec)
+    used = list({column.name: column for of_term in columns for column in of_term}.values())
+    _check_teacher(config, cache, [column.group for column in used])
+    image_size = config.image_size or cache.manifest.fingerprint.views.size
+    spec = StudentSpec(
         name=config.student,
         kwargs=config.student_kwargs,
-        num_classes=_num_classes(config, cache, method, logits),
-        image_size=fingerprint.views.size,
+        num_classes=_num_classes(config, cache, used),
+        image_size=image_size,
+        change=method.change.name,
+        width=0 if method.change.name == "none" else _width(method, used, cache),
     )
-    try:
-        if logits is not None:
-            method.check_logits(logits)
-        spec = method.change(base, teacher_width=teacher_width)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     # Global state: every rank must begin with the same weights, and every rerun too.
     torch.manual_seed(derived_seed("student", config.seed))
     student = build_student(spec)
-    adapter = None
-    if features is not None:
-        _check_grid(student_grid(student, spec), features, config)
-        adapter = method.adapter(_tap_width(student, spec), features.shape[-1])
-    step = DistillationStep(student, adapter, method)
-    return Setup(method, spec, step, logits, features, _eval_view(config, cache))
+    try:
+        terms, modules = bind(method, columns, student, cache, image_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    step = DistillationStep(student, terms, modules)
+    return Setup(method, spec, step, used, _eval_view(config, cache, image_size))
 
 
 def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, device: torch.device) -> CacheLoader:
@@ -103,12 +84,6 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         raise UsageError(
             f"batch size {config.batch_size} does not divide among {env.world_size} ranks times {config.accumulate} "
             "pieces; choose a multiple"
-        )
-    is_stored = cache.pixel_column is not None and data.pixels != "replay"
-    if cache.manifest.fingerprint.images != "embed" and data.source is None and not is_stored:
-        raise SourceError(
-            f"{cache.paths.root} refers to its images and does not hold them",
-            remedy=Remedy.PASS_SOURCE,
         )
     source = open_source(data.source) if data.source is not None else None
     try:
@@ -128,7 +103,7 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         )
         return CacheLoader(
             cache,
-            setup.columns,
+            [] if config.online else setup.columns,
             stream,
             source=source,
             rank=env.rank,
@@ -137,14 +112,6 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _group_and_tap(text: str | None) -> tuple[str | None, str | None]:
-    """``GROUP:TAP`` or ``TAP``; None for any."""
-    if text is None:
-        return None, None
-    group, colon, tap = text.rpartition(":")
-    return (group if colon else None), tap
 
 
 def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
@@ -159,49 +126,50 @@ def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
     )
 
 
-def _num_classes(config: RunConfig, cache: Cache, method: Method, logits: Column | None) -> int:
+def _width(method: Method, used: list[Column], cache: Cache) -> int:
+    """Channels of the tokens that the student's change makes: as chosen, or the teacher's."""
+    if method.change.width is not None:
+        return method.change.width
+    of_terms = [column for column in used if column.kind == "patch"]
+    widths = {column.shape[-1] for column in of_terms or cache.columns if column.kind == "patch"}
+    if len(widths) != 1:
+        found = f"several: {', '.join(map(str, sorted(widths)))}" if widths else "none"
+        raise UsageError(
+            f"{method.change.name} takes its width from the patch columns in use, and there are {found}",
+            remedy=Remedy.SET_WIDTH,
+        )
+    return widths.pop()
+
+
+def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:
     known = cache.manifest.fingerprint.source.num_classes
-    if method.needs_labels and known == 0:
+    needs_labels = config.method.needs_labels
+    if needs_labels and known == 0:
         raise UsageError(
             f"{cache.paths.root}: the images have no labels, and method {config.method.name} needs them",
             remedy=Remedy.TRAIN_WITHOUT_LABELS,
         )
-    chosen = config.num_classes or (logits.shape[0] if logits is not None else known)
-    if method.needs_labels and chosen < known:
+    logits = [column for column in used if column.kind == "logits"]
+    chosen = config.num_classes or (logits[0].shape[0] if logits else known)
+    if needs_labels and chosen < known:
         raise UsageError(
             f"the labels go up to {known - 1}, the student would have {chosen} classes; set num_classes={known}"
         )
-    if logits is not None and chosen != logits.shape[0]:
-        raise UsageError(
-            f"the teacher has {logits.shape[0]} classes, the student would have {chosen}",
-            remedy=Remedy.LEAVE_OUT_CLASSES_OR_LOGITS,
-        )
+    for column in logits:
+        if chosen != column.shape[0]:
+            raise UsageError(
+                f"the teacher has {column.shape[0]} classes at {column.label}, the student would have {chosen}",
+                remedy=Remedy.LEAVE_OUT_CLASSES_OR_LOGITS,
+            )
     return max(chosen, 1)
 
 
-def _tap_width(student: torch.nn.Module, spec: StudentSpec) -> int:
-    with torch.inference_mode():
-        student.eval()
-        _, tokens = student.forward_features(torch.zeros(1, 3, spec.image_size, spec.image_size))  # pyright: ignore
-        student.train()
-    return int(tokens.shape[-1])
-
-
-def _check_grid(grid: tuple[int, int], features: Column, config: RunConfig) -> None:
-    if list(grid) != features.grid:
-        raise GridMismatchError(
-            f"the student {config.student} makes {grid[0]} x {grid[1]} patch tokens of these views, the teacher made "
-            f"{features.grid[0]} x {features.grid[1]} at {features.tap}; tokens are compared one by one",
-            remedy=Remedy.MATCH_GRID,
-        )
-
-
-def _eval_view(config: RunConfig, cache: Cache) -> EvalView:
+def _eval_view(config: RunConfig, cache: Cache, image_size: int) -> EvalView:
     views = cache.manifest.fingerprint.views
     known = timm.get_pretrained_cfg(config.student)
     crop_pct = config.eval.crop_pct or (known.crop_pct if known is not None else None) or _DEFAULT_CROP_PCT
     return EvalView(
-        size=views.size,
+        size=image_size,
         crop_pct=crop_pct,
         interpolation=views.interpolation,
         mean=tuple(views.mean),

@@ -1,36 +1,73 @@
-"""One forward of everything that is trained: student, adapter, loss terms. What DDP and torch.compile wrap."""
+"""One forward of everything that is trained: student, modules of the terms, loss. What DDP and torch.compile wrap."""
 
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
 from torch import Tensor, nn
 
-from kdcache.methods import Method, Targets
 from kdcache.models import Student
+from kdcache.stream.targets import PackedTargets
+from kdcache.terms.base import Inputs
+from kdcache.train.bind import BoundTerm
 
 
+@final
 class DistillationStep(nn.Module):
-    """Student and adapter together, from normalised images to loss terms.
+    """A student and the terms of its loss, from normalised images to one scalar.
 
     Args:
-        student: The student.
-        adapter: What the method trains beside it, or None.
-        method: Computes the terms.
+        student: The student; its taps are set.
+        terms: What is summed.
+        modules: What each term trains or keeps beside the student, or None.
+
+    Attributes:
+        adapters: The modules by the term's label.
     """
 
-    def __init__(self, student: Student, adapter: nn.Module | None, method: Method) -> None:
+    def __init__(self, student: Student, terms: Sequence[BoundTerm], modules: Sequence[nn.Module | None]) -> None:
         super().__init__()
         self.student = student
-        self.adapter = adapter
-        self._method = method
+        self.terms = list(terms)
+        made = {bound.label: module for bound, module in zip(terms, modules, strict=True) if module is not None}
+        self.adapters = nn.ModuleDict(made)
 
-    def forward(self, images: Tensor, labels: Tensor, targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
-        """Loss terms of a batch, of which ``loss`` is the one to minimise, and the logits (B, K).
+    def forward(
+        self, images: Tensor, labels: Tensor, targets: Mapping[str, PackedTargets]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss of a batch.
 
         Args:
             images: (B, 3, S, S), normalised.
             labels: (B,) class indices.
-            targets: Of the same views.
+            targets: Of the same views, by name of the column.
+
+        Returns: scalars by name, ``loss``, to be minimised, and each term's unweighted value under its label; and the
+            logits (B, K).
+        Raises: ValueError for targets that are not those of the terms.
         """
-        logits, tokens = self.student.forward_features(images)
-        return self._method.loss(logits, tokens, labels, targets, self.adapter), logits
+        wanted = {column.name for bound in self.terms for column in bound.columns}
+        if wanted != targets.keys():
+            raise ValueError(f"the terms read {sorted(wanted)}, got targets {sorted(targets)}; give exactly those")
+        logits, tokens = self.student.outputs(images)
+        total = torch.zeros((), device=logits.device)
+        values: dict[str, Tensor] = {}
+        for bound in self.terms:
+            inputs = Inputs(
+                logits=logits,
+                labels=labels,
+                student=[tokens[number] for number in bound.tap_numbers],
+                teacher=[targets[column.name] for column in bound.columns],
+            )
+            module = self.adapters[bound.label] if bound.label in self.adapters else None  # noqa: SIM401 - has no get
+            values[bound.label] = bound.term(inputs, module)
+            total = total + bound.term.weight * values[bound.label]
+        return {"loss": total, **values}, logits
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether any term trains the student's head."""
+        return any(bound.term.needs().logits for bound in self.terms)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory must not decay."""

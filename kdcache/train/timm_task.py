@@ -1,5 +1,6 @@
 """The cache as a timm training task, for users of timm's own training script."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.errors import MissingExtraError
-from kdcache.methods import Targets
+from kdcache.stream.targets import PackedTargets
 from kdcache.train.step import DistillationStep
 
 try:
@@ -22,7 +23,7 @@ class CachedDistillationTask(TrainingTask):
     """timm's distillation tasks without their teacher: targets come with the batch.
 
     Args:
-        step: Student, adapter and loss terms, for example ``prepare(config, cache).step``.
+        step: Student and loss, for example ``prepare(config, cache).step``.
         device, dtype, verbose: As in timm's TrainingTask.
     """
 
@@ -38,24 +39,28 @@ class CachedDistillationTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> "CachedDistillationTask":
         """Wrap what is trained in DDP."""
+        if isinstance(self.trainable_module, DistillationStep):
+            ddp_kwargs.setdefault("find_unused_parameters", not self.trainable_module.reads_logits)
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
-        """The student alone; the adapter is no part of what is judged or exported."""
+        """The student alone: the terms' modules are no part of what is evaluated or exported."""
         step = super().get_eval_model(module, ema)
         unwrapped = getattr(step, "module", step)
         return unwrapped.student if isinstance(unwrapped, DistillationStep) else unwrapped
 
-    def forward(self, input: Tensor, target: Tensor, targets: Targets | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, input: Tensor, target: Tensor, targets: Mapping[str, PackedTargets] | None = None
+    ) -> dict[str, Tensor]:
         """Loss terms of a batch.
 
         Args:
             input: (B, 3, S, S), normalised.
             target: (B,) class indices.
-            targets: What the cache holds of these views.
+            targets: What the cache holds of these views, by name of the column: ``batch.targets``.
 
         Returns: ``loss``, ``output`` (logits), and the unweighted terms.
         """
-        terms, logits = self.trainable_module(input, target, targets or Targets(logits=None, features=None))
+        terms, logits = self.trainable_module(input, target, targets or {})
         return {**terms, "output": logits}

@@ -4,13 +4,13 @@ import contextlib
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import UsageError
-from kdcache.methods import Targets
 from kdcache.seeds import derived_seed
 from kdcache.stream.batch import Batch
 from kdcache.train.config import RunConfig
@@ -58,7 +58,9 @@ class Trainer:
         self._forward: nn.Module = torch.compile(self._step) if config.compile else self._step  # pyright: ignore
         if env.world_size > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self._forward = DistributedDataParallel(self._forward, device_ids=ids)
+            # Without a term on the logits, the head and what lies behind the last tap get no gradient.
+            unused = not setup.step.reads_logits
+            self._forward = DistributedDataParallel(self._forward, device_ids=ids, find_unused_parameters=unused)
 
     @property
     def student(self) -> nn.Module:
@@ -120,12 +122,17 @@ class Trainer:
             self._ema.load_state_dict(state["ema"])
 
     def _run(self, batch: Batch, rows: slice) -> dict[str, Tensor]:
-        def part(column: Any) -> Any:
-            return batch.targets[column.name].rows(rows) if column is not None else None
-
-        targets = Targets(logits=part(self._setup.logits), features=part(self._setup.features))
+        targets = {column.name: batch.targets[column.name].rows(rows) for column in self._setup.columns}
+        images = self._resized(batch.normalized(rows))
         with self._autocast():
-            return self._forward(batch.normalized(rows), batch.labels[rows], targets)[0]
+            return self._forward(images, batch.labels[rows], targets)[0]
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """The views at the student's size, where the run asks for another than the teacher's."""
+        size = self._setup.spec.image_size
+        if images.shape[-1] == size:
+            return images
+        return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":

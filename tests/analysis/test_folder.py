@@ -32,8 +32,8 @@ def test_folders_without_one_other_versions_and_damage(tiny_cache: Cache, tmp_pa
     write_analysis(tmp_path, *analysed(tiny_cache))
     path = tmp_path / RESULT
     good = path.read_bytes()
-    path.write_bytes(good.replace(b'"format":1', b'"format":2'))
-    with pytest.raises(UsageError, match="format 2, this kdcache reads 1") as caught:
+    path.write_bytes(good.replace(b'"format":2', b'"format":1'))
+    with pytest.raises(UsageError, match="format 1, this kdcache reads 2") as caught:
         read_analysis(tmp_path)
     assert caught.value.remedy is Remedy.ANALYZE
     path.write_bytes(good.replace(b'"max_rank":', b'"max_rnak":'))

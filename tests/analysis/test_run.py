@@ -186,7 +186,7 @@ def test_what_is_not_finite_is_refused_by_name(tmp_path: Path, bad: float) -> No
     cache = feature_cache(tmp_path / "cache", known_rank_image, 20, statistics="light")
     columns, _ = choose_columns(cache, None)
     source = Bad(cache, columns, num_images=20, batch_size=8, device=CPU)
-    with pytest.raises(BadRecordError, match=r"cache: blocks.-1/patch says values that are not finite"):
+    with pytest.raises(BadRecordError, match=r"cache: blocks.0/patch has values that are not finite"):
         analyze(source, AnalyzeConfig(pictures=False), device=CPU, left_out=[])
     if bad != 1e25:
         with pytest.raises(BadRecordError, match="some weights: blocks"):
@@ -218,7 +218,7 @@ def test_a_layer_of_zeros_has_nothing_to_say(tmp_path: Path) -> None:
         analysis, _ = analysed(cache, images=images, config=replace(config, pictures=images > 0))
         layer = analysis.layers[0]
         assert (layer.ranks, layer.sep, analysis.diagnosis) == (None, None, None)
-        assert analysis.left_out == ["diagnosis for tiny: blocks.-1/patch has no energy"]
+        assert analysis.left_out == ["diagnosis for tiny: blocks.0/patch has no energy"]
 
 
 @pytest.mark.parametrize("shape", [(1, CHANNELS), (12, 1), (1, 1), (12, 3)], ids=str)

@@ -12,11 +12,12 @@ LAYERS: dict[str, int] = {
     "interrupt": 1, "strict_json": 1, "seeds": 1, "pixels": 1,
     "losses": 2, "cache": 2, "views": 2, "images": 2, "distributed": 2,
     "models": 3, "stream": 3,
-    "methods": 4, "teacher": 4,
-    "train": 5, "costs": 5, "analysis": 5,
-    "recipes": 6, "reports": 6,
-    "cli": 7,
-    "__main__": 8,
+    "terms": 4, "teacher": 4,
+    "methods": 5, "costs": 5, "analysis": 5,
+    "train": 6,
+    "recipes": 7, "reports": 7,
+    "cli": 8,
+    "__main__": 9,
 }  # fmt: skip
 TORCH_FREE = (
     "cache/",

@@ -59,8 +59,9 @@ def test_reading_a_cache_needs_no_torch(tiny_root: Path) -> None:
 def test_training_loads_no_teacher(tiny_root: Path, tmp_path: Path) -> None:
     """The whole `train` command, and afterwards no module of the teacher's is in memory."""
     arguments = ["train", "--cache", str(tiny_root), "--student", "vit_tiny_patch16_224", "--method", "lift"]
+    arguments += ["--term", "tokens:teacher=blocks.1/patch", "--codec", "fp16"]
     arguments += ["--student-kwargs", "patch_size=4", "embed_dim=12", "depth=1", "num_heads=3", "--codec", "fp16"]
-    arguments += ["--set", "data.logits_codec=fp16", "--set", "method.tap=blocks.1/patch", "--batch-size", "4"]
+    arguments += ["--batch-size", "4"]
     code = f"from kdcache.cli.main import main\nassert main({[*arguments, '--out', str(tmp_path / 'run')]!r}) == 0"
     assert not {name for name in loaded_by(code) if name.startswith("kdcache.teacher")}
     assert (tmp_path / "run" / "student.safetensors").is_file()

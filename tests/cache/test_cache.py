@@ -46,11 +46,11 @@ def test_columns_that_could_be_several(tiny_cache: Cache) -> None:
     }
     with pytest.raises(TapError, match=r"a patch tap could be any of .*blocks.1/patch \(int8\)") as caught:
         tiny_cache.find_column(kind="patch")
-    assert caught.value.remedy is Remedy.CHOOSE_FEATURES
+    assert caught.value.remedy is Remedy.CHOOSE_COLUMN
     assert caught.value.details == {"wanted": "a patch tap", "held": labels["patch"]}
     with pytest.raises(TapError, match="a logits tap could be any of") as caught:
         tiny_cache.find_column(kind="logits")
-    assert caught.value.remedy is Remedy.CHOOSE_LOGITS
+    assert caught.value.remedy is Remedy.CHOOSE_COLUMN
     assert caught.value.details == {"wanted": "a logits tap", "held": labels["logits"]}
 
 
@@ -60,11 +60,11 @@ def test_a_column_that_is_not_there(tiny_cache: Cache) -> None:
         TapError, match=r"no column for blocks.9/patch; the cache holds .*blocks.1/patch \(int8\)"
     ) as caught:
         tiny_cache.find_column(kind="patch", tap="blocks.9/patch")
-    assert caught.value.remedy is Remedy.ADD_FEATURES
+    assert caught.value.remedy is Remedy.ADD_COLUMN
     assert caught.value.details == {"wanted": "blocks.9/patch", "held": held, "tap": "blocks.9/patch"}
     with pytest.raises(TapError, match="no column for a logits tap with codec fp32") as caught:
         tiny_cache.find_column(kind="logits", codec="fp32")
-    assert caught.value.remedy is Remedy.ADD_LOGITS
+    assert caught.value.remedy is Remedy.ADD_COLUMN
     assert caught.value.details["tap"] == "head/logits"
 
 
@@ -84,7 +84,7 @@ def test_a_group_decides_between_teachers_and_without_one_both_are_listed(groups
     assert cache.find_column(kind="logits", codec="fp16", group="wide").name == "wide/head-logits-fp16"
     with pytest.raises(TapError, match=rf"{GROUP}:head/logits \(fp16\), wide:head/logits \(fp16\)") as caught:
         cache.find_column(kind="logits", codec="fp16")
-    assert caught.value.remedy is Remedy.CHOOSE_LOGITS
+    assert caught.value.remedy is Remedy.CHOOSE_COLUMN
     with pytest.raises(UsageError, match=f"no group 'narrow'; it holds pixels, {GROUP}, wide"):
         cache.find_column(kind="logits", group="narrow")
 

@@ -15,6 +15,12 @@ def opened(root: Path, *groups: str, writes_base: bool = False, job_id: str = "j
     return Extraction(root, cache.manifest.fingerprint, chosen, job_id, writes_base=writes_base)
 
 
+def file_facts(root: Path) -> dict[str, tuple[int, int]]:
+    """Inode and modification time of every file of a cache but those of running jobs."""
+    paths = [path for path in root.rglob("*") if path.is_file() and "job" not in path.parts]
+    return {path.relative_to(root).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
 def test_a_finished_cache_has_nothing_pending(groups_root: Path) -> None:
     before = file_hashes(groups_root)
     extraction = opened(groups_root, GROUP, "pixels", writes_base=True)
@@ -39,6 +45,33 @@ def test_what_is_pending_is_named_base_and_groups_apart(groups_copy: Path) -> No
     assert extraction.task(second) == ShardTask(second, False, ("wide",))
     assert extraction.task(third) is None
     assert extraction.finish() is None, "while a shard is pending there is no manifest to write"
+    extraction.close()
+
+
+@pytest.mark.parametrize("part", ["samples", "ledger", f"{GROUP}/blocks-1-patch-int8", "pixels/raw"])
+def test_a_shard_that_lost_a_file_is_pending_again(groups_copy: Path, part: str) -> None:
+    """Between the look at what is pending and the manifests: the next run writes the shard again."""
+    extraction = opened(groups_copy, GROUP, "pixels", writes_base=True)
+    (found,) = (groups_copy / part).glob("train-000001.*")
+    found.unlink()
+    assert extraction.finish() is None
+    assert [extraction.task(shard) is None for shard in extraction.planned()] == [True, False, True]
+    extraction.close()
+
+
+def test_what_is_written_already_is_not_written_again(groups_copy: Path) -> None:
+    """Neither modification times nor inodes change."""
+    before = file_facts(groups_copy)
+    extraction = opened(groups_copy, GROUP, "wide", "pixels", writes_base=True)
+    assert extraction.finish() is not None
+    assert file_facts(groups_copy) == before
+    changed = {"manifest.json", "wids-samples.json", "wide/manifest.sha256"}
+    assert changed < set(before)
+    for name in changed:
+        (groups_copy / name).write_bytes(b"{}")
+    assert extraction.finish() is not None
+    after = file_facts(groups_copy)
+    assert {name for name in before if after[name] != before[name]} == changed
     extraction.close()
 
 

@@ -68,7 +68,7 @@ def test_a_group_with_other_shards_is_refused(cache_copy: Path) -> None:
     assert caught.value.details == {"group": GROUP}
 
 
-def test_an_unfinished_group_is_said_to_be_one(cache_copy: Path) -> None:
+def test_an_unfinished_group_is_reported_as_one(cache_copy: Path) -> None:
     (cache_copy / GROUP / "manifest.json").unlink()
     with pytest.raises(IncompleteCacheError, match="has not finished"):
         read(cache_copy)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from kdcache.cache import BaseFingerprint, Cache, GroupFingerprint, open_cache
-from kdcache.cache.job import Job, committed_files, read_ledger
+from kdcache.cache.job import Job, committed_files, indexed_files, read_ledger
 from kdcache.cache.paths import CachePaths
 from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError, Remedy
 from kdcache.teacher.extract import extract
@@ -40,7 +40,7 @@ def test_another_plan_is_refused_once_a_shard_is_finished(cache_copy: Path) -> N
     job.close()
 
 
-def test_a_plan_that_finished_nothing_binds_nobody(tiny_cache: Cache, tmp_path: Path) -> None:
+def test_a_plan_that_finished_nothing_is_replaced(tiny_cache: Cache, tmp_path: Path) -> None:
     """Out of memory at the first batch: the user runs again with a smaller one."""
     job = group_job(tmp_path / "c")
     assert job.known() is None
@@ -72,7 +72,17 @@ def test_a_shard_without_a_readable_index_is_not_done(cache_copy: Path) -> None:
     assert set(files) == {"samples", "ledger"}
     overwrite(paths.shard("index", "train-000000"), b"no HDF5")
     assert committed_files(paths, "train-000000") is None
+    assert indexed_files(paths, "train-000000") is None
     assert committed_files(paths, "train-000099") is None
+    assert indexed_files(paths, "train-000099") is None
+
+
+def test_an_index_names_its_files_whether_they_are_there_or_not(cache_copy: Path) -> None:
+    paths = CachePaths(cache_copy)
+    files = committed_files(paths, "train-000001")
+    paths.shard("samples", "train-000001").unlink()
+    assert committed_files(paths, "train-000001") is None
+    assert indexed_files(paths, "train-000001") == files
 
 
 def test_what_lies_of_an_unfinished_shard_is_cleared(cache_copy: Path) -> None:

@@ -21,7 +21,11 @@ def test_a_cache(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         "b90 (noise)",
         "(22)",
         f"left out  {GROUP}/blocks-1-patch-int8: same tap as {GROUP}/blocks-1-patch-fp16, which loses less",
-        "for deit_tiny_patch16_224, one fixed projector",
+        "views     2 views of each, recipe rrc-flip, 16 px",
+        "The teacher's last block (blocks.1/patch) has 24 channels, the student deit_tiny_patch16_224 192.",
+        "Caution: 20 images are too few for a verdict",
+        "Measured on 20 of 20 images of digits",
+        "the first view of each, view recipe rrc-flip at 16 px",
         "reading",
         f"next: kdcache report {out} --out report.html",
     ):
@@ -30,6 +34,7 @@ def test_a_cache(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert analysis.diagnosis is not None
     assert analysis.settings["permutations"] == 3
     assert analysis.settings["cache"] == str(tiny_root)
+    assert (analysis.source.view_recipe, analysis.source.view["size"]) == ("rrc-flip", 16)
     assert analysis.settings["student"] == {"name": "deit_tiny_patch16_224", "width": 192, "depth": 12}
 
 

@@ -20,6 +20,7 @@ def test_a_model_and_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert set(analysis.depth) == {"entropy", "magnitude", "intensity"}
     assert analysis.layer_pairs is not None
     assert analysis.settings["view"]["size"] == 16
+    assert (analysis.source.view_recipe, analysis.source.view["size"], analysis.source.num_blocks) == ("eval", 16, 4)
     assert analysis.settings["model_kwargs"] == KWARGS
     assert "layers/3/spatial/frequency" in curves
     assert main([*words, "--images", "6", "--tap", "blocks.-1/patch", "--out", str(tmp_path)]) == 0
@@ -41,8 +42,17 @@ def run(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--student-kwargs",
         *kwargs,
     ]
-    words += ["--method", "lift", "--epochs", "3", "--batch-size", "8", "--set", "checkpoint.keep=3"]
-    assert main([*words, "--set", "data.codec=fp16", "--set", "data.logits_codec=fp16"]) == 0
+    words += [
+        "--method",
+        "lift:teacher=blocks.1/patch",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "8",
+        "--set",
+        "checkpoint.keep=3",
+    ]
+    assert main([*words, "--set", "data.codec=fp16"]) == 0
     return folder
 
 
@@ -51,14 +61,26 @@ def test_the_student_of_a_run_and_its_checkpoints(
 ) -> None:
     words = ["analyze", "--run", str(run), "--data", "digits:test", "--images", "8", "--out", str(tmp_path)]
     assert main(words) == 0
-    assert "left out  tokens after Lift's projection" in capsys.readouterr().out
-    analysis, _ = read_analysis(tmp_path)
+    assert "change/tokens" in capsys.readouterr().out
+    analysis, curves = read_analysis(tmp_path)
+    assert [(layer.name, layer.num_channels) for layer in analysis.layers] == [
+        ("blocks.0/patch", 12),
+        ("blocks.1/patch", 12),
+        ("change/tokens", 24),
+    ]
+    assert analysis.left_out == []
+    assert curves["layers/2/ranks/all_tokens_centred"][11] == pytest.approx(1, abs=1e-4)
     names = [checkpoint.weights for checkpoint in analysis.checkpoints]
     assert names[-1] == "final"
     assert len(names) > 2
     first, last = analysis.checkpoints[0], analysis.checkpoints[-1]
     assert first.entropy_bits != last.entropy_bits
     assert analysis.checkpoints[-2].magnitude == last.magnitude, "the last checkpoint is the finished student"
+    one_tap = [*words[:-1], str(tmp_path / "lifted"), "--tap", "change/tokens"]
+    assert main(one_tap) == 0
+    (lifted,) = read_analysis(tmp_path / "lifted")[0].layers
+    assert lifted.ranks == analysis.layers[2].ranks
+    capsys.readouterr()
     damaged = next(run.glob("checkpoints/*.pt"))
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1] + b"x")
@@ -74,6 +96,7 @@ def test_the_student_of_a_run_and_its_checkpoints(
         (["--weights", "none.safetensors"], "none.safetensors", 1),
         (["--weights", "random", "--image-size", "16"], "say the same: give one", 2),
         (["--weights", "random", "--tap", "head/logits"], "an analysis is of patch tokens", 1),
+        (["--weights", "random", "--tap", "change/tokens"], "only a student trained with lift does", 1),
     ],
 )
 def test_wrong_models(

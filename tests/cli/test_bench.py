@@ -16,7 +16,7 @@ QUICK = ["--seconds", "0.05", "--step-ms", "1"]
 def test_what_a_user_reads(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tiny_root), "--shuffle", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("shuffled, batches of 20, views cut again from the images, 2 threads")
+    assert lines[0].endswith("shuffled, batches of 20, views replayed from the images, 2 threads")
     # How fast the machine decodes just now decides whether raw pixels are advised.
     names = [line.split()[0] for line in lines[1:] if not line.startswith("pixels ")]
     assert names == ["stream", "gather", "stages", "start", "stall", "order"]
@@ -54,12 +54,15 @@ def test_a_cache_without_images_is_measured_without(tmp_path: Path, capsys: pyte
     extract(tiny_extract(tmp_path / "refer", images="reference"))
     assert main(["bench", str(tmp_path / "refer"), *QUICK]) == 0
     assert "no images" in capsys.readouterr().out
+    assert main(["bench", str(tmp_path / "refer"), "--pixels", "stored", *QUICK]) == 2
+    assert "no stored pixels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--column", "nope"], "no column 'nope'; it holds vit-tiny-patch16-224/blocks-1-patch-fp16"),
+        (["--pixels", "stored"], "no stored pixels"),
         (["--step-ms", "0"], "must be positive"),
         (["--batch-size", "0"], "batch_size must be"),
         (["--threads", "0"], "num_threads must be at least 1"),

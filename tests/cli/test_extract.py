@@ -24,7 +24,7 @@ def test_a_first_run_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFix
     ]
 
 
-def test_running_again_says_that_nothing_was_owed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_again_says_that_nothing_was_pending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(extract_words(tmp_path / "c")) == 0
     capsys.readouterr()
     assert main(extract_words(tmp_path / "c")) == 0

@@ -1,6 +1,6 @@
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -43,13 +43,14 @@ def test_help_of_each_verb_is_grouped_short_and_has_an_example(capsys: pytest.Ca
 
 
 def test_it_starts_in_under_half_a_second() -> None:
-    """The best of three: this machine is shared."""
+    """Of computing, the best of three: on a shared machine the clock measures the others too."""
     times = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "kdcache", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.5
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert 0 < min(times) < 0.5
 
 
 def test_a_reader_that_leaves_early_is_no_error(tiny_root: object) -> None:

@@ -5,7 +5,8 @@ import pytest
 from kdcache.cli.main import main
 from tests.cli.support import fails
 from tests.reports.html import Page
-from tests.reports.synthetic import ODD_NAME, write_full, write_run
+from tests.reports.synthetic import ODD_NAME, write_full
+from tests.reports.synthetic_runs import write_run
 
 
 def test_the_page_is_written_and_counted(tmp_path: Path, tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

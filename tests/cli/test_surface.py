@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 SURFACE = {
-    "demo": "--out --epochs --teacher-epochs --json",
+    "demo": "--out --epochs --seeds --teacher-epochs --json",
     "extract": """
         --data --limit --order --max-bad --image-timeout --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
@@ -15,7 +15,8 @@ SURFACE = {
     "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
-        --cache --out --student --student-kwargs --method --data --codec --epochs --batch-size --eval-data --seed
+        --cache --out --student --student-kwargs --method --term --data --codec --teacher --teacher-weights --beside
+         --epochs --batch-size --eval-data --seed
         --device --tensorboard --set --json""",
     "eval": "--data --ema --batch-size --device --json",
     "analyze": """

@@ -26,7 +26,7 @@ Groups = dict[str, GroupFingerprint]
 
 
 def build(root: Path, base: BaseFingerprint, groups: Groups, *, writes_base: bool) -> None:
-    """Write (or go on writing) a base and groups, or groups for a base that is there."""
+    """Write (or resume writing) a base and groups, or groups for a base that is there."""
     extraction = Extraction(root, base, groups, f"job {os.getpid()}", writes_base=writes_base)
     views = base.views.num_views
     for shard in extraction.planned():

@@ -10,7 +10,9 @@ from kdcache.analysis import Analysis, AnalyzeConfig, CacheTokens, analyze
 from kdcache.analysis.cache_tokens import choose_columns
 from kdcache.cache import open_cache
 from kdcache.distributed import WorkerEnv
-from kdcache.methods import FeatureConfig, LiftConfig, WideLastConfig
+from kdcache.methods.feature import feature
+from kdcache.methods.lift import lift
+from kdcache.methods.wide_last import wide_last
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
 from kdcache.teacher.extract import extract
@@ -29,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TensorFloat32"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
 ]
-TAP = "blocks.1/patch"
+TAP = ("blocks.1/patch",)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_batches_on_the_device_are_those_in_memory(gpu_root: Path, images: str) 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("method", [FeatureConfig(tap=TAP), LiftConfig(tap=TAP), WideLastConfig(tap=TAP)])
+@pytest.mark.parametrize("method", [feature(teacher=TAP), lift(teacher=TAP), wide_last(teacher=TAP)])
 def test_every_precision_trains(gpu_root: Path, tmp_path: Path, precision: str, method: object) -> None:
     config = tiny_run("optimizer.lr=1e-2", method=method, precision=precision, device="cuda", epochs=6, ema_decay=0.9)
     summary = train(gpu_root, tmp_path / "run", config)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.methods import FeatureConfig
+from kdcache.methods.feature import feature
+from kdcache.terms.logits import Logits
 from kdcache.train import train
 from tests.kernels.conftest import triton_form as triton_form  # the fixture
 from tests.train.support import losses, tiny_run
@@ -18,12 +19,13 @@ def test_torch_and_triton_give_the_same_loss_curve(
     curves = {}
     for form in ("torch", "triton"):
         monkeypatch.setenv("KD_KERNELS", form)
-        method = FeatureConfig(tap="blocks.1/patch", feature_weight=1.0)
+        method = feature(teacher=("blocks.1/patch",), feature_weight=1.0)
+        method = method.with_terms([Logits(teacher="head/logits:fp16")])
         run = tiny_run(f"data.codec={codec}", "precision=bf16", "optimizer.lr=1e-2", "epochs=1", method=method)
         train(tiny_root, tmp_path / form, run)
         curves[form] = losses(tmp_path / form)
     assert len(curves["torch"]) == 5
-    assert curves["torch"][-1]["feature"] < curves["torch"][0]["feature"]
+    assert curves["torch"][-1]["tokens"] < curves["torch"][0]["tokens"]
     for torch_step, triton_step in zip(curves["torch"], curves["triton"], strict=True):
-        assert triton_step["feature"] == pytest.approx(torch_step["feature"], rel=2e-3)
+        assert triton_step["tokens"] == pytest.approx(torch_step["tokens"], rel=2e-3)
         assert triton_step["loss"] == pytest.approx(torch_step["loss"], rel=2e-3)

@@ -31,7 +31,7 @@ def test_cait_to_deit_tiny_with_lift(
     settings = ["--set", "log_every=1", "--set", "optimizer.lr=1e-3"]
     assert main([*words, "--batch-size", "4", *settings, "--out", str(run)]) == 0
     assert json.loads((run / "summary.json").read_bytes())["num_parameters"] == 5_983_528
-    features_lost = [entry["feature"] for entry in read_metrics(run, "step")]
+    features_lost = [entry["tokens"] for entry in read_metrics(run, "step")]
     assert len(features_lost) == 8
     assert features_lost[-1] < 0.9 * features_lost[0]
     capsys.readouterr()

@@ -1,6 +1,8 @@
 """Features of one teacher and logits of another, from one cache: trained on, shown, measured and reported."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ from kdcache.cache import open_cache
 from kdcache.cli.main import main
 from kdcache.cli.remedies import error_text
 from kdcache.errors import CacheMismatchError, TapError, UsageError
-from kdcache.methods import FeatureConfig, LiftConfig, LogitConfig
+from kdcache.methods.base import Method
+from kdcache.methods.feature import feature
+from kdcache.methods.lift import lift
+from kdcache.methods.logit import logit
+from kdcache.terms.logits import Logits
 from kdcache.train import train
 from kdcache.train.config import RunConfig
 from kdcache.train.setup import prepare
@@ -28,16 +34,22 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the loop can catch it."""
 
 
+def taught(features: str, logits: str, method: Callable[..., Method] = lift, **settings: Any) -> Method:
+    """Features of one group and logits of another."""
+    own = method(teacher=(f"{features}:blocks.1/patch",), **settings)
+    return own.with_terms(
+        [replace(term, teacher=f"{logits}:head/logits:fp16") for term in own.terms if isinstance(term, Logits)]
+    )
+
+
 def mixed(*settings: str, **changes: Any) -> RunConfig:
     """Features of the added teacher, logits of the first."""
-    own = ("data.codec=int8", f"data.logits_group={GROUP}", *settings)
-    return tiny_run(*own, **{"method": LiftConfig(tap="wide:blocks.1/patch"), **changes})
+    return tiny_run("data.codec=int8", *settings, **{"method": taught("wide", GROUP), **changes})
 
 
 def swapped() -> RunConfig:
     """The other way round."""
-    method = LiftConfig(tap=f"{GROUP}:blocks.1/patch")
-    return tiny_run("data.codec=int8", "data.logits_group=wide", method=method)
+    return tiny_run("data.codec=int8", method=taught(GROUP, "wide"))
 
 
 def test_columns_of_two_groups(groups_root: Path) -> None:
@@ -47,9 +59,9 @@ def test_columns_of_two_groups(groups_root: Path) -> None:
     assert names == ["wide/head-logits-fp16", f"{GROUP}/blocks-1-patch-int8"]
 
 
-@pytest.mark.parametrize("method", [LiftConfig, FeatureConfig])
-def test_training_resumes_bit_for_bit(groups_root: Path, tmp_path: Path, method: type[FeatureConfig]) -> None:
-    config = mixed(method=method(tap="wide:blocks.1/patch", logit_weight=0.5, feature_weight=1.0))
+@pytest.mark.parametrize("method", [lift, feature])
+def test_training_resumes_bit_for_bit(groups_root: Path, tmp_path: Path, method: Callable[..., Method]) -> None:
+    config = mixed(method=taught("wide", GROUP, method, logit_weight=0.5, feature_weight=1.0))
     train(groups_root, tmp_path / "whole", config)
 
     def on_event(kind: str, values: dict[str, Any]) -> None:
@@ -63,7 +75,7 @@ def test_training_resumes_bit_for_bit(groups_root: Path, tmp_path: Path, method:
     assert "resume" in resumed
     whole = losses(tmp_path / "whole")
     assert losses(tmp_path / "cut") == whole
-    assert all(entry["kl"] > 0 and entry["feature"] > 0 for entry in whole)
+    assert all(entry["logits"] > 0 and entry["tokens"] > 0 for entry in whole)
     one, two = (safetensors.torch.load_file(tmp_path / run / "student.safetensors") for run in ("whole", "cut"))
     assert all(torch.equal(two[name], value) for name, value in one.items())
 
@@ -71,15 +83,14 @@ def test_training_resumes_bit_for_bit(groups_root: Path, tmp_path: Path, method:
 def test_the_groups_are_what_is_trained_on(groups_root: Path, tmp_path: Path) -> None:
     """Each choice of groups gives losses of its own, and the terms follow the group they are taken from."""
     found: dict[str, dict[str, float]] = {}
-    method = LiftConfig(tap="wide:blocks.1/patch", logit_weight=1.0)
-    both = mixed(method=method, epochs=1)
-    other_logits = mixed("data.logits_group=wide", method=method, epochs=1)
+    both = mixed(method=taught("wide", GROUP, logit_weight=1.0), epochs=1)
+    other_logits = mixed(method=taught("wide", "wide", logit_weight=1.0), epochs=1)
     for name, config in {"both": both, "other": other_logits}.items():
         train(groups_root, tmp_path / name, config)
         found[name] = losses(tmp_path / name)[0]
     # The first step is taken by the same student on the same images.
-    assert found["both"]["feature"] == found["other"]["feature"]
-    assert found["both"]["kl"] != found["other"]["kl"]
+    assert found["both"]["tokens"] == found["other"]["tokens"]
+    assert found["both"]["logits"] != found["other"]["logits"]
 
 
 def test_pixels_stored_or_replayed_train_the_same(groups_root: Path, tmp_path: Path) -> None:
@@ -92,14 +103,14 @@ def test_pixels_stored_or_replayed_train_the_same(groups_root: Path, tmp_path: P
     ("config", "listed", "advice"),
     [
         (
-            tiny_run("data.codec=int8", method=FeatureConfig(tap="blocks.1/patch", logit_weight=0.0)),
+            tiny_run("data.codec=int8", method=feature(teacher=("blocks.1/patch",), logit_weight=0.0)),
             [f"{GROUP}:blocks.1/patch (int8)", "wide:blocks.1/patch (int8)"],
-            "method.tap=GROUP:TAP",
+            "--term NAME:teacher=GROUP:TAP:CODEC",
         ),
         (
-            tiny_run(method=LogitConfig()),
+            tiny_run(method=logit()),
             [f"{GROUP}:head/logits (fp16)", "wide:head/logits (fp16)"],
-            "data.logits_group=...",
+            "--term NAME:teacher=GROUP:TAP:CODEC",
         ),
     ],
     ids=["features", "logits"],
@@ -116,19 +127,24 @@ def test_two_that_fit_are_refused_and_both_listed(
 def test_groups_and_teachers_that_are_not_there(groups_root: Path) -> None:
     cache = open_cache(groups_root)
     with pytest.raises(UsageError, match=f"no group 'narrow'; it holds pixels, {GROUP}, wide"):
-        prepare(mixed("data.logits_group=narrow"), cache)
+        prepare(mixed(method=taught("wide", "narrow")), cache)
     with pytest.raises(UsageError, match="no group 'narrow'"):
-        prepare(mixed(method=LiftConfig(tap="narrow:blocks.1/patch")), cache)
+        prepare(mixed(method=taught("narrow", GROUP)), cache)
     with pytest.raises(TapError, match=r"no column for wide:blocks\.0/patch.*wide:blocks\.1/patch \(int8\)"):
-        prepare(mixed(method=LiftConfig(tap="wide:blocks.0/patch")), cache)
+        prepare(
+            mixed(
+                method=lift(teacher=("wide:blocks.0/patch",)).with_terms([Logits(teacher=f"{GROUP}:head/logits:fp16")])
+            ),
+            cache,
+        )
     with pytest.raises(CacheMismatchError, match=rf"group {GROUP} holds teacher .*group wide holds teacher"):
         prepare(mixed(teacher="cait_s24_224"), cache)
 
 
-def test_a_run_goes_on_only_with_the_groups_it_began_with(groups_root: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_groups_it_began_with(groups_root: Path, tmp_path: Path) -> None:
     train(groups_root, tmp_path / "run", mixed(epochs=1))
-    with pytest.raises(Exception, match=r"logits_group") as caught:
-        train(groups_root, tmp_path / "run", mixed("data.logits_group=wide", epochs=1))
+    with pytest.raises(Exception, match=r"method.terms") as caught:
+        train(groups_root, tmp_path / "run", mixed(method=taught("wide", "wide"), epochs=1))
     assert type(caught.value).__name__ == "RunMismatchError"
 
 
@@ -171,5 +187,5 @@ def test_a_report_of_a_cache_analyses_and_a_run(groups_root: Path, tmp_path: Pat
     folders = [groups_root, tmp_path / "a" / GROUP, tmp_path / "a" / "wide", tmp_path / "run"]
     assert main(["report", *map(str, folders), "--out", str(tmp_path / "r.html")]) == 0
     words_of_page = Page((tmp_path / "r.html").read_text(encoding="utf-8")).words
-    for text in (f"groups.{GROUP}.teacher.precision", "groups.wide.teacher.precision", "config.data.logits_group"):
+    for text in (f"groups.{GROUP}.teacher.precision", "groups.wide.teacher.precision", "config.method.terms"):
         assert text in words_of_page

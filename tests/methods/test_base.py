@@ -3,100 +3,82 @@ import torch
 import torch.nn.functional as F
 
 from kdcache.cache import Cache
-from kdcache.methods import METHODS, LiftConfig, LogitConfig, StandaloneConfig, WideLastConfig
-from kdcache.methods.lift import LiftMethod
-from kdcache.methods.logit import Logit
-from tests.methods.support import one_batch, student_says, targets_of
+from kdcache.errors import UsageError
+from kdcache.methods import METHODS, load_method
+from kdcache.methods.base import Method, StudentChange
+from kdcache.methods.lift import lift
+from kdcache.methods.none import none
+from kdcache.terms.cross_entropy import CrossEntropy
+from kdcache.terms.logits import Logits
+from kdcache.terms.tokens import Tokens
+from kdcache.train.setup import prepare
+from tests.conftest import GROUP
+from tests.methods.support import one_batch
+from tests.train.support import tiny_run
 
 
 def test_the_total_is_the_papers(tiny_cache: Cache) -> None:
-    """(1 - a) CE + a T^2 KL + w MSE, with label smoothing 0.1, a = 0.9, T = 1, w = 0.2."""
+    """(1 - a) CE + a KL + w MSE, with label smoothing 0.1, a = 0.9, T = 1, w = 0.2."""
+    step = prepare(tiny_run(), tiny_cache).step
     batch = one_batch(tiny_cache)
-    logits, tokens = student_says(24)
-    targets = targets_of(batch, logits="head-logits-fp16", features="blocks-1-patch-fp16")
-    assert targets.logits is not None
-    assert targets.features is not None
-    terms = LiftMethod(LiftConfig()).loss(logits, tokens, batch.labels, targets, None)
+    names = [f"{GROUP}/head-logits-fp16", f"{GROUP}/blocks-1-patch-fp16"]
+    targets = {name: batch.targets[name] for name in names}
+    values, logits = step(batch.images, batch.labels, targets)
+    tokens = step.student.outputs(batch.images).tokens[0]
     ce = F.cross_entropy(logits, batch.labels, label_smoothing=0.1)
-    teacher = torch.softmax(targets.logits.decode(), dim=1)
+    teacher = torch.softmax(targets[names[0]].decode(), dim=1)
     kl = (teacher * (teacher.log() - torch.log_softmax(logits, dim=1))).sum(dim=1).mean()
-    mse = ((tokens - targets.features.decode()) ** 2).mean()
-    torch.testing.assert_close(terms["ce"], ce)
-    torch.testing.assert_close(terms["kl"], kl, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(terms["feature"], mse)
-    torch.testing.assert_close(terms["loss"], 0.1 * ce + 0.9 * kl + 0.2 * mse, rtol=1e-4, atol=1e-6)
+    mse = ((tokens - targets[names[1]].decode()) ** 2).mean()
+    torch.testing.assert_close(values["cross-entropy"], ce)
+    torch.testing.assert_close(values["logits"], kl, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(values["tokens"], mse)
+    torch.testing.assert_close(values["loss"], 0.1 * ce + 0.9 * kl + 0.2 * mse, rtol=1e-4, atol=1e-6)
 
 
-def test_temperature_scales_the_gradient_back(tiny_cache: Cache) -> None:
-    batch = one_batch(tiny_cache)
-    logits, _ = student_says(24)
-    targets = targets_of(batch, logits="head-logits-fp16")
-    hot = Logit(LogitConfig(temperature=4.0)).loss(logits, None, batch.labels, targets, None)["kl"]
-    assert targets.logits is not None
-    p, q = (F.log_softmax(each / 4, dim=1) for each in (targets.logits.decode(), logits))
-    torch.testing.assert_close(hot, 16 * (p.exp() * (p - q)).sum(1).mean(), rtol=1e-4, atol=1e-6)
+def test_terms_of_weight_zero_are_left_out() -> None:
+    method = Method(name="mine", terms=(CrossEntropy(), Logits(weight=0)))
+    assert method.labels == ["cross-entropy"]
+    assert method.needs_labels
+    assert not Method(name="mine", terms=(Logits(),)).needs_labels
+    with pytest.raises(ValueError, match="method mine has no term of a weight above 0"):
+        Method(name="mine", terms=(Logits(weight=0),))
 
 
-def test_terms_of_weight_zero_and_one(tiny_cache: Cache) -> None:
-    batch = one_batch(tiny_cache)
-    logits, tokens = student_says(24)
-    only_kl = Logit(LogitConfig(logit_weight=1.0))
-    assert not only_kl.needs_labels
-    targets = targets_of(batch, logits="head-logits-topk3")
-    assert set(only_kl.loss(logits, None, batch.labels, targets, None)) == {"loss", "kl"}
-    only_features = LiftMethod(LiftConfig(logit_weight=0.0))
-    targets = targets_of(batch, features="blocks-1-patch-int8")
-    assert set(only_features.loss(logits, tokens, batch.labels, targets, None)) == {"loss", "ce", "feature"}
+def test_terms_that_share_a_name_are_numbered() -> None:
+    terms = (Tokens(teacher=("a:blocks.0/patch",)), CrossEntropy(), Tokens(teacher=("b:blocks.0/patch",)))
+    assert Method(name="mine", terms=terms).labels == ["tokens", "cross-entropy", "tokens-2"]
 
 
-def test_missing_targets_are_a_mistake_and_never_ignored(tiny_cache: Cache) -> None:
-    batch = one_batch(tiny_cache)
-    logits, tokens = student_says(24)
-    with pytest.raises(ValueError, match="got logits and no features"):
-        LiftMethod(LiftConfig()).loss(logits, tokens, batch.labels, targets_of(batch, logits="head-logits-fp16"), None)
+def test_terms_take_the_place_of_those_of_their_name() -> None:
+    method = lift()
+    changed = method.with_terms([Tokens(weight=1.0), Tokens(weight=2.0)])
+    assert [(term.name, term.weight) for term in changed.terms] == [
+        ("cross-entropy", 1 - 0.9),
+        ("logits", 0.9),
+        ("tokens", 1.0),
+        ("tokens", 2.0),
+    ]
+    assert changed.change == method.change
+    assert [term.name for term in none().with_terms([Logits()]).terms] == ["cross-entropy", "logits"]
+    assert [term.name for term in method.with_terms([Logits(weight=0)]).active] == ["cross-entropy", "tokens"]
+    with pytest.raises(ValueError, match="term logits has weight 0 and method none has none, so it would be ignored"):
+        none().with_terms([Logits(weight=0)])
 
 
-def test_top_k_needs_temperature_one(tiny_cache: Cache) -> None:
-    column = tiny_cache.find_column(kind="logits", codec="topk")
-    Logit(LogitConfig()).check_logits(column)
-    with pytest.raises(
-        ValueError, match=r"head-logits-topk3 keeps the largest and the others' mass .* set method.temperature=1"
-    ):
-        Logit(LogitConfig(temperature=2.0)).check_logits(column)
+def test_a_change_checks_itself() -> None:
+    with pytest.raises(ValueError, match="one of none, lift, widelast, got 'wide'"):
+        StudentChange(name="wide")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+        StudentChange(name="lift", width=0)
+    with pytest.raises(ValueError, match="width 8 would be ignored"):
+        StudentChange(width=8)
 
 
-def test_widths() -> None:
-    assert LiftConfig().resolve(384) == 384
-    assert LiftConfig(width=256, feature_weight=0.0).resolve(384) == 256
-    with pytest.raises(ValueError, match=r"method.width = 256 differs from the teacher's 384"):
-        LiftConfig(width=256).resolve(384)
-    with pytest.raises(ValueError, match="widelast takes its width from a patch column"):
-        WideLastConfig(feature_weight=0.0).resolve(0)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_called_what_users_type(name: str) -> None:
+    assert load_method(name)().name == name
 
 
-@pytest.mark.parametrize(
-    ("config", "values", "message"),
-    [
-        (StandaloneConfig, {"label_smoothing": 1.5}, "label_smoothing"),
-        (LogitConfig, {"logit_weight": -0.1}, "logit_weight"),
-        (LogitConfig, {"temperature": 0.0}, "temperature"),
-        (LiftConfig, {"feature_weight": -1.0}, "feature_weight"),
-        (LiftConfig, {"feature_loss": "l3"}, "feature_loss"),
-        (LiftConfig, {"width": 0}, "width"),
-    ],
-)
-def test_mistakes_are_named(config: type, values: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        config(**values)
-
-
-def test_names_and_configurations_agree() -> None:
-    for name, method in METHODS.items():
-        assert method.config_type().name == name  # type: ignore[call-arg]
-
-
-def test_methods_have_only_the_settings_they_use() -> None:
-    with pytest.raises(TypeError):
-        StandaloneConfig(feature_weight=1.0)  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
-        LogitConfig(feature_weight=1.0)  # type: ignore[call-arg]
+def test_an_unknown_method_lists_the_known() -> None:
+    with pytest.raises(UsageError, match="unknown method 'magic'; choose from none, logit"):
+        load_method("magic")

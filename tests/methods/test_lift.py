@@ -1,13 +1,20 @@
-from kdcache.methods import LiftConfig
-from kdcache.methods.lift import LiftMethod
-from kdcache.models import StudentSpec
+import pytest
+
+from kdcache.cache import Cache
+from kdcache.errors import UsageError
+from kdcache.methods.lift import lift
+from kdcache.train.setup import prepare
+from tests.train.support import tiny_run
 
 
-def test_the_student_takes_the_teachers_width() -> None:
-    spec = StudentSpec(name="deit_tiny_patch16_224", num_classes=1000, image_size=224)
-    changed = LiftMethod(LiftConfig()).change(spec, teacher_width=384)
-    assert (changed.change, changed.width, changed.block) == ("lift", 384, -1)
+def test_the_student_takes_the_teachers_width(tiny_cache: Cache) -> None:
+    setup = prepare(tiny_run(), tiny_cache)
+    assert (setup.spec.change, setup.spec.width) == ("lift", 24)
+    assert [str(tap) for tap in setup.step.student.taps] == ["change/tokens"]
+    assert [name for name, _ in setup.step.named_parameters() if name.startswith("adapters")] == []
 
 
-def test_nothing_is_dropped_at_inference() -> None:
-    assert LiftMethod(LiftConfig()).adapter(384, 384) is None
+def test_another_width_is_for_controls(tiny_cache: Cache) -> None:
+    assert prepare(tiny_run(method=lift(width=40, feature_weight=0)), tiny_cache).spec.width == 40
+    with pytest.raises(UsageError, match=r"tokens have 40 channels and .*blocks.1/patch \(fp16\) has 24"):
+        prepare(tiny_run(method=lift(width=40, teacher=("blocks.1/patch",))), tiny_cache)

@@ -1,15 +1,15 @@
 import pytest
 
-from kdcache.cache import Cache
-from kdcache.methods import LogitConfig
-from kdcache.methods.logit import Logit
-from tests.methods.support import one_batch, student_says, targets_of
+from kdcache.methods.logit import logit
 
 
-@pytest.mark.parametrize("column", ["head-logits-fp16", "head-logits-topk3"])
-def test_dense_and_top_k(tiny_cache: Cache, column: str) -> None:
-    batch = one_batch(tiny_cache)
-    logits, _ = student_says(4)
-    terms = Logit(LogitConfig()).loss(logits, None, batch.labels, targets_of(batch, logits=column), None)
-    assert float(terms["loss"]) == pytest.approx(0.1 * float(terms["ce"]) + 0.9 * float(terms["kl"]), rel=1e-5)
-    assert float(terms["kl"]) > 0
+def test_labels_and_logits_share_the_weight() -> None:
+    method = logit(logit_weight=0.75)
+    assert {term.name: term.weight for term in method.terms} == {"cross-entropy": 0.25, "logits": 0.75}
+
+
+def test_all_on_one_side() -> None:
+    assert logit(logit_weight=0).labels == ["cross-entropy"]
+    assert not logit(logit_weight=1).needs_labels
+    with pytest.raises(ValueError, match=r"logit_weight must be between 0 and 1, got 1.5"):
+        logit(logit_weight=1.5)

@@ -1,13 +1,11 @@
-from kdcache.methods import WideLastConfig
-from kdcache.methods.wide_last import WideLast
-from kdcache.models import StudentSpec
+from kdcache.cache import Cache
+from kdcache.methods.wide_last import wide_last
+from kdcache.train.setup import prepare
+from tests.train.support import tiny_run
 
 
-def test_the_student_takes_the_teachers_width() -> None:
-    spec = StudentSpec(name="deit_tiny_patch16_224", num_classes=1000, image_size=224)
-    changed = WideLast(WideLastConfig()).change(spec, teacher_width=384)
-    assert (changed.change, changed.width, changed.block) == ("widelast", 384, -1)
-
-
-def test_nothing_is_dropped_at_inference() -> None:
-    assert WideLast(WideLastConfig()).adapter(384, 384) is None
+def test_the_student_takes_the_teachers_width(tiny_cache: Cache) -> None:
+    setup = prepare(tiny_run(method=wide_last(teacher=("blocks.1/patch",))), tiny_cache)
+    assert (setup.spec.change, setup.spec.width) == ("widelast", 24)
+    assert [str(tap) for tap in setup.step.student.taps] == ["blocks.1/patch"]
+    assert [name for name, _ in setup.step.named_parameters() if name.startswith("adapters")] == []

@@ -102,3 +102,22 @@ def test_files_that_are_no_weights(tmp_path: Path, content: str) -> None:
 def test_which_models_must_be_told_their_size() -> None:
     assert size_arguments("deit_tiny_patch16_224", 64) == {"img_size": 64}
     assert size_arguments("resnet18", 64) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "fixed"),
+    [
+        ("vit_tiny_patch16_224", True), ("deit3_small_patch16_224.fb_in22k_ft_in1k", True), ("cait_xxs24_224", True),
+        ("eva02_tiny_patch14_224", True), ("swin_tiny_patch4_window7_224", True), ("hiera_tiny_224", True),
+        ("resnet18.a1_in1k", False), ("convnextv2_atto", False), ("mobilenetv3_small_050", False),
+        ("mobilenetv4_conv_small_035", False),
+    ],
+)  # fmt: skip
+def test_families_of_a_fixed_input_size_are_told(name: str, fixed: bool) -> None:
+    assert size_arguments(name, 64) == ({"img_size": 64} if fixed else {})
+
+
+def test_an_unknown_tag_is_refused_when_the_model_is_built() -> None:
+    assert size_arguments("resnet18.nonsense", 64) == {}
+    with pytest.raises(ModelError, match="Invalid pretrained tag"):
+        create_timm_model("resnet18.nonsense")

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, TapError
 from kdcache.models import StudentSpec, build_student, count_parameters
-from kdcache.models.student import student_grid
+from kdcache.models.student import tap_grid
+from kdcache.models.taps import Tap
 
 SMALL = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3}
 
@@ -14,23 +15,45 @@ def spec(**changes: object) -> StudentSpec:
 
 
 @pytest.mark.parametrize(
-    ("changes", "channels"),
+    ("changes", "taps", "read", "channels"),
     [
-        ({}, None),
-        ({"block": 0}, 12),
-        ({"block": -1}, 12),
-        ({"change": "lift", "width": 24}, 24),
-        ({"change": "widelast", "width": 24}, 24),
+        ({}, [], [], []),
+        ({}, [Tap("patch", 0)], ["blocks.0/patch"], [12]),
+        ({}, [Tap("patch")], ["blocks.1/patch"], [12]),
+        ({}, [Tap("prefix"), Tap("patch", -2)], ["blocks.1/prefix", "blocks.0/patch"], [12, 12]),
+        ({"change": "lift", "width": 24}, [Tap("patch")], ["change/tokens"], [24]),
+        (
+            {"change": "lift", "width": 24},
+            [Tap("patch", -1), Tap("change")],
+            ["blocks.1/patch", "change/tokens"],
+            [12, 24],
+        ),
+        ({"change": "lift", "width": 24}, [Tap("prefix", 0)], ["blocks.0/prefix"], [12]),
+        ({"change": "widelast", "width": 24}, [Tap("patch")], ["blocks.1/patch"], [24]),
     ],
 )
-def test_students_give_logits_and_tokens(changes: dict[str, object], channels: int | None) -> None:
+def test_students_give_logits_and_tokens(
+    changes: dict[str, object], taps: list[Tap], read: list[str], channels: list[int]
+) -> None:
     student = build_student(spec(**changes)).eval()
+    student.set_taps(taps)
+    assert [str(tap) for tap in student.taps] == read
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
-        logits, tokens = student.forward_features(images)
+        logits, tokens = student.outputs(images)
         torch.testing.assert_close(student(images), logits)
     assert logits.shape == (2, 5)
-    assert (tokens is None) if channels is None else (tokens is not None and tokens.shape == (2, 16, channels))
+    shapes = [(2, 1 if tap.kind == "prefix" else 16, width) for tap, width in zip(taps, channels, strict=True)]
+    assert [tuple(each.shape) for each in tokens] == shapes
+
+
+def test_taps_that_a_student_does_not_have() -> None:
+    with pytest.raises(TapError, match="no tokens of a change"):
+        build_student(spec()).set_taps([Tap("change")])
+    with pytest.raises(TapError, match="a lifted student has no head/embedding; choose patch tokens"):
+        build_student(spec(change="lift", width=24)).set_taps([Tap("embedding")])
+    with pytest.raises(TapError, match="this model has 2 blocks"):
+        build_student(spec()).set_taps([Tap("patch", 5)])
 
 
 def test_published_sizes() -> None:
@@ -45,22 +68,23 @@ def test_published_shapes(change: str) -> None:
     student = build_student(
         spec(name="deit_tiny_patch16_224", kwargs={}, num_classes=1000, image_size=224, change=change, width=384)
     )
-    _, tokens = student.forward_features(torch.randn(1, 3, 224, 224))
-    assert tokens is not None
+    student.set_taps([Tap("patch")])
+    (tokens,) = student.outputs(torch.randn(1, 3, 224, 224)).tokens
     assert tokens.shape == (1, 196, 384)
 
 
 def test_grids() -> None:
     for changes in ({}, {"change": "lift", "width": 24}, {"change": "widelast", "width": 24}):
-        made = spec(**changes)
-        assert student_grid(build_student(made), made) == (4, 4)
+        student = build_student(spec(**changes))
+        student.set_taps([Tap("patch"), Tap("prefix")])
+        assert [tap_grid(student, tap, 16) for tap in student.taps] == [(4, 4), None]
 
 
 def test_any_architecture_can_be_a_plain_student() -> None:
-    student = build_student(spec(name="resnet18", kwargs={}, block=-1, image_size=64))
-    logits, tokens = student.forward_features(torch.randn(2, 3, 64, 64))
+    student = build_student(spec(name="resnet18", kwargs={}, image_size=64))
+    student.set_taps([Tap("patch")])
+    logits, (tokens,) = student.outputs(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 5)
-    assert tokens is not None
     assert tokens.shape == (2, 4, 512)
     assert student.no_weight_decay() == set()
 
@@ -72,7 +96,7 @@ def test_distilled_students_train_on_the_mean_of_their_heads() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match="lift needs the teacher's width, got 0"):
+    with pytest.raises(ValueError, match="lift needs a width, got 0"):
         spec(change="lift")
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         spec(num_classes=0)

@@ -47,6 +47,14 @@ def test_the_wide_block_sees_all_tokens_projected_and_normalised() -> None:
     assert inputs[0].shape == (2, 17, 24)
 
 
+def test_the_entry_norm_has_the_eps_of_the_released_code() -> None:
+    """1e-6: tokens of a variance of 1e-5 come out at 0.95 of unit variance, with torch's default at half of it."""
+    block = WidenedBlock(torch.nn.Identity(), in_width=4, width=4)
+    torch.nn.init.eye_(block.project.weight)
+    tokens = torch.tensor([[[1.0, -1.0, 1.0, -1.0]]]) * 1e-5**0.5
+    torch.testing.assert_close(block(tokens).var(correction=0), torch.tensor(1e-5 / (1e-5 + 1e-6)))
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     model = widen_last_block(build, width=24)
     model(torch.randn(2, 3, 16, 16)).sum().backward()
@@ -62,7 +70,7 @@ def test_the_models_own_design_carries_over() -> None:
 
 
 def test_what_cannot_be_widened() -> None:
-    with pytest.raises(ModelError, match="ResNet is none"):
+    with pytest.raises(ModelError, match="ResNet is not one"):
         widen_last_block(partial(timm.create_model, "resnet18"), width=24)
     with pytest.raises(ModelError, match="head dimension 4, which does not divide the teacher's width 26"):
         widen_last_block(build, width=26)

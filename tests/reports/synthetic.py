@@ -24,6 +24,7 @@ from kdcache.analysis.result import (
     Spread,
 )
 from kdcache.reports.inputs import Inputs, read_inputs
+from tests.reports.synthetic_runs import run_summary, write_run
 
 ODD_NAME = "<b>&\"'$x_1$ <script>alert(1)</script>"
 TOKENS, CHANNELS, GRID, IMAGES = 16, 24, [4, 4], 3
@@ -47,6 +48,9 @@ def ranks(*, with_records: bool) -> Ranks:
         shared_centred=shared,
         all_tokens=whole,
         all_tokens_centred=whole,
+        all_tokens_standardized=whole,
+        num_tokens=IMAGES * TOKENS,
+        mean_energy=0.25,
     )
 
 
@@ -96,7 +100,7 @@ def layer_curves(number: int, *, with_records: bool) -> Curves:
     random = np.random.default_rng(number)
     energy = np.sort(random.random(CHANNELS))[::-1].cumsum()
     energy /= energy[-1]
-    found = {f"ranks/{name}": energy for name in ("all_tokens", "all_tokens_centred")}
+    found = {f"ranks/all_tokens{name}": energy for name in ("", "_centred", "_standardized")}
     found["ranks/per_image"] = energy[:TOKENS] / energy[TOKENS - 1]
     for order, bins in (("full", CHANNELS), ("folded", CHANNELS // 2 + 1)):
         line = np.linspace(0, 1, bins + 1)[1:]
@@ -105,7 +109,8 @@ def layer_curves(number: int, *, with_records: bool) -> Curves:
         if with_records:
             found[f"sep/{order}/std"] = np.full(bins, 0.03)
     if with_records:
-        found |= {"ranks/shared": energy**1.5, "ranks/per_image_centred": found["ranks/per_image"] ** 1.1}
+        found |= {"ranks/shared": energy**1.5, "ranks/shared_centred": energy**1.6}
+        found |= {"ranks/per_image_centred": found["ranks/per_image"] ** 1.1}
         for order in ("sorted_spectrum", "sorted_channels"):
             found |= {f"sep/{order}/mean": energy, f"sep/{order}/white_noise": energy**1.2}
             found[f"sep/{order}/std"] = np.full(CHANNELS, 0.02)
@@ -126,6 +131,9 @@ def source(path: str, **changes: Any) -> SourceFacts:
         "num_images": IMAGES,
         "num_views": 2,
         "num_read": IMAGES,
+        "num_blocks": 4,
+        "view_recipe": "rrc-flip",
+        "view": {"size": 16, "interpolation": "bicubic", "scale": [0.6, 1.0]},
     }
     return SourceFacts(**{**facts, **changes})
 
@@ -171,11 +179,14 @@ def write_full(folder: Path, *, num_layers: int = 4, path: str = "caches/inet", 
             notes=["accuracy falls"],
         ),
         "diagnosis": Diagnosis(
-            student="deit_tiny_patch16_224",
+            student="narrow_student",
+            student_width=9,
             layer=layers[-1].name,
-            remedy="lift",
-            paragraph="The student has 192 channels; 24 shared dimensions hold 99 %.",
+            fixed_map="falls-short",
+            reach=0.7,
+            paragraph="The student has 9 channels; 24 shared dimensions hold 99 %.",
             rows=[("teacher's channels", "24")],
+            cautions=[],
             caveats=["One seed."],
         ),
         "checkpoints": [
@@ -208,45 +219,6 @@ def write_odd(folder: Path) -> Path:
     facts = source(f"m/{ODD_NAME}", kind="model", digest="", teacher=ODD_NAME, num_images=1, num_views=1, num_read=1)
     write_analysis(folder, analysis(layers, source=facts, left_out=[ODD_NAME]), curves)
     return folder
-
-
-def write_run(folder: Path, *, method: str = "lift", finished: bool = True, steps: int = 4) -> Path:
-    """A training run's folder as `kdcache train` leaves it, without weights."""
-    folder.mkdir(parents=True)
-    lines: list[dict[str, Any]] = []
-    for step in range(1, steps + 1):
-        entry = {
-            "kind": "step",
-            "step": 10 * step,
-            "loss": 2.0 / step,
-            "images_per_s": 900.0,
-            "stall_share": 0.1 / step,
-        }
-        lines.append({**entry, **({"feature": 1.0 / step} if method != "none" else {})})
-    tops = [50.0, 80.0, 75.0]
-    lines += [{"kind": "eval", "step": 20, "epoch": at, "top1": top, "num_images": 360} for at, top in enumerate(tops)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = {"config": {"student": "vit_tiny", "method": {"name": method}}, "versions": {"torch": "2.6.0"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    if finished:
-        (folder / "summary.json").write_text(json.dumps(run_summary(method)))
-    return folder
-
-
-def run_summary(method: str) -> dict[str, Any]:
-    return {
-        "top1": 75.0,
-        "top5": 99.0,
-        "num_images": 360,
-        "best_top1": 80.0,
-        "method": method,
-        "student": "vit_tiny",
-        "num_parameters": 122074,
-        "images_per_s": 900.5,
-        "stall_share": 0.031,
-        "target_bytes_per_view": 5120,
-        "peak_memory_bytes": 923_000_000,
-    }
 
 
 def write_demo(folder: Path) -> Path:

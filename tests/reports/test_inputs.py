@@ -5,7 +5,8 @@ import pytest
 
 from kdcache.errors import CorruptCacheError, UsageError
 from kdcache.reports.inputs import read_inputs
-from tests.reports.synthetic import run_summary, write_demo, write_full, write_run, write_stored_only
+from tests.reports.synthetic import write_demo, write_full, write_stored_only
+from tests.reports.synthetic_runs import run_summary, write_run
 
 
 def test_every_kind_is_recognised_by_its_content(tmp_path: Path, tiny_root: Path) -> None:

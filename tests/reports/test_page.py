@@ -6,7 +6,8 @@ import pytest
 from kdcache.reports.inputs import Inputs, read_inputs
 from kdcache.reports.page import render_page
 from tests.reports.html import Page
-from tests.reports.synthetic import ODD_NAME, everything, write_full, write_odd, write_run, write_stored_only
+from tests.reports.synthetic import ODD_NAME, everything, write_full, write_odd, write_stored_only
+from tests.reports.synthetic_runs import write_run
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,19 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from kdcache.cache import Cache
-from kdcache.errors import UsageError
+from kdcache.cache import Cache, open_cache
+from kdcache.errors import SourceError, UsageError
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.dataset import CacheDataset, CacheIterable
 from kdcache.stream.loader import CacheLoader
+from kdcache.stream.pixels import PixelOrigin
+from kdcache.teacher.extract import extract
+from tests.conftest import tiny_extract
 
 CONFIG = StreamConfig(batch_size=4, num_threads=1, check_pixels=1.0)
 
@@ -27,6 +33,42 @@ def test_items_are_records_by_number(tiny_cache: Cache) -> None:
     assert dataset[-1]["key"] == dataset[39]["key"]
     with pytest.raises(IndexError):
         dataset[40]
+
+
+@pytest.mark.parametrize("root", ["groups_root", "jpeg_root"])
+@pytest.mark.parametrize("pixels", ["auto", "stored", "replay"])
+def test_items_are_the_rows_of_the_loader(request: pytest.FixtureRequest, root: str, pixels: PixelOrigin) -> None:
+    cache = open_cache(request.getfixturevalue(root))
+    dataset = CacheDataset(cache, pixels=pixels, check_pixels=1.0)
+    config = StreamConfig(batch_size=4, num_threads=1, pixels=pixels, check_pixels=1.0)
+    for batch in CacheLoader(cache, cache.columns, config):
+        assert batch.pixels is not None
+        decoded = {name: targets.decode() for name, targets in batch.targets.items()}
+        for row, (sample, view) in enumerate(zip(batch.samples.tolist(), batch.views.tolist(), strict=True)):
+            item = dataset[sample * cache.num_views + view]
+            assert (item["label"], item["view"]) == (int(batch.labels[row]), view)
+            assert torch.equal(item["pixels"], batch.pixels[row])
+            for name, values in decoded.items():
+                assert torch.equal(item[name], values[row])
+
+
+@pytest.mark.parametrize("form", ["raw", "jpeg:80"])
+def test_stored_pixels_need_no_images(photos: Path, tmp_path: Path, form: str) -> None:
+    config = tiny_extract(tmp_path / "c", data=str(photos), images="reference", pixels=form, taps=("head/logits",))
+    extract(config)
+    shutil.rmtree(photos)
+    cache = open_cache(tmp_path / "c")
+    for pixels in ("auto", "stored"):
+        assert len([item["pixels"] for item in DataLoader(CacheDataset(cache, pixels=pixels), batch_size=4)]) == 3
+    with pytest.raises(SourceError, match="refers to its images"):
+        CacheDataset(cache, pixels="replay")[0]
+
+
+def test_the_origin_of_pixels_is_checked_at_once(tiny_cache: Cache) -> None:
+    with pytest.raises(UsageError, match="no stored pixels"):
+        CacheDataset(tiny_cache, pixels="stored")
+    with pytest.raises(ValueError, match="pixels must be auto, stored or replay"):
+        CacheDataset(tiny_cache, pixels="raw")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -67,7 +67,7 @@ def test_bytes_arrive_where_they_belong(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_constant_strides_count_views_and_begin_anew_in_every_file(path: Path, mode: ReadMode) -> None:
+def test_constant_strides_count_views_and_restart_in_every_file(path: Path, mode: ReadMode) -> None:
     layout = RecordLayout.plain("|i1", (100,))
     places = RecordPlaces(np.array([0, 5, 8]), layout.fields, 3, 640, 17)
     rows = np.array([(sample, view) for sample in range(8) for view in range(3)])

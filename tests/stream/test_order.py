@@ -150,7 +150,7 @@ def test_the_position_counts_samples_so_that_ranks_do_not_matter() -> None:
         ("b", {}, "saved with cache aaaaaaaaaaaa…, this one is bbbbbbbbbbbb…"),
         ("a", {"seed": 4}, "saved with seed 3, this stream has seed 4"),
         ("a", {"window": 3}, "another order: windows of 2 shards, .*; this stream has windows of 3 shards"),
-        ("a", {"batch_size": 7}, "no multiple of the 7 samples"),
+        ("a", {"batch_size": 7}, "is not a multiple of the 7 samples"),
     ],
 )
 def test_another_stream_is_refused(cache: str, changes: dict[str, object], message: str) -> None:

@@ -11,7 +11,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.errors import CorruptCacheError, SourceError, UsageError
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
-from kdcache.stream.pixels import StoredJpegs, gathered, stored_pixels
+from kdcache.stream.pixels import StoredJpegs, can_deliver_pixels, gathered, stored_pixels
 from kdcache.stream.reader import ShardReader
 from kdcache.teacher.extract import extract
 from kdcache.views import pixel_hash
@@ -88,7 +88,7 @@ def test_the_contract_of_a_stream(root: Path, access: str) -> None:
 
 @pytest.mark.parametrize("root", STORED, indirect=True)
 def test_a_state_is_that_of_a_replayed_stream(root: Path) -> None:
-    """Where pixels come from is no part of the position: a run may go on from another place."""
+    """Where pixels come from is no part of the position: a run may resume with another origin."""
     cache = open_cache(root)
     whole = epochs(make(cache, pixels="replay"), 1)
     loader = make(cache, pixels="stored")
@@ -129,6 +129,26 @@ def test_stored_pixels_that_are_not_there(tiny_cache: Cache) -> None:
     with pytest.raises(UsageError, match=r"no stored pixels"):
         make(tiny_cache, pixels="stored")
     assert stored_pixels(tiny_cache, "auto") is None
+
+
+def test_pixels_can_be_delivered_where_they_are_stored_held_or_at_hand(
+    groups_root: Path, photos: Path, tmp_path: Path
+) -> None:
+    embedded, referring = open_cache(groups_root), tmp_path / "refers"
+    extract(tiny_extract(referring, data=str(photos), images="reference", taps=("head/logits",)))
+    cache = open_cache(referring)
+    assert can_deliver_pixels(embedded, "replay", has_source=False)
+    assert [can_deliver_pixels(cache, "auto", has_source=known) for known in (True, False)] == [True, False]
+    with pytest.raises(UsageError, match="no stored pixels"):
+        can_deliver_pixels(cache, "stored", has_source=False)
+    extract(
+        tiny_add(
+            referring, data=str(photos), teacher=None, teacher_kwargs={}, group=None, pixels="raw", precision="auto"
+        )
+    )
+    cache = open_cache(referring)
+    assert can_deliver_pixels(cache, "stored", has_source=False)
+    assert not can_deliver_pixels(cache, "replay", has_source=False)
 
 
 def test_the_advice_of_that_error_works(cache_copy: Path) -> None:

@@ -53,7 +53,7 @@ def test_random_weights_are_the_same_everywhere_and_no_students() -> None:
 
 @pytest.mark.parametrize("around", [1, 2])
 def test_the_same_batch_gives_the_same_bits_whatever_the_threads_around(around: int) -> None:
-    """torchrun sets one OpenMP thread a process; a worker must say what a process on its own says."""
+    """torchrun sets one OpenMP thread a process; a worker must give what a process on its own gives."""
     made, again = teacher(cpu_threads=2), teacher(cpu_threads=2)
     made.set_taps(TAPS)
     expected = made.run(PIXELS)
@@ -71,10 +71,19 @@ def test_facts_for_the_fingerprint() -> None:
     assert facts.pretrained_cfg["interpolation"] == "bicubic"
     assert "url" not in facts.pretrained_cfg
     assert (facts.mean, facts.std) == ([0.5] * 3, [0.5] * 3)
+    assert facts.num_blocks == 2
+
+
+def test_blocks_are_counted_as_taps_count_them() -> None:
+    """So that blocks.-1 of a manifest is the block that the teacher resolves it to, for maps too."""
+    settings: dict[str, Any] = {"image_size": 32, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
+    made = Teacher("mobilenetv3_small_050", {}, "random", **settings)
+    [last] = made.set_taps([parse_tap("blocks.-1/patch")])
+    assert last.tap.block == made.facts.num_blocks - 1
 
 
 def test_pixels_are_normalised_as_this_teacher_wants_them() -> None:
-    """Not as the base says: a second teacher of a cache may want other means than the first."""
+    """Not as the base has it: a second teacher of a cache may want other means than the first."""
     made = teacher()
     made.facts = replace(made.facts, mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0])
     made.set_taps(TAPS)
@@ -97,6 +106,15 @@ def test_sizes_that_contradict() -> None:
     with pytest.raises(UsageError, match="contradicts teacher_kwargs img_size=16"):
         teacher(image_size=32)
     assert teacher(image_size=16).image_size == 16
+
+
+def test_a_teacher_whose_forward_gives_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = teacher()
+    forward = made.model.forward
+    monkeypatch.setattr(made.model, "forward", lambda images: 2 * forward(images))
+    with pytest.raises(TapError, match="other logits than its forward"):
+        made.set_taps(TAPS)
+    made.set_taps(TAPS[:2])
 
 
 def test_models_that_cannot_be_teachers() -> None:

@@ -69,8 +69,10 @@ def test_columns_resolve_taps_and_codecs(teacher: Teacher) -> None:
     [
         (("blocks.9/patch",), TapError, "has 2 blocks"),
         (("blocks.1",), TapError, "is not a tap"),
-        (("head/logits:int8",), UsageError, "int8 stores tokens only"),
+        (("head/logits:int8",), UsageError, "int8 stores features only"),
         (("blocks.1/patch:topk=3",), UsageError, "topk stores logits only"),
+        (("head/embedding:topk=3",), UsageError, "topk stores logits only"),
+        (("change/tokens",), TapError, "VisionTransformer has no change/tokens: only a student that a method"),
         (("head/logits:topk=11",), UsageError, "at least 11 classes"),
         (("blocks.1/patch:fp8",), UsageError, "unknown codec 'fp8'"),
         (("blocks.1/patch", "blocks.-1/patch"), UsageError, "asked for twice"),
@@ -79,6 +81,15 @@ def test_columns_resolve_taps_and_codecs(teacher: Teacher) -> None:
 def test_what_cannot_be_cached(teacher: Teacher, taps: tuple[str, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         plan_columns(config(taps=taps), teacher)
+
+
+def test_an_embedding_is_one_vector_of_any_dense_codec(teacher: Teacher) -> None:
+    taps = ("head/embedding", "head/embedding:int8", "head/embedding:bf16", "head/embedding:fp32")
+    columns = plan_columns(config(codec="int8", taps=taps), teacher)
+    assert [(each.name, each.kind, each.shape, each.grid) for each in columns] == [
+        (f"head-embedding-{codec}", "embedding", [24], []) for codec in ("fp16", "int8", "bf16", "fp32")
+    ]
+    assert columns[1].layout().payload_bytes == 24 + 4
 
 
 def test_the_eval_recipe_is_the_teachers(teacher: Teacher) -> None:

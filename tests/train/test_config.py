@@ -2,26 +2,23 @@ import pytest
 
 from kdcache.config import apply_settings, as_plain
 from kdcache.errors import UsageError
-from kdcache.methods import LiftConfig, StandaloneConfig
+from kdcache.methods.lift import lift
 from kdcache.train.config import CheckpointConfig, EvalConfig, RunConfig
 
 
 def test_everything_can_be_set_by_name() -> None:
-    base = RunConfig(student="m", method=LiftConfig())
+    base = RunConfig(student="m", method=lift())
     changed = apply_settings(
-        base, ["optimizer.weight_decay=0.1", "method.feature_weight=0.4", "data.window=3", "compile=true", "seed=7"]
+        base, ["optimizer.weight_decay=0.1", "image_size=32", "data.window=3", "compile=true", "seed=7"]
     )
     assert changed.optimizer.weight_decay == 0.1
-    assert isinstance(changed.method, LiftConfig)
-    assert changed.method.feature_weight == 0.4
+    assert changed.image_size == 32
     assert (changed.data.window, changed.compile, changed.seed) == (3, True, 7)
 
 
-def test_settings_of_another_method_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"StandaloneConfig has no field 'feature_weight'"):
-        apply_settings(RunConfig(student="m", method=StandaloneConfig()), ["method.feature_weight=1"])
-    with pytest.raises(UsageError, match=r"method\.name"):
-        apply_settings(RunConfig(student="m", method=LiftConfig()), ["method.name=logit"])
+def test_terms_are_not_set_by_name() -> None:
+    with pytest.raises(UsageError, match=r"method is a group; set one of method.name, method.terms, method.change"):
+        apply_settings(RunConfig(student="m", method=lift()), ["method=logit"])
 
 
 @pytest.mark.parametrize(
@@ -30,7 +27,7 @@ def test_settings_of_another_method_are_refused() -> None:
 )
 def test_mistakes_are_named(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
-        RunConfig(student="m", method=LiftConfig(), **values)  # type: ignore[arg-type]
+        RunConfig(student="m", method=lift(), **values)  # type: ignore[arg-type]
 
 
 def test_groups_check_themselves() -> None:
@@ -41,6 +38,8 @@ def test_groups_check_themselves() -> None:
 
 
 def test_it_is_recorded_whole() -> None:
-    plain = as_plain(RunConfig(student="m", method=LiftConfig()))
+    plain = as_plain(RunConfig(student="m", method=lift()))
     assert plain["method"]["name"] == "lift"
+    assert [term["name"] for term in plain["method"]["terms"]] == ["cross-entropy", "logits", "tokens"]
+    assert plain["method"]["change"] == {"name": "lift", "width": None}
     assert plain["optimizer"]["betas"] == [0.9, 0.999]

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from kdcache.errors import RunMismatchError
+from kdcache.methods.lift import lift
 from kdcache.models import StudentSpec, build_student
 from kdcache.train.folder import (
     WEIGHTS,
@@ -19,7 +21,7 @@ from kdcache.views import EvalView
 from tests.train.support import tiny_run
 
 SPEC = StudentSpec(
-    name="vit_tiny_patch16_224", num_classes=5, image_size=16, change="widelast", width=24, block=-1,
+    name="vit_tiny_patch16_224", num_classes=5, image_size=16, change="widelast", width=24,
     kwargs={"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3},
 )  # fmt: skip
 VIEW = EvalView(size=16, crop_pct=0.9, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -41,6 +43,9 @@ def test_the_same_run_goes_on_and_another_is_refused(tmp_path: Path) -> None:
         begin_run(tmp_path, tiny_run(epochs=3), cache_digest="a" * 64, world_size=1)
     with pytest.raises(RunMismatchError, match=r"optimizer.lr: the run has None, this command 0.1"):
         begin_run(tmp_path, tiny_run("optimizer.lr=0.1"), cache_digest="a" * 64, world_size=1)
+    other = replace(tiny_run(), method=lift(teacher=("blocks.1/patch",), feature_weight=0.5))
+    with pytest.raises(RunMismatchError, match=r"method.terms\[2\].weight: the run has 0.2, this command 0.5"):
+        begin_run(tmp_path, other, cache_digest="a" * 64, world_size=1)
     with pytest.raises(RunMismatchError, match=r"cache: the run has aaaaaaaaaaaa…, this command bbbbbbbbbbbb…"):
         begin_run(tmp_path, tiny_run(), cache_digest="b" * 64, world_size=1)
 

@@ -9,15 +9,26 @@ import safetensors.torch
 import torch
 
 from kdcache.cache import open_cache
-from kdcache.errors import CacheMismatchError, InterruptedRunError, KdcacheError, RunMismatchError, SourceError
-from kdcache.methods import FeatureConfig, LiftConfig, LogitConfig, StandaloneConfig, WideLastConfig
+from kdcache.errors import (
+    CacheMismatchError,
+    InterruptedRunError,
+    KdcacheError,
+    RunMismatchError,
+    SourceError,
+    UsageError,
+)
+from kdcache.methods.feature import feature
+from kdcache.methods.lift import lift
+from kdcache.methods.logit import logit
+from kdcache.methods.none import none
+from kdcache.methods.wide_last import wide_last
 from kdcache.teacher.extract import extract
 from kdcache.train import train
 from kdcache.train.folder import load_student
 from tests.conftest import flip_bit, tiny_extract
 from tests.train.support import losses, tiny_run
 
-TAP = "blocks.1/patch"
+TAP = ("blocks.-1/patch",)
 
 
 class Killed(BaseException):
@@ -38,12 +49,20 @@ def student_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "method",
-    [StandaloneConfig(), LogitConfig(), FeatureConfig(tap=TAP), FeatureConfig(tap=TAP, adapter="pool"),
-     LiftConfig(tap=TAP), WideLastConfig(tap=TAP)],
-    ids=lambda method: f"{method.name}-{getattr(method, 'adapter', '')}",
-)  # fmt: skip
+    [
+        none(),
+        logit(),
+        feature(teacher=TAP),
+        feature(teacher=TAP, adapter="pool"),
+        lift(teacher=TAP),
+        wide_last(teacher=TAP),
+    ],
+    ids=["none", "logit", "feature", "feature-pool", "lift", "widelast"],
+)
 def test_every_method_trains_from_the_cache(tiny_root: Path, tmp_path: Path, method: Any) -> None:
-    summary = train(tiny_root, tmp_path / "run", tiny_run(method=method))
+    summary = train(
+        tiny_root, tmp_path / "run", tiny_run(*(["data.codec=none"] if method.name == "none" else []), method=method)
+    )
     assert summary["steps"] == 10
     assert summary["method"] == method.name
     assert len(losses(tmp_path / "run")) == 10
@@ -171,16 +190,23 @@ def test_evaluation_during_training(tiny_root: Path, tmp_path: Path) -> None:
 
 def test_evaluation_on_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:
     extract(tiny_extract(tmp_path / "c", data=str(photos), taps=("head/logits",)))
-    config = tiny_run("eval.data=digits:test", method=LogitConfig(), batch_size=2)
+    config = tiny_run("eval.data=digits:test", method=logit(), batch_size=2)
     with pytest.raises(SourceError, match="same names"):
         train(tmp_path / "c", tmp_path / "run", config)
 
 
 def test_the_views_of_all_epochs_are_used(tiny_root: Path, tmp_path: Path) -> None:
     """Two epochs over two views: no view twice, so the losses of the epochs are of different pixels."""
-    train(tiny_root, tmp_path / "run", tiny_run("optimizer.lr=1e-12", "data.window=1", method=StandaloneConfig()))
+    train(
+        tiny_root, tmp_path / "run", tiny_run("optimizer.lr=1e-12", "data.window=1", "data.codec=none", method=none())
+    )
     by_epoch = [[entry["loss"] for entry in losses(tmp_path / "run") if entry["epoch"] == epoch] for epoch in (0, 1)]
     assert set(by_epoch[0]) & set(by_epoch[1]) == set()
+
+
+def test_online_needs_teachers(tiny_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="online=True and load_teachers go together"):
+        train(tiny_root, tmp_path / "run", tiny_run("online=true"))
 
 
 def test_memory_is_that_of_this_process(tiny_root: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "nowhere", "step") == []
 
 
-# TensorBoard's own protobuf code and numpy disagree about a deprecation; not ours to mend.
+# TensorBoard's own protobuf code and numpy disagree about a deprecation; not ours to repair.
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_events_are_written_beside(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

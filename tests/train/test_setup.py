@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,12 @@ import torch
 from kdcache.cache import Cache, open_cache
 from kdcache.distributed import WorkerEnv
 from kdcache.errors import CacheMismatchError, GridMismatchError, ModelError, Remedy, SourceError, TapError, UsageError
-from kdcache.methods import FeatureConfig, LiftConfig, LogitConfig, StandaloneConfig
+from kdcache.methods.feature import feature
+from kdcache.methods.lift import lift
+from kdcache.methods.logit import logit
+from kdcache.methods.none import none
 from kdcache.teacher.extract import extract
+from kdcache.train.config import DataConfig
 from kdcache.train.setup import make_loader, prepare
 from tests.conftest import GROUP, STUDENT_KWARGS, tiny_extract
 from tests.train.support import tiny_run
@@ -21,9 +26,9 @@ def test_columns_in_use_follow_from_the_method(tiny_cache: Cache) -> None:
         return [column.name for column in prepare(tiny_run(**changes), tiny_cache).columns]
 
     assert columns() == [f"{GROUP}/head-logits-fp16", f"{GROUP}/blocks-1-patch-fp16"]
-    assert columns(method=StandaloneConfig()) == []
-    assert columns(method=LogitConfig()) == [f"{GROUP}/head-logits-fp16"]
-    assert columns(method=LiftConfig(tap="blocks.1/patch", logit_weight=0.0)) == [f"{GROUP}/blocks-1-patch-fp16"]
+    assert columns(method=none(), data=DataConfig()) == []
+    assert columns(method=logit()) == [f"{GROUP}/head-logits-fp16"]
+    assert columns(method=lift(teacher=("blocks.1/patch",), logit_weight=0.0)) == [f"{GROUP}/blocks-1-patch-fp16"]
 
 
 def test_the_student_is_seeded(tiny_cache: Cache) -> None:
@@ -36,11 +41,9 @@ def test_the_student_is_seeded(tiny_cache: Cache) -> None:
 
 def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
     """The published ProjectorKD created it afterwards and never trained it."""
-    setup = prepare(tiny_run(method=FeatureConfig(tap="blocks.1/patch")), tiny_cache)
-    assert setup.step.adapter is not None
-    assert {"adapter.projection.weight", "adapter.projection.bias"} <= {
-        name for name, _ in setup.step.named_parameters()
-    }
+    setup = prepare(tiny_run(method=feature(teacher=("blocks.1/patch",))), tiny_cache)
+    own = [name for name, _ in setup.step.named_parameters() if name.startswith("adapters")]
+    assert own == ["adapters.tokens.0.adapter.projection.weight", "adapters.tokens.0.adapter.projection.bias"]
 
 
 @pytest.mark.parametrize(
@@ -51,27 +54,25 @@ def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
             CacheMismatchError,
             r"holds teacher 'vit_tiny_patch16_224', this run wants",
         ),
-        ({"method": LiftConfig()}, TapError, r"could be any of"),
-        ({"method": LiftConfig(tap="blocks.7/patch")}, TapError, "no column for blocks.7/patch"),
+        ({"method": lift()}, TapError, r"could be any of"),
+        ({"method": lift(teacher=("blocks.7/patch",))}, TapError, "no column for blocks.7/patch"),
         ({"student": "resnet18", "student_kwargs": {}}, ModelError, "ResNet is none"),
         ({"student": "deit_tinny"}, ModelError, "no model"),
         (
             {"student_kwargs": {**STUDENT_KWARGS, "patch_size": 8}},
             GridMismatchError,
-            r"makes 2 x 2 patch tokens of these views, the teacher made 4 x 4 at blocks.1/patch",
+            r"makes 2 x 2 patch tokens of these views, the teacher made 4 x 4 at .*blocks.1/patch",
         ),
         ({"num_classes": 5}, UsageError, "labels go up to 9"),
-        ({"num_classes": 20}, UsageError, "the teacher has 10 classes, the student would have 20"),
-        ({"method": LogitConfig(temperature=2.0)}, None, ""),
+        ({"num_classes": 20}, UsageError, "the teacher has 10 classes at .*, the student would have 20"),
+        ({"method": logit(temperature=2.0)}, None, ""),
     ],
 )
 def test_misfits_are_found_before_the_first_step(
     tiny_cache: Cache, changes: dict[str, Any], error: type[Exception] | None, message: str
 ) -> None:
     config = tiny_run(**changes)
-    if changes.get("method") == LiftConfig():
-        from dataclasses import replace
-
+    if changes.get("method") == lift():
         config = replace(config, data=replace(config.data, codec=None))
     if error is None:
         prepare(config, tiny_cache)
@@ -81,7 +82,7 @@ def test_misfits_are_found_before_the_first_step(
 
 
 def test_top_k_with_a_temperature(tiny_cache: Cache) -> None:
-    config = tiny_run("data.logits_codec=topk", "method.temperature=2", method=LogitConfig())
+    config = tiny_run("data.codec=topk", method=logit(temperature=2.0))
     with pytest.raises(UsageError, match=r"temperature 2.0 needs all logits"):
         prepare(config, tiny_cache)
 
@@ -105,11 +106,11 @@ def test_batches_that_do_not_fit(tiny_cache: Cache, changes: dict[str, int], wor
 def test_a_cache_that_refers_to_its_images(photos: Path, tmp_path: Path) -> None:
     extract(tiny_extract(tmp_path / "c", data=str(photos), images="reference", taps=("head/logits",)))
     cache = open_cache(tmp_path / "c")
-    config = tiny_run(method=LogitConfig(), batch_size=2)
+    config = tiny_run(method=logit(), batch_size=2)
     with pytest.raises(SourceError, match="refers to its images and does not hold them") as caught:
         make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
     assert caught.value.remedy is Remedy.PASS_SOURCE
-    config = tiny_run(f"data.source={photos}", method=LogitConfig(), batch_size=2)
+    config = tiny_run(f"data.source={photos}", method=logit(), batch_size=2)
     loader = make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
     assert len(list(loader)) == 3
 
@@ -122,9 +123,9 @@ def test_unlabelled_images_need_a_teacher_only_method(tmp_path: Path, photos: Pa
     extract(tiny_extract(tmp_path / "c", data=str(tar), taps=("head/logits",)))
     cache = open_cache(tmp_path / "c")
     with pytest.raises(UsageError, match="no labels") as unlabelled:
-        prepare(tiny_run(method=LogitConfig(), batch_size=2), cache)
+        prepare(tiny_run(method=logit(), batch_size=2), cache)
     assert unlabelled.value.remedy is Remedy.TRAIN_WITHOUT_LABELS
-    prepare(tiny_run(method=LogitConfig(logit_weight=1.0), batch_size=2), cache)
+    prepare(tiny_run(method=logit(logit_weight=1.0), batch_size=2), cache)
 
 
 def test_the_students_evaluation_view(tiny_cache: Cache) -> None:

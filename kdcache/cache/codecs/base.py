@@ -21,7 +21,8 @@ class Codec(ABC):
         name: The word users type and the manifest keeps: lower-case letters and digits.
         packed: What the fields mean. The stream, the losses and `decode` read it; none of them
             knows a codec's name.
-        for_logits: Whether it stores class logits (K,) rather than tokens (N, C); None for both.
+        for_logits: Whether it stores class logits (K,) rather than features, (N, C) tokens or a (C,) embedding;
+            None for both.
     """
 
     name: ClassVar[str]
@@ -57,7 +58,7 @@ class Codec(ABC):
 
     @abstractmethod
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
-        """Layout of a record whose decoded shape is (N, C) or (K,).
+        """Layout of a record whose decoded shape is (N, C), (K,) or (C,).
 
         Raises: ValueError for a shape this codec cannot store.
         """

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from kdcache.analysis.result import SourceFacts
 from kdcache.reports.blocks import Block, Bullets, Details, Heading, Row, Section, Table, Text
 from kdcache.reports.inputs import AnalysisInput, Inputs, RunInput
 from kdcache.reports.sections.runs import figure
@@ -36,7 +37,7 @@ def _verdict(each: AnalysisInput) -> list[Block]:
             Table(
                 (f"student {found.student}, layer {found.layer}", "value"),
                 [Row(row) for row in found.rows],
-                f"{each.label}: what the verdict rests on; remedy: {found.remedy}.",
+                f"{each.label}: what the verdict rests on; one fixed linear map {found.fixed_map.replace('-', ' ')}.",
                 has_words=True,
             )
         )
@@ -88,9 +89,15 @@ def _facts_of(each: AnalysisInput) -> dict[str, str]:
         "teacher": source.teacher,
         "weights": source.weights,
         "images": f"{source.data}: {read}",
+        "view recipe": _recipe(source),
         "layers": _layers(each),
         "date, device": f"{analysis.date}, {analysis.device}",
     }
+
+
+def _recipe(source: SourceFacts) -> str:
+    further = ", ".join(f"{name} {value}" for name, value in source.view.items())
+    return source.view_recipe + (f": {further}" if further else "")
 
 
 def _layers(each: AnalysisInput) -> str:

@@ -1,15 +1,16 @@
 """How many dimensions hold the energy of a layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from kdcache.analysis.result import Layer, Ranks
 from kdcache.reports.blocks import Block, Details, Plot, Plots, Row, Section, Table, Text, last_layer_open
-from kdcache.reports.inputs import AnalysisInput
+from kdcache.reports.inputs import AnalysisInput, RunInput
 from kdcache.reports.published import PUBLISHED, RANK_LEVELS, Published, published_for
-from kdcache.reports.svg import draw_plot, line_label, log_y, look, reference_line
+from kdcache.reports.student_width import student_widths
+from kdcache.reports.svg import INK, draw_plot, line_label, log_y, look, reference_line
 from kdcache.reports.words import NOTHING, layer_text, levels_text, number_text, p99_text, share_text
 
 _LEVELS = " / ".join(RANK_LEVELS) + " %"
@@ -19,13 +20,19 @@ _CURVES = {
     "per_image": "each image's own basis",
     "per_image_centred": "own basis, centred",
     "shared": "one basis for all images",
+    "shared_centred": "one basis, centred",
     "all_tokens": "all tokens together",
     "all_tokens_centred": "all tokens, centred",
 }
 
 
-def ranks_section(analyses: Sequence[AnalysisInput]) -> Section | None:
-    """Tables and curves of all analyses; None without an analysis."""
+def ranks_section(analyses: Sequence[AnalysisInput], runs: Sequence[RunInput] = ()) -> Section | None:
+    """Tables and curves of all analyses; None without an analysis.
+
+    Args:
+        analyses: The analyses.
+        runs: Runs whose students' widths are drawn where no analysis is about a student.
+    """
     if not analyses:
         return None
     found = [(each, layer, layer.ranks) for each in analyses for layer in each.analysis.layers if layer.ranks]
@@ -35,7 +42,7 @@ def ranks_section(analyses: Sequence[AnalysisInput]) -> Section | None:
     if len(analyses) > 1 and (plot := _comparison(analyses)) is not None:
         blocks.append(Plots([plot]))
     for each in analyses:
-        blocks += _curves(each, with_heading=len(analyses) > 1)
+        blocks += _curves(each, runs, with_heading=len(analyses) > 1)
     blocks += _missing(analyses)
     return Section("ranks", "Ranks: dimensions that hold the energy", blocks)
 
@@ -135,13 +142,22 @@ def _of(value: float | None, whole: int) -> str:
     return NOTHING if value is None else f"{value:.0f} ({share_text(value / whole)})"
 
 
-def _curves(each: AnalysisInput, *, with_heading: bool) -> list[Block]:
-    by_layer = [plots for at, layer in enumerate(each.analysis.layers) if (plots := _energy(each, at, layer))]
+def _curves(each: AnalysisInput, runs: Sequence[RunInput], *, with_heading: bool) -> list[Block]:
+    by_layer = [
+        plots
+        for at, layer in enumerate(each.analysis.layers)
+        if (plots := _energy(each, at, layer, student_widths(each, layer.column, runs)))
+    ]
     return last_layer_open(by_layer, each.label if with_heading else "")
 
 
-def _energy(each: AnalysisInput, at: int, layer: Layer) -> list[Plot]:
-    """What the strongest dimensions hold, and on a logarithmic axis what they leave out."""
+def _energy(each: AnalysisInput, at: int, layer: Layer, widths: Mapping[str, int]) -> list[Plot]:
+    """What the strongest dimensions hold, and on a logarithmic axis what they leave out.
+
+    Args:
+        each, at, layer: The layer and its number.
+        widths: Channels of students by name, each a vertical line.
+    """
     curves = {
         title: each.curves[path]
         for name, title in _CURVES.items()
@@ -154,6 +170,7 @@ def _energy(each: AnalysisInput, at: int, layer: Layer) -> list[Plot]:
     def held(axes: Axes) -> None:
         for number, (title, values) in enumerate(curves.items()):
             axes.plot(np.arange(1, len(values) + 1), 100 * values, label=title, **look(number))
+        _width_lines(axes, widths, layer, (0, 100))
         axes.set(xlabel=dimensions, ylabel="energy held (%)", ylim=(0, 101))
 
     def left_out(axes: Axes) -> None:
@@ -161,6 +178,7 @@ def _energy(each: AnalysisInput, at: int, layer: Layer) -> list[Plot]:
             rest = 100 * (1 - values)
             axes.plot(np.arange(1, len(values) + 1), np.where(rest > 0, rest, np.nan), label=title, **look(number))
         reference_line(axes, [1, layer.num_channels], [1, 1], "1 %")
+        _width_lines(axes, widths, layer, (_LEAST_SHOWN_PERCENT, 100))
         axes.set(xlabel=dimensions, ylabel="energy left out (%)")
         log_y(axes)
         axes.set_ylim(_LEAST_SHOWN_PERCENT, 100)
@@ -172,7 +190,9 @@ def _energy(each: AnalysisInput, at: int, layer: Layer) -> list[Plot]:
             name=name,
             label=f"Cumulative energy over dimensions, {title}",
             caption=f"{layer_text(layer)}: mean energy that the strongest dimensions hold. The gap between an image's "
-            "own basis and one for all is what turns from image to image; a fixed linear map cannot follow it.",
+            "own basis and one for all is what turns from image to image; a fixed linear map cannot follow it. A "
+            "dotted line marks a student's channels: a fixed map from them, with a bias, reaches at most where it "
+            "meets the curve of all tokens, centred.",
         ),
         draw_plot(
             left_out,
@@ -182,6 +202,17 @@ def _energy(each: AnalysisInput, at: int, layer: Layer) -> list[Plot]:
             "the dashed line, 99 % is held.",
         ),
     ]
+
+
+def _width_lines(axes: Axes, widths: Mapping[str, int], layer: Layer, heights: tuple[float, float]) -> None:
+    for name, width in widths.items():
+        if width <= layer.num_channels:
+            axes.plot([width, width], heights, color=INK, linewidth=1.2, linestyle=":", label=width_label(name, width))
+
+
+def width_label(student: str, width: int) -> str:
+    """``192 channels of deit_tiny_patch16_224``, as a legend has it."""
+    return line_label(f"{width} channels of {student}")
 
 
 def _comparison(analyses: Sequence[AnalysisInput]) -> Plot | None:

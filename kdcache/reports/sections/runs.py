@@ -7,18 +7,29 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from kdcache.reports.blocks import Plot, Plots, Row, Section, Table
-from kdcache.reports.inputs import RunInput
+from kdcache.reports.blocks import Block, Plot, Plots, Row, Section, Table
+from kdcache.reports.explained import Explainer
+from kdcache.reports.inputs import CacheInput, RunInput
+from kdcache.reports.run_terms import logged_terms
+from kdcache.reports.sections.explained import explained_blocks
+from kdcache.reports.sections.seeds import seeds_blocks
 from kdcache.reports.svg import draw_plot, line_label, log_y, look, reference_line
 from kdcache.reports.words import NOTHING, number_text, share_text, size_text
 
 Points = list[tuple[float, float]]
 
 
-def runs_section(runs: Sequence[RunInput]) -> Section | None:
-    """A table of all runs and their curves; None without a run."""
+def runs_section(runs: Sequence[RunInput], caches: Sequence[CacheInput] = ()) -> Section | None:
+    """Tables of all runs, alone and over seeds, and their curves; None without a run.
+
+    Args:
+        runs: The runs.
+        caches: Those whose statistics are at hand.
+    """
     if not runs:
         return None
+    explainer = Explainer(caches)
+    labels = logged_terms([step for run in runs for step in run.steps])
     plots = [
         _accuracy(runs),
         _over_steps(
@@ -28,16 +39,18 @@ def runs_section(runs: Sequence[RunInput]) -> Section | None:
             "Loss that is minimised, as logged. Methods add different terms: compare a run with itself, not with "
             "others.",
         ),
-        _over_steps(
-            runs,
-            "feature",
-            "feature term",
-            "Distance of the student's features to the teacher's, before its weight; runs without the term have no "
-            "line.",
+        *(
+            _over_steps(
+                runs, label, f"term {label}", f"The term {label} before its weight; runs without it have no line."
+            )
+            for label in labels
         ),
     ]
     drawn = [plot for plot in plots if plot is not None]
-    return Section("runs", "Training runs", [_table(runs), *([Plots(drawn)] if drawn else [])])
+    blocks: list[Block] = [_table(runs)]
+    blocks += seeds_blocks(runs, explainer, lambda run: figure(run, "top1"))
+    blocks += explained_blocks(runs, explainer)
+    return Section("runs", "Training runs", [*blocks, *([Plots(drawn)] if drawn else [])])
 
 
 def figure(run: RunInput, name: str) -> float | None:
@@ -172,6 +185,11 @@ def points_over_steps(run: RunInput, name: str) -> Points:
     ]
 
 
+def _anchor(name: str) -> str:
+    """Letters, digits and dashes only, and still another for another name."""
+    return "".join(letter if letter.isalnum() or letter == "-" else f"-{ord(letter)}-" for letter in name)
+
+
 def _over_steps(runs: Sequence[RunInput], name: str, title: str, caption: str) -> Plot | None:
     lines: dict[str, Points] = {
         run.label: [(step, value) for step, value in points_over_steps(run, name) if value > 0] for run in runs
@@ -182,5 +200,5 @@ def _over_steps(runs: Sequence[RunInput], name: str, title: str, caption: str) -
         log_y(axes)
 
     return draw_runs(
-        lines, finish=finish, name=f"runs-{name}", label=f"{title} over steps, logarithmic", caption=caption
+        lines, finish=finish, name=f"runs-{_anchor(name)}", label=f"{title} over steps, logarithmic", caption=caption
     )

@@ -12,15 +12,15 @@ from kdcache.cache.codecs import Codec, Packed, SparseLogits
 from kdcache.cache.record import Array, RecordLayout
 from kdcache.cache.verify import verify_group_shard
 from kdcache.losses import feature_loss, top_k_logit_kd
-from kdcache.methods import FeatureConfig, LogitConfig
-from kdcache.methods.feature import Feature
-from kdcache.methods.logit import Logit
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
 from kdcache.teacher.extract import extract
+from kdcache.terms.base import TokenShape
+from kdcache.terms.logits import Logits
+from kdcache.terms.tokens import Tokens
 from tests.cache.codecs.conformance import Case, Conformance
 from tests.conftest import GROUP, tiny_extract
-from tests.methods.support import one_batch, student_says, targets_of
+from tests.methods.support import modules_of, one_batch, student_outputs, value_of
 
 
 class Scaled16(Codec):
@@ -159,34 +159,29 @@ def test_torch_holds_what_the_declaration_names(cache: Cache) -> None:
 @pytest.mark.parametrize("kind", ["mse", "smooth_l1", "cosine", "normalized_mse"])
 @pytest.mark.parametrize("codec", TOKEN_CODECS)
 def test_the_fused_loss_takes_it_packed(cache: Cache, codec: str, kind: str) -> None:
-    method = Feature(FeatureConfig(feature_loss=kind, logit_weight=0.0))  # type: ignore[arg-type]
-    adapter = method.adapter(12, 24)
-    assert adapter is not None
+    term, name = Tokens(loss=kind), f"blocks-1-patch-{codec}"  # type: ignore[arg-type]
+    modules = modules_of(term, cache, [name], TokenShape(16, 12, (4, 4)))
+    assert modules is not None
+    adapter = modules[0].adapter  # type: ignore[index]
     project = adapter if isinstance(adapter, nn.Linear) else adapter.projection
-    batch = one_batch(cache)
-    logits, tokens = student_says(12)
-    targets = targets_of(batch, features=f"blocks-1-patch-{codec}")
-    assert targets.features is not None
-    term = method.loss(logits, tokens, batch.labels, targets, adapter)["feature"]
-    gradients = torch.autograd.grad(term, list(project.parameters()))
-    expected = feature_loss(project(tokens), targets.features.decode(), kind=kind)  # type: ignore[arg-type]
-    torch.testing.assert_close(term, expected)
-    for found, wanted in zip(gradients, torch.autograd.grad(expected, list(project.parameters())), strict=True):
-        torch.testing.assert_close(found, wanted)
+    _, tokens = student_outputs(12)
+    found = value_of(term, cache, [name], tokens, modules=modules)
+    gradients = torch.autograd.grad(found, list(project.parameters()))
+    decoded = one_batch(cache).targets[f"{GROUP}/{name}"].decode()
+    expected = feature_loss(project(tokens), decoded, kind=kind)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected)
+    for one, wanted in zip(gradients, torch.autograd.grad(expected, list(project.parameters())), strict=True):
+        torch.testing.assert_close(one, wanted)
 
 
 def test_the_logit_loss_takes_it_sparse(cache: Cache) -> None:
     column = cache.find_column(kind="logits", codec="top1")
     with pytest.raises(ValueError, match="head-logits-top1 keeps the largest"):
-        Logit(LogitConfig(temperature=2.0)).check_logits(column)
-    batch = one_batch(cache)
-    logits, _ = student_says(12)
-    targets = targets_of(batch, logits=column.facts.name)
-    assert targets.logits is not None
-    fields = targets.logits.fields
+        modules_of(Logits(temperature=2.0), cache, [column.facts.name])
+    fields = one_batch(cache).targets[column.name].fields
+    logits, _ = student_outputs(12)
     expected = top_k_logit_kd(logits, fields["best"], fields["logit"], fields["mean"])
-    found = Logit(LogitConfig()).loss(logits, None, batch.labels, targets, None)["kl"]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(value_of(Logits(), cache, [column.facts.name]), expected, rtol=0, atol=0)
 
 
 def test_it_is_named_among_the_codecs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ CASES = {
     "fp16": Case(make_codec("fp16"), (7, 5), _half),
     "bf16": Case(make_codec("bf16"), (7, 5), lambda values: np.abs(values) * 2.0**-8),
     "int8": Case(make_codec("int8"), (7, 5), lambda values: np.abs(values).max(-1, keepdims=True) / 253.9),
+    "int8 embedding": Case(make_codec("int8"), (5,), lambda values: np.abs(values).max(-1, keepdims=True) / 253.9),
     "fp32 logits": Case(make_codec("fp32"), (9,), np.zeros_like),
     "fp16 logits": Case(make_codec("fp16"), (9,), _half),
     "topk of all": Case(make_codec("topk", {"k": 9}), (9,), _half),

@@ -5,7 +5,8 @@ from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.making import making_section
 from tests.conftest import GROUP
 from tests.reports.looking import blocks_of, cells, tables
-from tests.reports.synthetic import write_full, write_run
+from tests.reports.synthetic import write_full
+from tests.reports.synthetic_runs import write_run
 
 
 def test_settings_versions_origins_and_what_was_left_out(tmp_path: Path) -> None:

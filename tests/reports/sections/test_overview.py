@@ -4,19 +4,22 @@ from kdcache.reports.blocks import Text
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.overview import overview_section
 from tests.reports.looking import blocks_of, cells, notes, tables
-from tests.reports.synthetic import write_demo, write_full, write_run, write_stored_only
+from tests.reports.synthetic import write_demo, write_full, write_stored_only
+from tests.reports.synthetic_runs import write_run
 
 
 def test_the_verdict_comes_first_with_its_numbers_and_caveats(tmp_path: Path) -> None:
     section = overview_section(read_inputs([write_full(tmp_path / "a")]))
     first, *others = blocks_of(section)
     assert isinstance(first, Text)
-    assert first.text == "The student has 192 channels; 24 shared dimensions hold 99 %."
+    assert first.text == "The student has 9 channels; 24 shared dimensions hold 99 %."
     assert first.role == "lead"
     assert any("One seed." in getattr(block, "items", []) for block in others)
     verdict, facts = tables(section)
     assert cells(verdict) == [["teacher's channels", "24"]]
     rows = dict(map(tuple, cells(facts)))
+    assert rows["view recipe"] == "rrc-flip: interpolation bicubic, scale [0.6, 1.0], size 16"
+    assert "one fixed linear map falls short" in verdict.caption
     assert rows["images"] == "digits:train: 3 of 3 read, 2 views of each"
     assert rows["layers"] == "4, from blocks.0/patch (fp16) to blocks.3/patch (fp16)"
 

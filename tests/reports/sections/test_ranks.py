@@ -6,6 +6,7 @@ from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.ranks import ranks_section
 from tests.reports.looking import cells, notes, plots, tables
 from tests.reports.synthetic import analysis, layer, layer_curves, source, write_analysis, write_full, write_stored_only
+from tests.reports.synthetic_runs import COLUMN, write_run
 
 
 def test_dimensions_stand_beside_their_share_and_the_centred_ones(tmp_path: Path) -> None:
@@ -16,6 +17,7 @@ def test_dimensions_stand_beside_their_share_and_the_centred_ones(tmp_path: Path
     assert len(published.rows) == 14
     assert cells(beside)[0][1:4] == ["16", "8 (50.0 %)", "8 (50.0 %)"]
     assert len(plots(section)) == 8
+    assert all("9 channels of narrow_student" in plot.svg for plot in plots(section))
     assert notes(section) == ""
 
 
@@ -27,6 +29,16 @@ def test_a_published_teacher_stands_beneath_its_last_layer(tmp_path: Path) -> No
     assert [row.is_reference for row in dimensions.rows] == [False, False, True]
     published = cells(dimensions)[2]
     assert published == ["published: CaiT-S24", "last", "384", "14 / 34 / 61 / 121", "167 / 247 / 302 / 359"]
+
+
+def test_students_of_runs_are_marked_where_no_student_was_asked_for(tmp_path: Path) -> None:
+    layers = [msgspec.structs.replace(layer(1), column=COLUMN), layer(2)]
+    curves = {name: each for at in range(2) for name, each in layer_curves(at, with_records=True).items()}
+    write_analysis(tmp_path / "a", analysis(layers), curves)
+    inputs = read_inputs([tmp_path / "a", write_run(tmp_path / "r"), write_run(tmp_path / "n", method="logit")])
+    last, before = (plots(ranks_section(inputs.analyses, inputs.runs))[at : at + 2] for at in (0, 2))
+    assert all("6 channels of vit_tiny_patch16_224" in plot.svg for plot in before)
+    assert not any("channels of" in plot.svg.split("<title")[0] and "vit_tiny" in plot.svg for plot in last)
 
 
 def test_what_stored_statistics_lack_is_said(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 from kdcache.reports.inputs import read_inputs
 from kdcache.reports.sections.times import times_section
 from tests.reports.looking import cells, plots, tables
-from tests.reports.synthetic import write_full, write_run
+from tests.reports.synthetic import write_full
+from tests.reports.synthetic_runs import write_run
 
 
 def test_parts_add_up_and_the_longest_comes_first(tmp_path: Path) -> None:
