@@ -9,15 +9,20 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "kdcache/__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
 assert VERSION is not None
 
+ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"]
 EXTRAS = {
+    "onnx": ONNX,
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
         "accelerate>=1.0",
         "hypothesis>=6.100",
+        "lightning>=2.4",
         "pyright[nodejs]==1.1.414",
         "pytest>=8.0",
+        "pytest-xdist>=3.5",
         "ruff==0.17.6",
         "tensorboard>=2.16",
+        *ONNX,
     ],
 }
 
@@ -56,7 +61,7 @@ setup(
         "scipy>=1.11",
         "simplejpeg>=1.7.6; platform_system == 'Linux'",
         "threadpoolctl>=3.2",
-        "timm>=1.0.12",
+        "timm>=1.0.16",
         "torch>=2.7",
         "triton>=3.3; platform_system == 'Linux'",
         "webdataset>=0.2.86",

@@ -5,8 +5,10 @@ import importlib
 import sys
 
 BENCHMARKS = {
+    "accuracy": "what the cache is worth: students of every method on CIFAR-10, over seeds, with their controls",
     "teacher_pass": "what the cache costs on top of the bare teacher: bare forwards against whole passes",
     "streaming": "how fast kdcache and every other loader read the same records, beside memcpy",
+    "online": "what a training step costs with the teacher in the loop, and from its cache",
     "replay": "how fast views are replayed from a cache's own images, by decoder and by thread",
     "analysis": "how long each analysis of a cache takes, and in how much memory",
     "kernels_plain": "the projected losses in plain torch on a CPU, in turns with eager torch: time and memory",

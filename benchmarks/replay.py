@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from benchmarks.record import environment, spread, write
-from benchmarks.synthetic_cache import SyntheticCache, write_cache
+from benchmarks.synthetic_cache import NORMALIZATION, SyntheticCache, write_cache
 from kdcache.cache import Cache, open_cache
 from kdcache.costs.memcpy import Memcpy
 from kdcache.images import decode_pixels, decoder_versions, jpeg
@@ -74,10 +74,12 @@ class Way:
 
     Args:
         pixels: What the cache stores: replay (nothing), raw or jpeg.
+        recipe: Of the views.
         switched: What must be switched while it runs.
     """
 
     pixels: str = "replay"
+    recipe: str = "rrc-flip"
     switched: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
@@ -85,6 +87,7 @@ WAYS: Mapping[str, Way] = {
     "replay, Pillow": Way(switched=lambda: _through_pillow(views=True)),
     "replay, Pillow, views by the extension": Way(switched=lambda: _through_pillow(views=False)),
     "replay, simplejpeg, views by the extension": Way(),
+    "the same, views of the recipe deit": Way(recipe="deit"),
     "stored JPEG": Way(pixels="jpeg"),
     "stored raw": Way(pixels="raw"),
 }
@@ -94,6 +97,7 @@ _REFERENCE = "replay, simplejpeg, views by the extension"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder of real images (../shared/data)")
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which images (all)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=0.5, help="at least so long for each repeat (0.5)")
@@ -104,15 +108,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure."""
     rows: list[dict[str, Any]] = []
-    for name, workload in WORKLOADS.items():
+    for name in arguments.workload:
+        workload = WORKLOADS[name]
         if arguments.toy:
             workload = replace(workload, files="", num_images=16, batch_size=8)
         with tempfile.TemporaryDirectory() as folder:
             images = _images(workload, arguments.data)
-            caches: dict[str, Cache] = {}
-            for pixels in dict.fromkeys(way.pixels for way in WAYS.values()):
-                _write(workload, images, Path(folder) / pixels, pixels)
-                caches[pixels] = open_cache(Path(folder) / pixels)
+            caches: dict[tuple[str, str], Cache] = {}
+            for pixels, recipe in dict.fromkeys((way.pixels, way.recipe) for way in WAYS.values()):
+                path = Path(folder) / f"{pixels}-{recipe}"
+                _write(workload, images, path, pixels, recipe)
+                caches[pixels, recipe] = open_cache(path)
             rows += _measure(name, workload, caches, arguments)
     result = {
         "benchmark": "replay",
@@ -136,12 +142,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(
-    name: str, workload: Workload, caches: Mapping[str, Cache], arguments: argparse.Namespace
+    name: str, workload: Workload, caches: Mapping[tuple[str, str], Cache], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """All ways and thread counts in turns, so that what else the machine does falls on all alike."""
     threads: list[int] = arguments.threads
     cases = [(way, count) for way in WAYS for count in threads]
-    loaders = {(way, count): _loader(caches[WAYS[way].pixels], workload, count) for way, count in cases}
+    loaders = {
+        (way, count): _loader(caches[WAYS[way].pixels, WAYS[way].recipe], workload, count) for way, count in cases
+    }
     view_bytes = _view_bytes(loaders[cases[0]])
     memcpy = Memcpy(view_bytes * workload.batch_size, loaders[cases[0]].config.num_buffers)
     rates: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
@@ -156,7 +164,8 @@ def _measure(
                 copies[case].append((before + memcpy.bytes_per_s(arguments.seconds / 8)) / 2 / view_bytes)
     rows: list[dict[str, Any]] = []
     for (way, count), measured in rates.items():
-        facts = {"workload": name, "way": way, "threads": count, "num_images": caches["raw"].manifest.num_samples}
+        num_images = caches[WAYS[way].pixels, WAYS[way].recipe].manifest.num_samples
+        facts = {"workload": name, "way": way, "threads": count, "num_images": num_images}
         others = {
             "over_one_thread": rates[way, threads[0]],
             "over_replay": rates[_REFERENCE, count],
@@ -209,17 +218,18 @@ def _images(workload: Workload, data: Path) -> list[bytes]:
     return files
 
 
-def _write(workload: Workload, images: list[bytes], folder: Path, pixels: str) -> None:
-    recipe = ViewRecipe(name="rrc-flip", size=workload.view_size)
+def _write(workload: Workload, images: list[bytes], folder: Path, pixels: str, recipe: str) -> None:
+    of_views = ViewRecipe(name=recipe, size=workload.view_size)
 
     def view(number: int) -> np.ndarray:
         height, width = decode_pixels(images[number]).shape[:2]
-        drawn = draw_view(recipe, seed=0, key=f"{number}", view=0, width=width, height=height)
+        drawn = draw_view(of_views, seed=0, key=f"{number}", view=0, width=width, height=height)
         return np.array(drawn.as_integers(), np.int32)
 
     def replay(data: bytes, integers: np.ndarray) -> np.ndarray:
         params = ViewParams(*integers.tolist())
-        return replay_view(decode_pixels(data), params, size=workload.view_size, interpolation="bicubic")
+        settings: dict[str, Any] = {"interpolation": "bicubic", "mean": NORMALIZATION, "std": NORMALIZATION}
+        return replay_view(decode_pixels(data), params, size=workload.view_size, **settings)
 
     features = np.random.default_rng(0).standard_normal((64, 192), np.float32)
     synthetic = SyntheticCache(

@@ -27,7 +27,7 @@ class PhotoWorkload(Workload):
     """C. The view of record r is drawn as kdcache draws it."""
 
     def view(self, number: int) -> np.ndarray:
-        """The nine integers."""
+        """The integers of its view."""
         with Image.open(self.images[number % len(self.images)]) as image:
             width, height = image.size
         view = draw_view(_RECIPE, seed=0, key=f"{number}", view=0, width=width, height=height)

@@ -26,6 +26,7 @@ from kdcache.views import VIEW_FIELDS, pixel_hash
 GROUP = "noise"
 _TAP = "blocks.0/patch"
 _JPEG_QUALITY = 95
+NORMALIZATION = [0.5] * 3  # mean and standard deviation of the views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +138,12 @@ def _base_fingerprint(synthetic: SyntheticCache) -> BaseFingerprint:
         shard_samples=synthetic.shard_samples,
         source=SourceFacts(
             kind="folder", num_samples=count, keys_sha256=keys_digest(_key(number) for number in range(count)),
-            num_classes=count, class_names=[],
+            num_classes=count, class_names=[], subset=None,
         ),
         views=ViewFacts(
             recipe="rrc-flip", seed=0, num_views=1, size=synthetic.view_size, interpolation="bicubic",
-            fields=list(VIEW_FIELDS), params={}, mean=[0.5] * 3, std=[0.5] * 3, jpeg_quality=synthetic.jpeg_quality,
+            fields=list(VIEW_FIELDS), params={}, mean=NORMALIZATION, std=NORMALIZATION,
+            jpeg_quality=synthetic.jpeg_quality,
         ),
         versions={},
     )  # fmt: skip

@@ -17,22 +17,28 @@ __all__ = [
     "StudentSpec",
     "analyze",
     "build_student",
+    "export_student",
     "extract",
     "open_cache",
+    "prepare",
+    "save_student",
     "train",
 ]
 
 if TYPE_CHECKING:
     from kdcache.analysis.run import AnalyzeConfig, analyze
     from kdcache.cache import Cache, open_cache
-    from kdcache.models import StudentSpec, build_student
+    from kdcache.export.write import export_student
     from kdcache.stream.config import StreamConfig
     from kdcache.stream.dataset import CacheDataset, CacheIterable
     from kdcache.stream.loader import CacheLoader
+    from kdcache.students.student import StudentSpec, build_student
     from kdcache.teacher.config import ExtractConfig
     from kdcache.teacher.extract import extract
     from kdcache.train.config import RunConfig
     from kdcache.train.loop import train
+    from kdcache.train.origin import save_student
+    from kdcache.train.setup import prepare
 else:
     # Imported on first use, so that `import kdcache` and `kdcache --help` stay light.
     _PUBLIC = {
@@ -44,11 +50,14 @@ else:
         "ExtractConfig": "kdcache.teacher.config",
         "RunConfig": "kdcache.train.config",
         "StreamConfig": "kdcache.stream.config",
-        "StudentSpec": "kdcache.models",
+        "StudentSpec": "kdcache.students.student",
         "analyze": "kdcache.analysis.run",
-        "build_student": "kdcache.models",
+        "build_student": "kdcache.students.student",
+        "export_student": "kdcache.export.write",
         "extract": "kdcache.teacher.extract",
         "open_cache": "kdcache.cache",
+        "prepare": "kdcache.train.setup",
+        "save_student": "kdcache.train.origin",
         "train": "kdcache.train",
     }
 

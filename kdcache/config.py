@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -91,6 +92,24 @@ def keywords(target: Callable[..., Any], values: dict[str, str], where: str) -> 
         else:
             found[key] = _convert(text, kind, f"{where}: {key}")
     return found
+
+
+def load_named(table: Mapping[str, str], name: str, what: str) -> Any:
+    """The object behind a name; its module is imported only now, so that the table itself loads nothing.
+
+    Args:
+        table: ``module:attribute`` by name.
+        name: Which.
+        what: What the names are of, for the message.
+
+    Raises: UsageError naming all of them, the nearest first where there is one.
+    """
+    if name not in table:
+        close = difflib.get_close_matches(name, table, n=1)
+        hint = f"did you mean {close[0]}? There are" if close else "there are"
+        raise UsageError(f"unknown {what} {name!r}; {hint} {', '.join(table)}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def as_plain(config: Any) -> Any:

@@ -45,9 +45,11 @@ class Remedy(enum.Enum):
     NAME_WEIGHTS = "name_weights"
     LOCAL_WEIGHTS = "local_weights"
     MODEL_OF_WEIGHTS = "model_of_weights"
+    GIVE_STUDENT_WEIGHTS = "give_student_weights"
 
     # Training.
     ADD_COLUMN = "add_column"  # tap, wanted, held
+    ADD_COLUMNS = "add_columns"  # wanted, held
     CHOOSE_COLUMN = "choose_column"  # wanted, held
     SET_WIDTH = "set_width"
     ADD_TEACHER = "add_teacher"
@@ -58,6 +60,9 @@ class Remedy(enum.Enum):
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
     FINISH_TRAINING = "finish_training"
+    EVALUATE_WHILE_TRAINING = "evaluate_while_training"
+    KEEP_MILESTONES = "keep_milestones"
+    REPLACE_EXPORT = "replace_export"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"
 
     # An analysis.

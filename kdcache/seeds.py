@@ -20,3 +20,8 @@ def derived_bits(count: int, *parts: object) -> np.ndarray:
     """Random uint64 numbers. Philox bits are fixed across numpy versions, Generator methods are not (NEP 19)."""
     key = int.from_bytes(derived_key(*parts)[:16], "little")
     return np.random.Philox(key=key).random_raw(count)
+
+
+def uniforms(bits: np.ndarray) -> list[float]:
+    """Numbers in [0, 1) from the upper 53 bits of each."""
+    return ((bits >> np.uint64(11)) * 2.0**-53).tolist()

@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
@@ -47,6 +49,8 @@ TAPS = (
 )
 SECOND_KWARGS = {**TEACHER_KWARGS, "embed_dim": 36}
 SECOND_TAPS = ("blocks.-1/patch:int8", "head/logits")
+DEEP_KWARGS = {**TEACHER_KWARGS, "depth": 3}
+BLOCK_TAPS = (*(f"blocks.{block}/{kind}:fp32" for block in range(3) for kind in ("patch", "prefix")), "head/logits")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -128,6 +132,25 @@ def groups_root(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def groups_copy(groups_root: Path, tmp_path: Path) -> Path:
     """A copy of the cache of two teachers to damage."""
     return Path(shutil.copytree(groups_root, tmp_path / "groups"))
+
+
+@pytest.fixture(scope="session")
+def blocks_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with all tokens of all three blocks of a teacher, whose weights lie beside it in ``teacher.safetensors``.
+
+    No test may change it. The weights of its blocks are large, so that every block changes its tokens much.
+    """
+    folder = tmp_path_factory.mktemp("caches")
+    torch.manual_seed(1)
+    model = timm.create_model(TEACHER, **DEEP_KWARGS)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith("blocks") and weight.dim() == 2:
+                weight.mul_(10)
+    safetensors.torch.save_file(model.state_dict(), folder / "teacher.safetensors")
+    weights = str(folder / "teacher.safetensors")
+    extract(tiny_extract(folder / "blocks", teacher_weights=weights, teacher_kwargs=DEEP_KWARGS, taps=BLOCK_TAPS))
+    return folder / "blocks"
 
 
 @pytest.fixture(scope="session")

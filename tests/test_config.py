@@ -3,7 +3,7 @@ from typing import Any, Literal
 
 import pytest
 
-from kdcache.config import apply_settings, as_plain, parse_pairs
+from kdcache.config import apply_settings, as_plain, load_named, parse_pairs
 from kdcache.errors import UsageError
 
 
@@ -81,3 +81,12 @@ def test_pairs_are_json_where_they_can_be() -> None:
 
 def test_plain_values_are_json() -> None:
     assert as_plain(Outer())["inner"]["pair"] == [0.9, 0.99]
+
+
+def test_named_objects_are_imported_when_they_are_asked_for() -> None:
+    table = {"sqrt": "math:sqrt", "log": "math:log"}
+    assert load_named(table, "log", "function")(1.0) == 0.0
+    with pytest.raises(UsageError, match="unknown function 'sqr'; did you mean sqrt\\? There are sqrt, log"):
+        load_named(table, "sqr", "function")
+    with pytest.raises(UsageError, match="unknown function 'x'; there are sqrt, log"):
+        load_named(table, "x", "function")

@@ -1,6 +1,6 @@
 import numpy as np
 
-from kdcache.seeds import derived_bits, derived_key, derived_seed
+from kdcache.seeds import derived_bits, derived_key, derived_seed, uniforms
 
 
 def test_every_purpose_has_its_own_numbers() -> None:
@@ -29,3 +29,9 @@ def test_bits_are_frozen() -> None:
 
 def test_bits_of_names_that_are_not_unicode() -> None:
     assert derived_bits(4, b"\xff".decode("utf-8", "surrogateescape")).dtype == np.uint64
+
+
+def test_uniforms_reach_0_and_never_1() -> None:
+    """53 bits each, so that every value is exact in a double."""
+    bits = np.array([0, 2**64 - 1, 1 << 63], np.uint64)
+    assert uniforms(bits) == [0.0, 1 - 2.0**-53, 0.5]

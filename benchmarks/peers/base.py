@@ -64,7 +64,7 @@ class Workload:
         return self.images[number % len(self.images)].read_bytes()
 
     def view(self, number: int) -> np.ndarray:
-        """The nine integers of the view of a record of C, int32: see kdcache/cache/FORMAT.md."""
+        """The integers of the view of a record of C, int32: see kdcache/cache/FORMAT.md."""
         raise NotImplementedError
 
     @cached_property

@@ -9,13 +9,14 @@ import torch
 from torch.utils.data import default_collate
 
 from benchmarks.peers.base import Workload
+from kdcache.views import VIEW_FIELDS
 
 LABEL_BYTES = 8
-VIEW_BYTES = 36
+VIEW_BYTES = 4 * len(VIEW_FIELDS)
 
 
 def pack(workload: Workload, number: int) -> bytes:
-    """Label (int64), fields in the workload's order and, for C, view (nine int32) and JPEG file, end to end."""
+    """Label (int64), fields in the workload's order and, for C, view (int32) and JPEG file, end to end."""
     parts = [np.int64(workload.label(number)).tobytes()]
     parts += [value.tobytes() for value in workload.record(number).values()]
     if workload.replay is not None:

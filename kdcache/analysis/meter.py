@@ -100,8 +100,7 @@ class LayerMeter:
         self._numerical = Counts(smaller)
         moment = statistics.raw_moment / max(statistics.count, 1)
         self._bases = [SharedBasis(moment, mean, device) for mean in (None, statistics.mean)]
-        variance = statistics.m2 / max(statistics.count, 1)
-        self._standardized = standardized_energies(moment, statistics.mean, variance)
+        self._standardized = standardized_energies(moment, statistics.mean, statistics.variance)
         self._shared = [DimsMeter(width) for _ in self._bases]
         self._sep = SepMeter(width)
         self._spatial = RadialSpectrum(facts.grid) if len(facts.grid) == 2 else None

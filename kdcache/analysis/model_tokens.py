@@ -13,9 +13,9 @@ from kdcache.analysis.tokens import LayerFacts, Pictures, TokenSource, evenly_sp
 from kdcache.cache.record import Array
 from kdcache.errors import Remedy, SourceError, TapError
 from kdcache.images import Source
-from kdcache.models.lift import Lift
 from kdcache.models.taps import Tap, TapReader, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
+from kdcache.students.change import TokenHead, trunk_of
 from kdcache.views import EvalView
 
 _CHANGE = Tap("change")
@@ -56,7 +56,11 @@ class ModelTokens(TokenSource):
         self._trunk = trunk_of(model)
         self._taps = self._resolved(taps)
         self.settings = {"view": asdict(view)}
-        self._reader = TapReader(self._trunk, [tap for tap in self._taps if tap != _CHANGE])
+        # The tokens of a change are made from the last block's.
+        self._last = Tap("patch", num_blocks(self._trunk) - 1)
+        self._reader = TapReader(
+            self._trunk, list(dict.fromkeys(self._last if tap == _CHANGE else tap for tap in self._taps))
+        )
         self._device = next(model.parameters()).device
         self._positions: list[int] = evenly_spaced(len(source.images), num_images).tolist()
         self._batch_size = batch_size
@@ -110,7 +114,7 @@ class ModelTokens(TokenSource):
         resolved = sorted({tap.resolve(num_blocks(self._trunk)) for tap in taps}, key=self._depth)
         if not resolved or any(tap.kind not in ("patch", "change") for tap in resolved):
             raise TapError(f"an analysis is of patch tokens, got {', '.join(map(str, taps)) or 'no tap'}")
-        if _CHANGE in resolved and not isinstance(self._model, Lift):
+        if _CHANGE in resolved and not isinstance(self._model, TokenHead):
             raise TapError(
                 f"{_CHANGE}: this model makes no tokens of a change, only a student trained with lift does; choose "
                 "blocks.N/patch"
@@ -124,13 +128,8 @@ class ModelTokens(TokenSource):
         with torch.inference_mode():
             images = torch.from_numpy(pixels).to(self._device)
             images = normalize_pixels(images, mean=self._view.mean, std=self._view.std)
-            outputs = self._reader(self._trunk, images) if self._reader.taps else {}
+            outputs = self._reader(self._trunk, images)
             if _CHANGE in self._taps:
-                assert isinstance(self._model, Lift), "refused when the taps were resolved"
-                outputs[_CHANGE] = self._model.forward_tokens(images)[1]
+                assert isinstance(self._model, TokenHead), "refused when the taps were resolved"
+                outputs[_CHANGE] = self._model.finish(outputs[self._last])[1]
         return [outputs[tap].float() for tap in self._taps]
-
-
-def trunk_of(model: nn.Module) -> nn.Module:
-    """The timm model whose blocks are read."""
-    return model.trunk if isinstance(model, Lift) else model

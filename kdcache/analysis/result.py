@@ -101,6 +101,16 @@ class Dynamics(Facts, frozen=True, kw_only=True):
     intensity: float
 
 
+class BranchSpectrum(Facts, frozen=True, kw_only=True):
+    """Radial log amplitude of a multi-depth block's branches of one and of two convolutions (arXiv 2309.17334),
+    relative to frequency 0; `frequency` in cycles per position of the map, `block` is its name in the model."""
+
+    block: str
+    frequency: list[float]
+    shallow: list[float]
+    deep: list[float]
+
+
 class Layer(Facts, frozen=True, kw_only=True):
     """Everything about one tap.
 
@@ -260,6 +270,7 @@ class Analysis(Facts, frozen=True, kw_only=True):
         depth: ``entropy``, ``magnitude``, ``intensity``; empty for fewer than three layers.
         layer_pairs, effective_rank, diagnosis: None where not asked or not possible.
         checkpoints: A model's other weights, in the order given.
+        branches: By depth; empty for a model without multi-depth blocks.
         made_from: For each analysis ``stored statistics`` or ``records``.
         left_out: What was not analysed, and why.
         seconds: For each part of the work.
@@ -277,6 +288,7 @@ class Analysis(Facts, frozen=True, kw_only=True):
     effective_rank: EffectiveRank | None
     diagnosis: Diagnosis | None
     checkpoints: list[Checkpoint]
+    branches: list[BranchSpectrum] = []
     made_from: dict[str, str]
     left_out: list[str]
     seconds: dict[str, float]

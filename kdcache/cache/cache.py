@@ -240,10 +240,11 @@ class Cache:
             return fitting[0]
         wanted = (f"{group}:" if group else "") + (tap or f"a {kind} tap") + (f" with codec {codec}" if codec else "")
         if fitting:
-            raise self._ambiguous(wanted, [column.label for column in fitting])
+            raise self.ambiguous(wanted, [column.label for column in fitting])
         raise self._no_column(wanted, tap or _EXAMPLE_TAPS[kind])
 
-    def _ambiguous(self, wanted: str, held: list[str]) -> TapError:
+    def ambiguous(self, wanted: str, held: list[str]) -> TapError:
+        """The error for something wanted that each of these would fit."""
         return TapError(
             f"{self.paths.root}: {wanted} could be any of {', '.join(held)}",
             remedy=Remedy.CHOOSE_COLUMN,

@@ -21,10 +21,21 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of the parts of a manifest: strict types, no unknown fields."""
 
 
+class SubsetFacts(Facts, frozen=True):
+    """A few-shot subset: `per_class` images (``5``) or a fraction (``1%``) of every class, drawn with `seed`."""
+
+    per_class: str
+    seed: int
+
+
 class SourceFacts(Facts, frozen=True):
-    """Which images. `keys_sha256` is over the source keys in the order of the cache, one per line."""
+    """Which images. `keys_sha256` is over the source keys in the order of the cache, one per line.
+
+    `subset` is None where they are not drawn by class.
+    """
 
     kind: str
+    subset: SubsetFacts | None
     num_samples: int
     keys_sha256: str
     num_classes: int

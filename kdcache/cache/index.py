@@ -74,11 +74,15 @@ class ShardIndex:
         """The safe key of a sample."""
         return decoded(self.keys[row])
 
+    def source_key(self, row: int) -> str:
+        """What the source calls a sample."""
+        return decoded(self.source_keys[row])
+
     def sample(self, row: int) -> Sample:
         """One row as the record it was made of."""
         return Sample(
             key=self.key(row),
-            source_key=decoded(self.source_keys[row]),
+            source_key=self.source_key(row),
             label=int(self.labels[row]),
             source_sha256=self.source_sha256[row].tobytes().hex(),
             size=(int(self.sizes[row, 0]), int(self.sizes[row, 1])),

@@ -51,6 +51,16 @@ class TokenStatistics:
         self.minimum, self.maximum = np.full(channels, np.inf), np.full(channels, -np.inf)
         self.raw_moment, self.unit_moment = np.zeros((side, side)), np.zeros((side, side))
 
+    @property
+    def variance(self) -> Array:
+        """(C,) of each channel; zeros where nothing was seen."""
+        return self.m2 / max(self.count, 1)
+
+    @property
+    def covariance(self) -> Array:
+        """(C, C) from the second moments; unlike `variance`, its diagonal loses small ones beside a large mean."""
+        return self.raw_moment / self.count - np.outer(self.mean, self.mean)
+
     def update(self, features: Array) -> tuple[Array, Array]:
         """Add records.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from kdcache.analysis.diagnosis import StudentShape
-    from kdcache.analysis.result import Analysis, Checkpoint, Curves, EffectiveRank
+    from kdcache.analysis.result import Analysis, BranchSpectrum, Checkpoint, Curves, EffectiveRank
     from kdcache.analysis.run import AnalyzeConfig
     from kdcache.analysis.tokens import TokenSource
 
@@ -126,18 +126,21 @@ def _analyze(
     device: "torch.device",
     effective_rank: "EffectiveRank | None",
 ) -> "tuple[Analysis, Curves]":
+    import msgspec
+
     from kdcache.analysis.run import analyze
 
     with ProgressReporter("analyze", "images", visible=not arguments.json) as reporter:
         if arguments.cache is not None:
             source, left_out = _cache_source(arguments, group, device)
             checkpoints: list[Checkpoint] = []
+            branches: list[BranchSpectrum] = []
         else:
             from kdcache.cli.analyze_model import model_source
 
-            source, checkpoints = model_source(arguments, device, _num_images(arguments), reporter)
+            source, checkpoints, branches = model_source(arguments, device, _num_images(arguments), reporter)
             left_out = []
-        return analyze(
+        analysis, curves = analyze(
             source,
             config,
             device=device,
@@ -147,6 +150,7 @@ def _analyze(
             asked=_asked(arguments),
             on_progress=reporter.update,
         )
+        return msgspec.structs.replace(analysis, branches=branches), curves
 
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -248,6 +252,10 @@ def _print(out: Path, analysis: "Analysis") -> None:
         "uncentred energy),\nin its own basis and in one for all; 99th percentile over images. b90: bins for 90 % of "
         "the spectral energy, and those\nof white noise. entropy in bits"
     )
+    if analysis.branches:
+        from kdcache.analysis.branches import branches_text
+
+        print(f"\n{branches_text(analysis.branches)}")
     for reason in analysis.left_out:
         print(f"left out  {reason}")
     if analysis.diagnosis is not None:

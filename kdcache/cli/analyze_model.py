@@ -10,21 +10,25 @@ import timm.data
 import torch
 from torch import nn
 
-from kdcache.analysis.model_tokens import ModelTokens, trunk_of
-from kdcache.analysis.result import Checkpoint, SourceFacts
+from kdcache.analysis.branches import measure_branches
+from kdcache.analysis.model_tokens import ModelTokens
+from kdcache.analysis.result import BranchSpectrum, Checkpoint, SourceFacts
 from kdcache.analysis.run import measure_checkpoint
 from kdcache.analysis.tokens import TokenSource
 from kdcache.cli.progress import ProgressReporter
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 from kdcache.images import open_source
-from kdcache.models import Lift, Tap, create_timm_model, load_weights, parse_tap
+from kdcache.models import Tap, create_timm_model, load_weights, parse_tap
 from kdcache.models.build import size_arguments
 from kdcache.models.taps import num_blocks
 from kdcache.seeds import derived_seed
-from kdcache.train.checkpoint import checkpoint_paths
+from kdcache.students.change import TokenHead, trunk_of
+from kdcache.students.student import Student
+from kdcache.train.checkpoint import checkpoint_paths, checkpoint_step
 from kdcache.train.eval_images import eval_batches
-from kdcache.train.folder import load_checkpoint, load_student
+from kdcache.train.folder import load_checkpoint, load_saved, load_student, read_summary
+from kdcache.train.kept_weights import BEST_WEIGHTS, milestones
 from kdcache.views import EvalView
 
 # A set of weights: its name, and how to put it into the model.
@@ -43,8 +47,8 @@ class _Network:
 
 def model_source(
     arguments: argparse.Namespace, device: torch.device, num_images: int, reporter: ProgressReporter
-) -> tuple[TokenSource, list[Checkpoint]]:
-    """The tokens of a model with its last weights, and the dynamics of all earlier ones.
+) -> tuple[TokenSource, list[Checkpoint], list[BranchSpectrum]]:
+    """The tokens of a model with its last weights, the dynamics of all earlier ones, and its branches' spectra.
 
     Args:
         arguments: Of the command.
@@ -52,7 +56,7 @@ def model_source(
         num_images: How many images it sees.
         reporter: Told about checkpoints.
 
-    Returns: the tokens, and the checkpoints.
+    Returns: the tokens, the checkpoints, and the branches of a model that has multi-depth blocks.
     """
     network = _of_run(arguments.run) if arguments.run else _of_timm(arguments)
     model = network.model.to(device).eval().requires_grad_(False)
@@ -89,7 +93,7 @@ def model_source(
         reporter.note(f"analyze: dynamics of {label}")
         checkpoints.append(measure_checkpoint(tokens, label))
     load_last()
-    return tokens, checkpoints
+    return tokens, checkpoints, measure_branches(model, tokens)
 
 
 def _of_timm(arguments: argparse.Namespace) -> _Network:
@@ -120,14 +124,26 @@ def _of_timm(arguments: argparse.Namespace) -> _Network:
 def _of_run(folder: Path) -> _Network:
     student, spec, view, _ = load_student(folder)
     final = {key: value.clone() for key, value in student.state_dict().items()}
-    weights: list[_Weights] = [
-        (path.stem, partial(load_checkpoint, student, path)) for path in checkpoint_paths(folder)
-    ]
-    weights.append(("final", partial(student.load_state_dict, final)))
+    weights = [*_kept(folder, student), ("final", partial(student.load_state_dict, final))]
     return _Network(student.model, view, spec.name, weights)
+
+
+def _kept(folder: Path, student: Student) -> list[_Weights]:
+    """Checkpoints, milestones and best weights of a run in the order of training, each step once."""
+    by_step: dict[int, _Weights] = {
+        checkpoint_step(path): (path.stem, partial(load_checkpoint, student, path)) for path in checkpoint_paths(folder)
+    }
+    summary = read_summary(folder) or {"steps": 0, "epochs": 1}
+    steps = summary["steps"] // summary["epochs"]
+    for epochs, path in milestones(folder).items():
+        by_step[steps * epochs] = f"epoch-{epochs}", partial(load_saved, student, path)
+    if (best := folder / BEST_WEIGHTS).is_file() and "best_epoch" in summary:
+        epochs = summary["best_epoch"]
+        by_step[steps * epochs] = f"best (epoch-{epochs})", partial(load_saved, student, best)
+    return [weights for _, weights in sorted(by_step.items())]
 
 
 def _all_taps(model: nn.Module) -> list[Tap]:
     """Every block; last the tokens that a lifted student was distilled through."""
     blocks = [Tap("patch", at) for at in range(num_blocks(trunk_of(model)))]
-    return [*blocks, Tap("change")] if isinstance(model, Lift) else blocks
+    return [*blocks, Tap("change")] if isinstance(model, TokenHead) else blocks

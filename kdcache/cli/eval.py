@@ -8,18 +8,52 @@ from kdcache.cli.text import print_json
 from kdcache.errors import UsageError
 
 USAGE = "RUN --data DATA [options]"
-EXAMPLE = """example:
-  kdcache eval runs/lift --data 'imagenet/val-{00..49}.tar' --json"""
+EXAMPLE = """examples:
+  kdcache eval runs/lift --data 'imagenet/val-{00..49}.tar' --json
+  kdcache eval runs/lift --data imagenet/val --weights best
+  kdcache eval runs/lift --data imagenet/val --probe --probe-data imagenet/train --probe-token mean"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--data", required=True, metavar="D", help="folder of class folders, tars, or digits:test")
-    parser.add_argument("--ema", action="store_true", help="evaluate the averaged weights")
+    parser.add_argument(
+        "--weights",
+        default="last",
+        metavar="W",
+        help="last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)",
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward (64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    probe = parser.add_argument_group(
+        "linear probe",
+        "BatchNorm and a linear layer on the frozen student, trained by LARS on features that are kept in RUN/probe",
+    )
+    probe.add_argument("--probe", action="store_true", help="train a probe and evaluate it on --data")
+    probe.add_argument("--probe-data", metavar="D", help="labelled images that it is trained on")
+    probe.add_argument("--probe-token", choices=("class", "mean"), help="what it reads (class)")
+    probe.add_argument("--probe-seeds", type=int, metavar="N", help="probes to train, for mean ± sd (3)")
+    probe.add_argument(
+        "--probe-set",
+        action="append",
+        dest="probe_settings",
+        default=[],
+        metavar="NAME=VALUE",
+        help="epochs (50), batch_size (512), base_lr (0.1, for a batch of 256); repeat for more",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _check_probe(arguments: argparse.Namespace) -> None:
+    if arguments.probe:
+        if arguments.probe_data is None:
+            raise UsageError("--probe needs labelled images to train on: --probe-data DATA")
+        return
+    for flag in ("probe_data", "probe_token", "probe_seeds", "probe_settings"):
+        if getattr(arguments, flag) not in (None, []):
+            name = "probe-set" if flag == "probe_settings" else flag.replace("_", "-")
+            raise UsageError(f"--{name} goes with --probe")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,15 +61,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size must be at least 1, got {arguments.batch_size}")
 
+    _check_probe(arguments)
+    if arguments.probe:
+        from kdcache.cli.eval_probe import run_probe
+
+        return run_probe(arguments)
+
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device, process_group
     from kdcache.images import open_source
     from kdcache.train.evaluate import check_classes, evaluate
-    from kdcache.train.folder import AVERAGED_WEIGHTS, WEIGHTS, load_student
+    from kdcache.train.folder import load_student
+    from kdcache.train.kept_weights import weights_name
 
     env = worker_env()
     device = choose_device(arguments.device, env)
-    weights = AVERAGED_WEIGHTS if arguments.ema else WEIGHTS
+    weights = weights_name(arguments.run, arguments.weights)
     student, spec, view, class_names = load_student(arguments.run, weights=weights)
     source = open_source(arguments.data)
     check_classes(source, class_names)
@@ -52,11 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not env.is_main:
         return 0
     if arguments.json:
-        print_json({"run": str(arguments.run), "data": arguments.data, **asdict(accuracy)})
+        facts = {"run": str(arguments.run), "weights": arguments.weights, "data": arguments.data}
+        print_json({**facts, **asdict(accuracy)})
     else:
         bad = f", {accuracy.num_bad} undecodable ones counted as wrong" if accuracy.num_bad else ""
         print(
-            f"{arguments.run}: top-1 {accuracy.top1:.2f} %, top-5 {accuracy.top5:.2f} % of {accuracy.num_images} "
-            f"images{bad}"
+            f"{arguments.run}: {arguments.weights} weights, top-1 {accuracy.top1:.2f} %, "
+            f"top-5 {accuracy.top5:.2f} % of {accuracy.num_images} images{bad}"
         )
     return 0

@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
     data.add_argument(
+        "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
+    )
+    data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
+    data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
     data.add_argument("--max-bad", type=float, metavar="F", default=default, help="fraction of unusable images (0.01)")
@@ -87,10 +91,23 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     default = argparse.SUPPRESS
     views = parser.add_argument_group("views")
     views.add_argument("--views", type=int, metavar="K", default=default, help="views of each image (1)")
-    views.add_argument("--view-recipe", choices=("eval", "rrc-flip"), default=default, help="how they are drawn (eval)")
-    views.add_argument("--view-params", nargs="+", metavar="K=V", default=[], help="crop_pct, scale, ratio, flip, ...")
+    views.add_argument(
+        "--view-recipe",
+        choices=("eval", "rrc-flip", "deit"),
+        default=default,
+        help="how they are drawn: the teacher's evaluation view, a random resized crop and flip, or these with "
+        "RandAugment (rand-m9-mstd0.5-inc1) and random erasing (0.25, pixel), as DeiT trains (eval)",
+    )
+    views.add_argument(
+        "--view-params",
+        nargs="+",
+        metavar="K=V",
+        default=[],
+        help="of eval: crop_pct, squash; of rrc-flip and deit: scale, ratio, flip; of deit: operation, magnitude, "
+        "magnitude_std, erase, erase_area, erase_ratio",
+    )
     views.add_argument("--image-size", type=int, metavar="S", default=default, help="side of the view (the teacher's)")
-    views.add_argument("--interpolation", default=default, help="resize filter (the teacher's)")
+    views.add_argument("--interpolation", default=default, help="resize filter (the teacher's; bicubic for deit)")
     views.add_argument("--seed", type=int, default=default, help="of views, order and random weights (0)")
 
 

@@ -19,7 +19,9 @@ VERBS = {
     "show": "what a cache holds; one record as a picture",
     "bench": "how fast a cache streams here, relative to the machine's memcpy",
     "train": "train a student from a cache, without the teacher; run again to resume",
+    "sweep": "one student for each rank of its linear layers, from sweep to effective rank and knee",
     "eval": "accuracy of a trained student",
+    "export": "a trained student as plain files for timm and the Hugging Face hub",
     "analyze": "ranks, spectra and dynamics of a cache's or a model's features (the papers' analyses)",
     "report": "one HTML page with tables and plots from analyses and runs",
 }

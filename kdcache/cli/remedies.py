@@ -58,8 +58,10 @@ _WORDS = {
     Remedy.MODEL_OF_WEIGHTS: (
         "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
     ),
+    Remedy.GIVE_STUDENT_WEIGHTS: "give them with `--student-weights hub`, a file, or random for a dry run",
     # Training.
     Remedy.ADD_COLUMN: ("add it with `kdcache extract --add --tap {tap}`, or leave the term out"),
+    Remedy.ADD_COLUMNS: "add them with `kdcache extract --add` and a `--tap` for each, or leave the term out",
     Remedy.CHOOSE_COLUMN: (
         "choose with `--term NAME:teacher=GROUP:TAP:CODEC`, or with `--codec` where only that differs"
     ),
@@ -78,6 +80,9 @@ _WORDS = {
     ),
     Remedy.SAME_RUN: "use the same settings to resume, or choose another --out folder",
     Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
+    Remedy.EVALUATE_WHILE_TRAINING: "train with `--eval-data`, or choose `--weights last`",
+    Remedy.KEEP_MILESTONES: "train with `--set checkpoint.milestone_every=N`, or choose other --weights",
+    Remedy.REPLACE_EXPORT: "replace it with --replace, or choose another --out",
     Remedy.OTHER_DATA_OR_CLASSES: (
         "evaluate on the data set it was trained for, or train with `--set num_classes=...`"
     ),

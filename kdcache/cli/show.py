@@ -99,12 +99,13 @@ def _group_facts(group: "Group") -> dict[str, Any]:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     views, source = facts["views"], facts["source"]
+    subset = source["subset"]
     size = counted(facts["shards"], "shard")
     print(f"{facts['cache']}: format {facts['format_version']}, {size}, sha256 {facts['sha256'][:12]}…")
     modes = ", ".join(f"{count} {mode}" for mode, count in facts["image_modes"].items())
     print(
         f"images    {facts['samples']} of {source['num_samples']} from {source['kind']}, {source['num_classes']} "
-        "classes"
+        "classes" + (f", {subset['per_class']} of each class (seed {subset['seed']})" if subset is not None else "")
     )
     print(f"          {modes}; {facts['exif_rotated']} with an EXIF rotation (not applied)")
     where = "embedded" if facts["images"] == "embed" else "referred to"

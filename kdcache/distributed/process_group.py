@@ -58,6 +58,18 @@ def sum_over_ranks(values: torch.Tensor, env: WorkerEnv) -> torch.Tensor:
     return values
 
 
+def mean_over_group(values: torch.Tensor) -> torch.Tensor:
+    """Average a tensor over the processes of the default group, for all of them; a job of one gets the tensor itself.
+
+    For code inside a model, which knows no WorkerEnv and runs in any training loop.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / dist.get_world_size()
+
+
 def any_rank(flag: bool, env: WorkerEnv, device: torch.device) -> bool:
     """Whether the flag is set on any rank; all ranks get the same answer."""
     if env.world_size == 1:

@@ -2,7 +2,7 @@
 
 from kdcache.losses.feature import feature_loss, pool_channels
 from kdcache.losses.logit import cross_entropy, logit_kd, top_k_logit_kd
-from kdcache.losses.relational import gram_loss, token_similarities, token_similarity_kd
+from kdcache.losses.relational import gram_loss, linear_cka, token_similarities, token_similarity_kd
 from kdcache.losses.unic import cosine_smooth_l1, drop_teachers
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "drop_teachers",
     "feature_loss",
     "gram_loss",
+    "linear_cka",
     "logit_kd",
     "pool_channels",
     "token_similarities",

@@ -2,10 +2,11 @@
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FeatureLossName = Literal["mse", "smooth_l1", "l1", "cosine", "normalized_mse"]
+FeatureLossName = Literal["mse", "smooth_l1", "l1", "cosine", "normalized_mse", "l1_cosine"]
 FEATURE_LOSSES: tuple[str, ...] = get_args(FeatureLossName)
 
 
@@ -13,19 +14,22 @@ def feature_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, kind: Featur
     """Distance between token features, mean over all elements (mse, smooth_l1, l1) or tokens (cosine), in fp32.
 
     Args:
-        student_tokens: (B, N, C), any float dtype.
+        student_tokens: (B, N, C), any float dtype; computed in fp32 (fp64 stays).
         teacher_tokens: (B, N, C), without gradient.
         kind: ``mse``; ``smooth_l1`` (quadratic below 1); ``l1``; ``cosine``, one minus the cosine of each token pair;
-            ``normalized_mse``, mse after both tokens were layer-normalised without parameters (eps 1e-5).
+            ``normalized_mse``, mse after both tokens were layer-normalised without parameters (eps 1e-5);
+            ``l1_cosine``, mean over tokens of their mean absolute difference minus log sigmoid(cosine),
+            which is .31 for tokens that are equal.
 
     Raises: ValueError for different shapes or an unknown kind.
-    Source: mse as in arXiv:2511.15572, no normalisation on either side.
+    Source: mse as in arXiv:2511.15572, no normalisation on either side; l1_cosine as in arXiv:2412.16719.
     """
     if student_tokens.shape != teacher_tokens.shape:
         raise ValueError(
             f"student tokens {tuple(student_tokens.shape)} and teacher tokens {tuple(teacher_tokens.shape)} differ"
         )
-    student, teacher = student_tokens.float(), teacher_tokens.float()
+    student = student_tokens.to(torch.promote_types(student_tokens.dtype, torch.float32))
+    teacher = teacher_tokens.to(student.dtype)
     if kind == "mse":
         return F.mse_loss(student, teacher)
     if kind == "smooth_l1":
@@ -37,6 +41,9 @@ def feature_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, kind: Featur
     if kind == "normalized_mse":
         width = student.shape[-1:]
         return F.mse_loss(F.layer_norm(student, width), F.layer_norm(teacher, width))
+    if kind == "l1_cosine":
+        cosine = F.cosine_similarity(student, teacher, dim=-1)
+        return F.l1_loss(student, teacher) - F.logsigmoid(cosine).mean()
     raise ValueError(f"feature loss must be one of {', '.join(FEATURE_LOSSES)}, got {kind!r}")
 
 

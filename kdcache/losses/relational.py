@@ -1,4 +1,4 @@
-"""Losses on the similarities between the tokens of one image, for any two widths."""
+"""Similarities between tokens: losses on those of one image, and linear CKA, for any two widths."""
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,29 @@ def token_similarity_kd(student_tokens: Tensor, teacher_tokens: Tensor, *, tempe
     student = F.log_softmax(token_similarities(student_tokens) / temperature, dim=-1)
     teacher = F.log_softmax(token_similarities(teacher_tokens) / temperature, dim=-1)
     return F.kl_div(student.flatten(0, 1), teacher.flatten(0, 1), reduction="batchmean", log_target=True)
+
+
+def linear_cka(student_tokens: Tensor, teacher_tokens: Tensor) -> Tensor:
+    """Measure how alike two sets of features are up to rotation, offset and one scale: linear CKA.
+
+    ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖) of the centred tokens of all images, Frobenius norms. It is no mean over
+    images: parts of a batch do not average to the batch.
+
+    Args:
+        student_tokens: (B, N, C_s), any float dtype; computed in fp32 (fp64 stays), under autocast too.
+        teacher_tokens: (B, N, C_t).
+
+    Returns: scalar, 0 to 1; 0 where all tokens of a side are the same.
+    Raises: ValueError for another number of images or tokens.
+    Source: arXiv:1905.00414.
+    """
+    _check(student_tokens, teacher_tokens)
+    dtype = torch.promote_types(student_tokens.dtype, torch.float32)
+    with torch.autocast(student_tokens.device.type, enabled=False):
+        one, other = (tokens.to(dtype).flatten(0, 1) for tokens in (student_tokens, teacher_tokens))
+        one, other = one - one.mean(0), other - other.mean(0)
+        norms = torch.linalg.matrix_norm(one.T @ one) * torch.linalg.matrix_norm(other.T @ other)
+        return torch.linalg.matrix_norm(one.T @ other) ** 2 / norms.clamp_min(torch.finfo(dtype).tiny)
 
 
 def _check(student_tokens: Tensor, teacher_tokens: Tensor) -> None:

@@ -1,10 +1,9 @@
 """Methods by name: functions that give a Method, with the paper's settings unless told otherwise."""
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kdcache.errors import UsageError
+from kdcache.config import load_named
 
 if TYPE_CHECKING:
     from kdcache.methods.base import Method
@@ -15,8 +14,12 @@ METHODS = {
     "logit": "kdcache.methods.logit:logit",
     "feature": "kdcache.methods.feature:feature",
     "spectral": "kdcache.methods.spectral:spectral",
+    "proteus": "kdcache.methods.proteus:proteus",
     "lift": "kdcache.methods.lift:lift",
     "widelast": "kdcache.methods.wide_last:wide_last",
+    "wecolora": "kdcache.methods.wecolora:wecolora",
+    "low-rank": "kdcache.methods.low_rank:low_rank",
+    "lillama": "kdcache.methods.lillama:lillama",
 }
 
 
@@ -25,7 +28,4 @@ def load_method(name: str) -> "Callable[..., Method]":
 
     Raises: UsageError naming all methods.
     """
-    if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-    module, _, function = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), function)
+    return load_named(METHODS, name, "method")

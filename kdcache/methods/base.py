@@ -1,34 +1,11 @@
 """What a method is: a change of the student and the terms of its loss."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal, final, get_args
+from dataclasses import dataclass, field
+from typing import final
 
+from kdcache.students.change import Change, Unchanged
 from kdcache.terms.base import Term
-
-ChangeName = Literal["none", "lift", "widelast"]
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class StudentChange:
-    """What a method does to the student's architecture.
-
-    Args:
-        name: none, lift or widelast.
-        width: C of the tokens it makes; None for the width of the teacher that the terms read.
-    """
-
-    name: ChangeName = "none"
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.name not in get_args(ChangeName):
-            raise ValueError(f"a student change is one of {', '.join(get_args(ChangeName))}, got {self.name!r}")
-        if self.width is not None and self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        if self.name == "none" and self.width is not None:
-            raise ValueError(f"width {self.width} would be ignored: the student is not changed")
 
 
 @final
@@ -44,7 +21,7 @@ class Method:
 
     name: str
     terms: tuple[Term, ...]
-    change: StudentChange = StudentChange()
+    change: Change = field(default_factory=Unchanged)
 
     def __post_init__(self) -> None:
         if not self.active:

@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import kdcache.models.multi_depth  # noqa: F401  registers its models with timm
 from kdcache.errors import ModelError, Remedy
 
 # What checkpoints of training scripts wrap their weights in.
@@ -66,11 +67,17 @@ def size_arguments(name: str, image_size: int) -> dict[str, int]:
     return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -> None:
     """Load a local checkpoint: ``.safetensors``, or anything torch.load reads with weights_only.
 
     Weights that do not fit as they are (original releases, position embeddings of another image size) go through timm's
     own filter for this architecture.
+
+    Args:
+        model: The model.
+        path: The file.
+        other_classes: Whether the file may be of a model with other classes or none, whose classifier
+            is then left out.
 
     Raises: ModelError naming the tensors that are missing, unexpected or of another shape.
     """
@@ -78,6 +85,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     wanted = model.state_dict()
     if {name: each.shape for name, each in weights.items()} != {name: each.shape for name, each in wanted.items()}:
         weights = _filtered(model, weights)
+    if other_classes:
+        weights = _without_other_classifier(model, weights)
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     reshaped = [
@@ -97,6 +106,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
             remedy=Remedy.MODEL_OF_WEIGHTS,
         )
     model.load_state_dict(weights)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -129,6 +143,18 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ModelError(f"{path}: holds no tensors; wanted a state dict")
     return tensors
+
+
+def _without_other_classifier(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the model's own classifier where theirs is of another shape, or not there."""
+    known: Any = getattr(model, "pretrained_cfg", None) or {}
+    names = known.get("classifier") or ()
+    classifiers = (names,) if isinstance(names, str) else tuple(names)
+    own = {key: each for key, each in model.state_dict().items() if key.rpartition(".")[0] in classifiers}
+    if all(key in weights and weights[key].shape == each.shape for key, each in own.items()):
+        return weights
+    kept = {key: each for key, each in weights.items() if key.rpartition(".")[0] not in classifiers}
+    return {**kept, **own}
 
 
 def _filtered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

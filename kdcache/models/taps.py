@@ -88,9 +88,8 @@ class TapReader:
         for tap in self.taps:
             _check_tap(model, tap)
         self._blocks = sorted({tap.block for tap in self.taps if tap.block is not None})
-        parameters = inspect.signature(model.forward_intermediates).parameters  # pyright: ignore[reportArgumentType]
         self._prefix = any(tap.kind == "prefix" for tap in self.taps)
-        if self._prefix and ("return_prefix_tokens" not in parameters or not getattr(model, "num_prefix_tokens", 0)):
+        if self._prefix and not num_prefix_tokens(model):
             raise TapError(f"{type(model).__name__} has no prefix tokens in its blocks; use the patch tap")
         # Logits first: what the head drops in training must be what it drops in an ordinary forward.
         self._head = sorted({tap for tap in self.taps if tap.block is None}, key=lambda tap: tap.kind != "logits")
@@ -139,6 +138,12 @@ def num_blocks(model: nn.Module) -> int:
     return len(model.feature_info)  # pyright: ignore[reportArgumentType]
 
 
+def num_prefix_tokens(model: nn.Module) -> int:
+    """Class, distillation and register tokens that a model's blocks hold before the patch tokens; 0 for CaiT."""
+    parameters = inspect.signature(model.forward_intermediates).parameters  # pyright: ignore[reportArgumentType]
+    return getattr(model, "num_prefix_tokens", 0) if "return_prefix_tokens" in parameters else 0
+
+
 def check_logits(model: nn.Module, images: Tensor, logits: Tensor) -> None:
     """Refuse a model whose ordinary forward gives other logits than its tap.
 
@@ -177,8 +182,14 @@ def token_grid(model: nn.Module, block: int, image_size: int) -> tuple[int, int]
 def _run_head(model: nn.Module, tap: Tap, final: Tensor | None) -> Tensor:
     if tap.kind == "embedding":
         return model.forward_head(final, pre_logits=True)  # pyright: ignore[reportCallIssue]
-    logits = model.forward_head(final)  # pyright: ignore[reportCallIssue]
-    # A distilled model in distilled training gives two; its own inference takes their mean.
+    return mean_logits(model.forward_head(final))  # pyright: ignore[reportCallIssue]
+
+
+def mean_logits(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Logits (B, K) of a model that gives them once, or twice as a distilled one in distilled training.
+
+    Its own inference takes the mean of the two.
+    """
     return (logits[0] + logits[1]) / 2 if isinstance(logits, tuple) else logits
 
 

@@ -99,10 +99,10 @@ def unexplained_beyond(covariance: Array, width: int) -> float:
 
 def _covariance(statistics: TokenStatistics, transform: str) -> Array:
     """(C, C) of the targets as the term compares them; its diagonal alone without second moments."""
-    variance = statistics.m2 / statistics.count
+    variance = statistics.variance
     covariance = np.diag(variance)
     if statistics.with_moments:
-        covariance = statistics.raw_moment / statistics.count - np.outer(statistics.mean, statistics.mean)
+        covariance = statistics.covariance
         np.fill_diagonal(covariance, variance)
     if transform == "standardize":
         return standardized(covariance, variance)
@@ -120,6 +120,8 @@ def _no_r2(term: RunTerm) -> str:
         return f"no R²: adapter={adapter} compares other values than the teacher's tokens"
     if settings.get("resize") == "teacher":
         return "no R²: its targets are resized, and their variance is not known"
+    if settings.get("transform") == "layer-norm":
+        return "no R²: its targets are normalised token by token, and their variance is not known"
     if len(term.columns) != 1:
         return f"no R²: its value is a mean over {len(term.columns)} columns"
     return "" if term.loss is not None else "no R²: its last epoch logged no step"

@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import kdcache
 from kdcache.reports.blocks import Section
 from kdcache.reports.inputs import Inputs
+from kdcache.reports.sections.branches import branches_section
 from kdcache.reports.sections.codecs import codecs_section
 from kdcache.reports.sections.depth import depth_section
 from kdcache.reports.sections.effective_rank import effective_rank_section
@@ -48,6 +49,7 @@ def _sections(inputs: Inputs) -> list[Section]:
         sep_section(analyses),
         depth_section(analyses),
         spectra_section(analyses),
+        branches_section(analyses),
         effective_rank_section(analyses),
         token_maps_section(analyses),
         codecs_section(analyses, inputs.caches),

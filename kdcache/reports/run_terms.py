@@ -63,8 +63,9 @@ def method_of(run: RunInput) -> dict[str, Any]:
 
 
 def configured_terms(run: RunInput) -> list[dict[str, Any]]:
-    """The terms in a run's configuration."""
-    return [term for term in method_of(run).get("terms", []) if isinstance(term, dict)]
+    """The terms in a run's configuration that were summed: those of weight 0 are settings only."""
+    terms = method_of(run).get("terms", [])
+    return [term for term in terms if isinstance(term, dict) and term.get("weight") != 0]
 
 
 def logged_terms(steps: Sequence[Mapping[str, Any]]) -> list[str]:

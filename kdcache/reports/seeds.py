@@ -1,12 +1,12 @@
 """Runs that differ in their seed only, and the run without feature terms that each is measured against."""
 
 import json
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kdcache.reports.inputs import RunInput
+from kdcache.reports.repeats import mean_and_sd
 from kdcache.reports.run_terms import configured_terms, method_of, reads_tokens
 
 
@@ -54,8 +54,7 @@ def spread(values: Sequence[float]) -> Spread | None:
     """None of no values."""
     if not values:
         return None
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), sd, len(values))
+    return Spread(*mean_and_sd(values), len(values))
 
 
 def seed_groups(runs: Sequence[RunInput]) -> tuple[list[SeedGroup], list[str]]:

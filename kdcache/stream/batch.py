@@ -26,7 +26,7 @@ class EncodedImages:
     Args:
         data: (bytes,) uint8, all files one after the other.
         starts, sizes: (B,) int64; rows that are views of one image share its bytes.
-        views: (B, 9) int32, the integers of each view (see FORMAT.md).
+        views: (B, F) int32, the integers of each view (see FORMAT.md).
     """
 
     data: Tensor
@@ -59,13 +59,13 @@ class EncodedBuffer:
         self._pinned = pinned
         self._memory = torch.empty(0, dtype=torch.uint8, pin_memory=pinned)
 
-    def pack(self, files: Sequence[bytes], repeats: int, views: np.ndarray) -> EncodedImages:
+    def pack(self, files: Sequence[bytes], repeats: np.ndarray, views: np.ndarray) -> EncodedImages:
         """Lay files one after the other.
 
         Args:
-            files: One per sample.
-            repeats: Rows that share each file.
-            views: (B, 9) int32, with B = len(files) * repeats.
+            files: One for each run of rows of one sample.
+            repeats: Rows that share each file, (len(files),) int64; B together.
+            views: (B, F) int32.
         """
         sizes = np.array([len(file) for file in files], np.int64)
         ends = np.cumsum(sizes)
@@ -216,7 +216,7 @@ class BatchBuffers:
         self._samples[:] = rows[:, 0]
         self._views[:] = rows[:, 1]
 
-    def set_encoded(self, files: Sequence[bytes], repeats: int, views: np.ndarray) -> None:
+    def set_encoded(self, files: Sequence[bytes], repeats: np.ndarray, views: np.ndarray) -> None:
         """Take the image files of the batch; arguments as in EncodedBuffer.pack."""
         self.batch = replace(self.batch, encoded=self._encoded.pack(files, repeats, views))
 

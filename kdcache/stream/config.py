@@ -9,8 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from kdcache.errors import UsageError
+from kdcache.per_class import check_subset
 from kdcache.stream.files import Access, ReadMode, choose_access
-from kdcache.stream.order import StreamOrder, Tail
+from kdcache.stream.order import EpochOf, StreamOrder, Tail
 from kdcache.stream.pixels import PixelOrigin
 from kdcache.stream.reader import CheckPolicy
 
@@ -32,7 +33,11 @@ class StreamConfig:
         shuffle: False reads in the order of the cache.
         window: Shards that are mixed with each other.
         views_per_sample: Views of a sample in one batch.
-        tail: What happens to the samples that do not fill a batch: drop or pad.
+        epoch_of: ``samples``: every sample once; ``views``: as many views as samples (repeated augmentation).
+        tail: What happens to the views that do not fill a batch: drop or pad.
+        per_class: Images of each class that are streamed: ``5``, or ``1%`` of them; None for all. See
+            kdcache.per_class.
+        per_class_seed: Of that draw; None takes `seed`.
         images: ``pixels`` delivers the views, ``encoded`` hands out the image files, ``none`` leaves images out.
         pixels: Where views come from: ``stored`` ones of the cache, or ``replay`` from the images; auto takes stored
             ones where there are any.
@@ -50,7 +55,10 @@ class StreamConfig:
     shuffle: bool = True
     window: int = 16
     views_per_sample: int = 1
+    epoch_of: EpochOf = "samples"
     tail: Tail = "drop"
+    per_class: str | None = None
+    per_class_seed: int | None = None
     images: ImageForm = "pixels"
     pixels: PixelOrigin = "auto"
     num_threads: int | None = None
@@ -70,6 +78,7 @@ class StreamConfig:
             raise ValueError(f"pixels must be auto, stored or replay, got {self.pixels!r}")
         if self.images not in get_args(ImageForm):
             raise ValueError(f"images must be pixels, encoded or none, got {self.images!r}")
+        check_subset(self.per_class, self.per_class_seed)
 
     @property
     def threads(self) -> int:
@@ -81,17 +90,35 @@ class StreamConfig:
         """Shards that are in use at a time."""
         return self.window if self.shuffle else 1
 
-    def order(self, shard_sizes: Sequence[int], num_views: int) -> StreamOrder:
-        """The order in which these shards are streamed. Raises: ValueError for what is impossible with them."""
+    @property
+    def subset_seed(self) -> int:
+        """Of the draw of `per_class`."""
+        return self.seed if self.per_class_seed is None else self.per_class_seed
+
+    def order(self, shard_sizes: Sequence[int], num_views: int, chosen: np.ndarray | None = None) -> StreamOrder:
+        """The order in which these shards are streamed.
+
+        Args:
+            shard_sizes: Samples in each.
+            num_views: K.
+            chosen: Numbers of the samples that `per_class` keeps, ascending; None for all.
+
+        Raises: ValueError for what is impossible with them.
+        """
+        ends = np.cumsum([0, *shard_sizes])
+        sizes = list(shard_sizes) if chosen is None else np.diff(np.searchsorted(chosen, ends)).tolist()
         return StreamOrder(
-            shard_sizes=tuple(shard_sizes),
+            shard_sizes=tuple(sizes),
             num_views=num_views,
             batch_size=self.batch_size,
             seed=self.seed,
             shuffle=self.shuffle,
             window=self.window,
             views_per_sample=self.views_per_sample,
+            epoch_of=self.epoch_of,
             tail=self.tail,
+            subset="" if chosen is None else f"{self.per_class} of each class with seed {self.subset_seed}",
+            chosen=chosen,
         )
 
 

@@ -14,6 +14,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, Remedy, SourceError
 from kdcache.images import Source, decode_pixels, encode_jpeg
+from kdcache.stream.order import sample_starts
 from kdcache.stream.reader import OpenShard, ShardReader
 from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
 
@@ -65,14 +66,13 @@ class ViewReplayer:
                 self._compare(pixels, shard, row, view)
             yield pixels
 
-    def fill(self, rows: np.ndarray, views_per_sample: int, into: np.ndarray) -> None:
+    def fill(self, rows: np.ndarray, into: np.ndarray) -> None:
         """Fill rows of a batch with the pixels of their views.
 
         Images are decoded one by one, then all views are cut in one call without the interpreter lock.
 
         Args:
-            rows: (n, 2) int64, sample and view numbers; the views of a sample lie side by side.
-            views_per_sample: How many these are.
+            rows: (n, 2) int64, sample and view numbers; an image is decoded once for rows of its own side by side.
             into: (n, S, S, 3) uint8, C-contiguous.
 
         Raises: CacheMismatchError when they are not the pixels the teacher saw.
@@ -82,10 +82,11 @@ class ViewReplayer:
         in_shard = (rows[:, 0] - self._starts[numbers]).tolist()
         places = [(shards[number], row) for number, row in zip(numbers.tolist(), in_shard, strict=True)]
         views = np.array([shard.index.views[row, view] for (shard, row), view in zip(places, rows[:, 1], strict=True)])
+        starts = sample_starts(rows)
         with self._turn(places):
-            images = [self._decode(*place) for place in places[::views_per_sample]]
-        if views_per_sample > 1:
-            images = [image for image in images for _ in range(views_per_sample)]
+            decoded = [self._decode(*places[start]) for start in starts.tolist()]
+        repeats = np.diff(starts, append=len(rows)).tolist()
+        images = [image for image, count in zip(decoded, repeats, strict=True) for _ in range(count)]
         self._replay(images, views, into)
         for at, (sample, view) in enumerate(rows.tolist()):
             if self._is_checked(sample, view):
@@ -144,7 +145,15 @@ class ViewReplayer:
 
     def _replay(self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
         facts = self._fingerprint.views
-        replayed = replay_views(images, views, size=facts.size, interpolation=facts.interpolation, out=into)
+        replayed = replay_views(
+            images,
+            views,
+            size=facts.size,
+            interpolation=facts.interpolation,
+            mean=facts.mean,
+            std=facts.std,
+            out=into,
+        )
         if facts.jpeg_quality:
             # The teacher saw the decoded JPEG of each view.
             for view in replayed:

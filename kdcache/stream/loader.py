@@ -132,13 +132,17 @@ class CacheLoader:
             planned = steps[first : first + _PLANNED_AT_ONCE]
             rows = self.order.batches(order, epoch=epoch, steps=planned, rank=self._rank, world_size=self._world_size)
             for step, own in zip(planned, rows, strict=True):
-                ahead.reach(min((step + 1) * self.order.samples_per_batch, len(order)) - 1)
+                ahead.reach(self.order.num_reached(step + 1) - 1)
                 yield own
 
     def _read_ahead(self, epoch: int) -> ReadAhead:
         window = self.config.shards_at_once
         shards = self.order.shards(epoch)
         ends = np.cumsum(np.asarray(self.order.shard_sizes)[shards])
+        # An epoch that shows a part of the samples ends within a window: the shards behind it are the next epoch's.
+        last = int(np.searchsorted(ends, self.order.num_reached(len(self))))
+        num_used = min((last // window + 1) * window, len(shards))
+        shards, ends = shards[:num_used], ends[:num_used]
         return ReadAhead(
             self.records.reader,
             schedule=shards,
@@ -157,7 +161,7 @@ class CacheLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: before the batch that comes next."""
-        order, position = self.order, self._step * self.order.samples_per_batch
+        order, position = self.order, self._step * self.order.batch_size
         return StreamState(self.records.digest, order.seed, self._epoch, position, order.description).as_dict()
 
     def load_state_dict(self, values: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ Where a stream stands in it is a few integers.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, final
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from kdcache.errors import CacheMismatchError
 from kdcache.seeds import derived_bits
 
 Tail = Literal["drop", "pad"]
+EpochOf = Literal["samples", "views"]
 
 
 @final
@@ -21,18 +22,27 @@ class StreamOrder:
     """Which views of which samples make up every global batch of every epoch.
 
     Shards are permuted, taken in windows, and the samples of a window permuted together. In epoch e a sample shows
-    ``views_per_sample`` of its K views, going round: over K / views_per_sample epochs each view is seen once.
+    ``views_per_sample`` of its K views, going round: over K / views_per_sample epochs each view is seen once. The rows
+    of an epoch are its samples in order, each with its views side by side; a batch is the next `batch_size` of them.
 
     Args:
-        shard_sizes: Samples in each shard, in the order of the manifest.
+        shard_sizes: Samples that are drawn from each shard, in the order of the manifest.
         num_views: K, views stored of each sample.
         batch_size: Views in a global batch, over all ranks together.
         seed: Any integer.
         shuffle: False reads in the order of the cache.
         window: Shards that are mixed with each other; at least 1.
-        views_per_sample: Views of a sample that share a batch (and one decode); must divide batch_size.
-        tail: ``drop`` the samples that do not fill a batch, or ``pad`` the last batch from the epoch's beginning. Every
-            epoch has the same number of batches on every rank either way.
+        views_per_sample: Views of a sample that lie side by side and share one decode. Where they do not divide the
+            batch, or a rank's part of it, a sample at the edge is divided too.
+        epoch_of: ``samples``: every sample once, with its `views_per_sample` views. ``views``: as many views as there
+            are samples, so that an epoch sees 1 / views_per_sample of them, in every epoch others (repeated
+            augmentation, arXiv:1902.05509, as DeiT's sampler does it; that one gives the views of a sample to
+            different ranks).
+        tail: ``drop`` the views that do not fill a batch, or ``pad`` the last batch with the samples that come next,
+            from the epoch's beginning after the last one. Every epoch has the same number of batches on every rank
+            either way.
+        subset: How the samples were chosen, for states and messages; empty where all are drawn.
+        chosen: Numbers of the samples that are drawn, ascending; None for all.
     """
 
     shard_sizes: tuple[int, ...]
@@ -42,54 +52,61 @@ class StreamOrder:
     shuffle: bool = True
     window: int = 16
     views_per_sample: int = 1
+    epoch_of: EpochOf = "samples"
     tail: Tail = "drop"
+    subset: str = ""
+    chosen: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.tail not in ("drop", "pad"):
             raise ValueError(f"tail must be drop or pad, got {self.tail!r}")
+        if self.epoch_of not in get_args(EpochOf):
+            raise ValueError(f"epoch_of must be samples or views, got {self.epoch_of!r}")
         if self.window < 1:
             raise ValueError(f"window must be at least 1 shard, got {self.window}")
         if not 1 <= self.views_per_sample <= self.num_views:
             raise ValueError(
                 f"views_per_sample must be 1 to the {self.num_views} views in the cache, got {self.views_per_sample}"
             )
-        if self.batch_size < 1 or self.batch_size % self.views_per_sample:
-            raise ValueError(
-                f"batch_size must be a positive multiple of views_per_sample = {self.views_per_sample}, got "
-                f"{self.batch_size}"
-            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"an epoch of {self.num_samples} samples does not fill one batch of {self.samples_per_batch} samples; "
-                f"use a batch size of at most {self.num_samples * self.views_per_sample}, or tail='pad'"
+                f"an epoch of {self.num_rows} views does not fill one batch of {self.batch_size}; use a batch size of "
+                f"at most {self.num_rows}, or tail='pad'"
             )
 
     @property
     def num_samples(self) -> int:
-        """Samples in an epoch before the remainder is dropped or padded."""
+        """Samples that an epoch draws from."""
         return sum(self.shard_sizes)
 
     @property
-    def samples_per_batch(self) -> int:
-        """Samples in a global batch."""
-        return self.batch_size // self.views_per_sample
+    def num_rows(self) -> int:
+        """Views in an epoch before the remainder is dropped or padded."""
+        return self.num_samples * (self.views_per_sample if self.epoch_of == "samples" else 1)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
-        if self.tail == "drop":
-            return self.num_samples // self.samples_per_batch
-        return -(-self.num_samples // self.samples_per_batch)
+        return self.num_rows // self.batch_size if self.tail == "drop" else -(-self.num_rows // self.batch_size)
+
+    def num_reached(self, steps: int) -> int:
+        """How many samples, in the order of an epoch, its first `steps` batches show: all of them at most."""
+        return min(-(-steps * self.batch_size // self.views_per_sample), self.num_samples)
 
     @property
     def description(self) -> str:
         """What besides seed and batch size decides the order, for states and messages."""
         how = f"windows of {self.window} shards" if self.shuffle else "the cache's order"
-        return f"{how}, {self.views_per_sample} of {self.num_views} views per sample, {self.tail} the tail"
+        length = "" if self.epoch_of == "samples" else " in epochs of as many views as samples"
+        whole = f"{how}, {self.views_per_sample} of {self.num_views} views per sample{length}, {self.tail} the tail"
+        return f"{whole}, {self.subset}" if self.subset else whole
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Numbers of all samples in the order of an epoch, (num_samples,) int64; numbers count through the shards."""
-        return epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)
+        order = epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)
+        return order if self.chosen is None else self.chosen[order]
 
     def shards(self, epoch: int) -> np.ndarray:
         """Numbers of all shards in the order of an epoch: the first `window` are mixed with each other, and so on."""
@@ -111,19 +128,17 @@ class StreamOrder:
             sample are adjacent.
         Raises: ValueError when the batch does not divide among the ranks.
         """
-        if self.samples_per_batch % world_size:
+        if self.batch_size % world_size:
             raise ValueError(
-                f"a global batch of {self.samples_per_batch} samples does not divide among {world_size} ranks; choose "
-                "a batch size that does"
+                f"a global batch of {self.batch_size} views does not divide among {world_size} ranks; choose a batch "
+                "size that does"
             )
-        share = self.samples_per_batch // world_size
-        firsts = np.asarray(steps, np.int64) * self.samples_per_batch + rank * share
-        samples = order[(firsts[:, None] + np.arange(share)) % len(order)]
-        rounds = epoch * self.views_per_sample + np.arange(self.views_per_sample)
-        rows = np.empty((len(steps), share, self.views_per_sample, 2), np.int64)
-        rows[..., 0] = samples[:, :, None]
-        rows[..., 1] = (rounds + samples[:, :, None]) % self.num_views
-        return rows.reshape(len(steps), share * self.views_per_sample, 2)
+        share = self.batch_size // world_size
+        firsts = np.asarray(steps, np.int64) * self.batch_size + rank * share
+        places, of_sample = np.divmod(firsts[:, None] + np.arange(share), self.views_per_sample)
+        samples = order[places % len(order)]
+        views = (epoch * self.views_per_sample + of_sample + samples) % self.num_views
+        return np.stack([samples, views], axis=-1)
 
 
 @final
@@ -135,7 +150,7 @@ class StreamState:
         cache: sha256 of the cache's manifest.
         seed: Of the order.
         epoch: From 0.
-        position: Samples of this epoch that all ranks together have consumed.
+        position: Views of this epoch that all ranks together have consumed.
         order: StreamOrder.description.
     """
 
@@ -177,12 +192,17 @@ class StreamState:
                 f"the state was saved in another order: {self.order}; this stream has {order.description}; resume with "
                 "the settings it was saved with"
             )
-        if self.position % order.samples_per_batch:
+        if self.position % order.batch_size:
             raise CacheMismatchError(
-                f"the state stands at sample {self.position}, which is not a multiple of the {order.samples_per_batch} "
-                "samples of a global batch; resume with the batch size it was saved with"
+                f"the state stands at view {self.position}, which is not a multiple of the {order.batch_size} views of "
+                "a global batch; resume with the batch size it was saved with"
             )
-        return self.position // order.samples_per_batch
+        return self.position // order.batch_size
+
+
+def sample_starts(rows: np.ndarray) -> np.ndarray:
+    """Where each run of rows of one sample begins, int64, in a non-empty part of a batch (n, 2)."""
+    return np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
 
 
 def shard_order(num_shards: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:

@@ -18,12 +18,11 @@ PixelOrigin = Literal["auto", "stored", "replay"]
 class PixelFiller(Protocol):
     """Fills rows of a batch with the pixels of their views; used by several threads at once."""
 
-    def fill(self, rows: np.ndarray, views_per_sample: int, into: np.ndarray) -> None:
+    def fill(self, rows: np.ndarray, into: np.ndarray) -> None:
         """Fill rows.
 
         Args:
-            rows: (n, 2) int64, sample and view numbers; the views of a sample lie side by side.
-            views_per_sample: How many these are.
+            rows: (n, 2) int64, sample and view numbers; an image is decoded once for rows of its own side by side.
             into: (n, S, S, 3) uint8, C-contiguous.
         """
         ...
@@ -74,7 +73,7 @@ class StoredJpegs:
     def __init__(self, reader: ShardReader, column: Column) -> None:
         self._reader, self._column = reader, column
 
-    def fill(self, rows: np.ndarray, views_per_sample: int, into: np.ndarray) -> None:
+    def fill(self, rows: np.ndarray, into: np.ndarray) -> None:
         """See PixelFiller. Raises: CorruptCacheError."""
         for (sample, view), pixels in zip(rows.tolist(), into, strict=True):
             shard, row = self._reader.locate(sample)

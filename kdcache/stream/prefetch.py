@@ -5,8 +5,8 @@ records 0.76 of memcpy, this gives 1.19 (benchmarks/LOG.md, 2026-11-22): such a 
 """
 
 import atexit
+import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, final
@@ -48,9 +48,9 @@ def prefetched(
     ]
 
     def end() -> None:
-        workers.stop()
+        workers.stop(num_threads)
         for thread in threads:
-            if thread.ident is not None:  # it was started
+            if thread.is_alive():  # not if its start was interrupted
                 thread.join()
 
     def break_off() -> None:
@@ -74,6 +74,13 @@ def prefetched(
 
 
 @dataclass
+class _Free(Generic[Buffers]):
+    """Buffers that wait for an order."""
+
+    buffers: Buffers
+
+
+@dataclass
 class _Batch(Generic[Buffers, Order]):
     """A batch under way. `unfinished` is a lock that whoever finishes it releases."""
 
@@ -88,6 +95,9 @@ class _Batch(Generic[Buffers, Order]):
 class WorkerPool(Generic[Buffers, Order]):
     """What the threads and the consumer share.
 
+    The consumer touches only queues and locks that are written in C, because Ctrl-C may interrupt it anywhere: a
+    Condition, which is Python, stays locked when it is interrupted between taking its lock and returning from that.
+
     Args:
         orders, buffers, prepare: As in `prefetched`.
     """
@@ -95,77 +105,69 @@ class WorkerPool(Generic[Buffers, Order]):
     def __init__(self, orders: Iterator[Order], buffers: Sequence[Buffers], prepare: Prepare[Buffers, Order]) -> None:
         self._orders = orders
         self._prepare = prepare
-        self._free = deque(buffers)
-        self._batches: deque[_Batch[Buffers, Order]] = deque()
-        self._pieces: deque[tuple[_Batch[Buffers, Order], Piece]] = deque()
-        self._is_over = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition(threading.Lock())
+        self._tasks: queue.SimpleQueue[tuple[_Batch[Buffers, Order], Piece] | _Free[Buffers] | None]
+        self._tasks = queue.SimpleQueue()
+        # An error of the orders, or None for their end, stands behind the last batch.
+        self._batches: queue.SimpleQueue[_Batch[Buffers, Order] | BaseException | None] = queue.SimpleQueue()
+        self._no_more_orders = self._is_stopped = False
+        # The threads alone take these two.
+        self._in_turn, self._counting = threading.Lock(), threading.Lock()
+        for each in buffers:
+            self.give_back(each)
 
     def work(self) -> None:
-        """What each thread does until there is nothing more."""
-        while (found := self._next_piece()) is not None:
-            batch, piece = found
-            try:
-                piece()
-            except BaseException as error:
-                batch.error = error
-            with self._changed:
-                batch.left -= 1
-                if not batch.left:
-                    batch.unfinished.release()
+        """What each thread does until `stop`."""
+        while (task := self._tasks.get()) is not None and not self._is_stopped:
+            if isinstance(task, _Free):
+                self._begin_batch(task.buffers)
+            else:
+                self._work_at(*task)
 
     def take(self) -> _Batch[Buffers, Order] | None:
-        """The next batch, finished; None when all have been taken."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._batches or self._is_over)
-            if not self._batches:
-                if self._error is not None:
-                    raise self._error
-                return None
-            batch = self._batches.popleft()
-        with batch.unfinished:
+        """The next batch, finished; None after the last, whereupon it may not be called again."""
+        batch = self._batches.get()
+        if isinstance(batch, BaseException):
+            raise batch
+        if batch is not None:
+            batch.unfinished.acquire()
             if batch.error is not None:
                 raise batch.error
         return batch
 
     def give_back(self, buffers: Buffers) -> None:
         """The consumer has done with a batch."""
-        with self._changed:
-            self._free.append(buffers)
-            self._changed.notify()
+        self._tasks.put(_Free(buffers))
 
-    def stop(self) -> None:
-        """Let the threads end after the piece they are at."""
-        with self._changed:
-            self._is_over = True
-            self._pieces.clear()
-            self._changed.notify_all()
+    def stop(self, num_threads: int) -> None:
+        """Let this many threads end after the piece they are at."""
+        self._is_stopped = True
+        for _ in range(num_threads):
+            self._tasks.put(None)
 
-    def _next_piece(self) -> tuple[_Batch[Buffers, Order], Piece] | None:
-        with self._changed:
-            while not self._pieces:
-                if self._is_over:
-                    return None
-                if self._free:
-                    self._begin_batch()
-                else:
-                    self._changed.wait()
-            return self._pieces.popleft()
+    def _begin_batch(self, buffers: Buffers) -> None:
+        with self._in_turn:
+            if self._no_more_orders:
+                return
+            try:
+                order = next(self._orders)
+                pieces = self._prepare(buffers, order)
+            except BaseException as error:
+                self._no_more_orders = True
+                self._batches.put(None if isinstance(error, StopIteration) else error)
+                return
+            batch = _Batch(buffers, order, left=len(pieces))
+            if pieces:
+                batch.unfinished.acquire()
+            self._batches.put(batch)
+            for piece in pieces:
+                self._tasks.put((batch, piece))
 
-    def _begin_batch(self) -> None:
+    def _work_at(self, batch: _Batch[Buffers, Order], piece: Piece) -> None:
         try:
-            order = next(self._orders)
-            batch = _Batch(self._free.popleft(), order)
-            pieces = self._prepare(batch.buffers, order)
+            piece()
         except BaseException as error:
-            self._error = None if isinstance(error, StopIteration) else error
-            self._is_over = True
-            self._changed.notify_all()
-            return
-        batch.left = len(pieces)
-        if pieces:
-            batch.unfinished.acquire()
-        self._pieces.extend((batch, piece) for piece in pieces)
-        self._batches.append(batch)
-        self._changed.notify_all()
+            batch.error = error
+        with self._counting:
+            batch.left -= 1
+            if not batch.left:
+                batch.unfinished.release()

@@ -43,7 +43,8 @@ class _Worker:
         """Wait until everything is done; may be called again."""
         if self._thread is not None:
             self._work.put(None)
-            self._thread.join()
+            if self._thread.is_alive():  # not if its start was interrupted
+                self._thread.join()
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:

@@ -10,9 +10,11 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.errors import Remedy, UsageError
 from kdcache.images import Source
+from kdcache.per_class import few_shot
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.config import StreamConfig, plan_memory
 from kdcache.stream.images import ViewReplayer
+from kdcache.stream.order import sample_starts
 from kdcache.stream.pixels import PixelFiller, StoredJpegs, gathered, stored_pixels
 from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
 
@@ -31,6 +33,8 @@ class CacheRecords:
         cache, columns, config, source: As in CacheLoader.
         num_ranks: Processes among which a batch is divided.
 
+    Raises: UsageError where images are drawn by class and a class has too few of them.
+
     Attributes:
         digest: Identity of the cache, hex.
         order: In which order its views come.
@@ -44,7 +48,8 @@ class CacheRecords:
     ) -> None:
         shards, facts = cache.manifest.shards, cache.manifest.fingerprint.views
         self.digest = cache.identity(columns)
-        self.order = config.order([shard.num_samples for shard in shards], facts.num_views)
+        sizes = [shard.num_samples for shard in shards]
+        self.order = config.order(sizes, facts.num_views, chosen_samples(cache, config))
         self.columns = list(columns)
         self._config = config
         self._facts = facts
@@ -96,9 +101,9 @@ class CacheRecords:
     def pieces(self, num_rows: int) -> list[slice]:
         """How a batch is divided among threads: views of a sample stay together, and a piece is worth its thread."""
         num_views = self.order.views_per_sample
-        num_samples = num_rows // num_views
+        num_samples = -(-num_rows // num_views)
         count = min(self._num_pieces(num_samples), num_samples)
-        ends = [num_samples * number // count * num_views for number in range(count + 1)]
+        ends = [min(num_samples * number // count * num_views, num_rows) for number in range(count + 1)]
         return [slice(first, last) for first, last in pairwise(ends)]
 
     def fill(self, buffers: BatchBuffers, rows: np.ndarray, part: slice) -> None:
@@ -118,7 +123,7 @@ class CacheRecords:
         if self._config.require_labels and labels.min() < 0:
             self._refuse_unlabelled(int(own[labels.argmin(), 0]))
         if self._filler is not None:
-            self._filler.fill(own, self.order.views_per_sample, buffers.pixels[part])
+            self._filler.fill(own, buffers.pixels[part])
         elif self._replayer is not None:
             self._fill_encoded(buffers, own, self._replayer)
 
@@ -132,9 +137,29 @@ class CacheRecords:
     def _fill_encoded(self, buffers: BatchBuffers, rows: np.ndarray, replayer: ViewReplayer) -> None:
         files: list[bytes] = []
         views = np.empty((len(rows), len(self._facts.fields)), np.int32)
-        num_views = self.order.views_per_sample
-        for first in range(0, len(rows), num_views):
+        starts = sample_starts(rows)
+        for first, end in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
             shard, row = self.reader.locate(int(rows[first, 0]))
             files.append(replayer.read(shard, row))
-            views[first : first + num_views] = shard.index.views[row, rows[first : first + num_views, 1]]
-        buffers.set_encoded(files, num_views, views)
+            views[first:end] = shard.index.views[row, rows[first:end, 1]]
+        buffers.set_encoded(files, np.diff(starts, append=len(rows)), views)
+
+
+def chosen_samples(cache: Cache, config: StreamConfig) -> np.ndarray | None:
+    """Numbers of the samples that the stream draws by class, ascending, int64; None for all.
+
+    Every shard's index is read. Keys are the source's, so a seed draws the images here that it draws from the source.
+
+    Raises: UsageError where a class has too few of them.
+    """
+    if config.per_class is None:
+        return None
+    labels: list[int] = []
+    keys: list[str] = []
+    for shard in cache.manifest.shards:
+        index = cache.index(shard)
+        labels += index.labels.tolist()
+        keys += [index.source_key(row) for row in range(len(index))]
+    names = cache.manifest.fingerprint.source.class_names
+    kept = few_shot(labels, keys, per_class=config.per_class, seed=config.subset_seed, class_names=names)
+    return np.array(kept, np.int64)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name, safe_name
+from kdcache.per_class import check_subset
 from kdcache.views import RECIPES
 
 Order = Literal["shuffle", "source"]
@@ -21,6 +22,8 @@ BASE_SETTINGS = (
     "image_size",
     "interpolation",
     "limit",
+    "per_class",
+    "per_class_seed",
     "order",
     "images",
     "split",
@@ -49,12 +52,14 @@ class ExtractConfig:
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``.
         codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
         views: K, views of each image.
-        view_recipe: ``eval`` or ``rrc-flip``.
-        view_params: Overrides of the recipe: crop_pct, squash, scale, ratio, flip.
+        view_recipe: ``eval``, ``rrc-flip`` or ``deit``.
+        view_params: Overrides of the recipe's; see ViewRecipe.
         image_size: S; None takes the teacher's own.
-        interpolation: None takes the teacher's own.
+        interpolation: None takes the teacher's own, and bicubic for ``deit``.
         seed: Of the views, the order, and random teacher weights.
         limit: Images to take; None for all.
+        per_class: Images to take of each class: ``5``, or ``1%`` of them; None for all. See kdcache.per_class.
+        per_class_seed: Of that draw; None takes `seed`.
         order: ``shuffle`` stores the images in a seeded random order, ``source`` in the source's.
         images: ``embed`` copies each image's bytes into the cache, ``reference`` keeps only their hash.
         split: Word in front of shard names.
@@ -89,6 +94,8 @@ class ExtractConfig:
     interpolation: str | None = None
     seed: int = 0
     limit: int | None = None
+    per_class: str | None = None
+    per_class_seed: int | None = None
     order: Order = "shuffle"
     images: Images = "embed"
     split: str = "train"
@@ -125,6 +132,9 @@ class ExtractConfig:
         self._check_parts()
 
     def _check_parts(self) -> None:
+        check_subset(self.per_class, self.per_class_seed)
+        if self.per_class is not None and self.limit is not None:
+            raise ValueError(f"limit={self.limit} would make the classes of per_class={self.per_class} uneven; use one")
         match = _PIXELS.fullmatch(self.pixels)
         if match is None or (match[1] and not 1 <= int(match[1]) <= 100):
             raise ValueError(f"pixels must be replay, raw, jpeg or jpeg:QUALITY (1 to 100), got {self.pixels!r}")

@@ -1,6 +1,6 @@
 """From what was asked to fingerprints: which images in which order, which views, which columns."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import torch
 import kdcache
 from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.codecs import Codec, parse_codec
-from kdcache.cache.facts import ColumnFacts, SourceFacts, ViewFacts, pixel_column
+from kdcache.cache.facts import ColumnFacts, SourceFacts, SubsetFacts, ViewFacts, pixel_column
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.keys import keys_digest, safe_keys
 from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest
@@ -19,10 +19,11 @@ from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name
 from kdcache.errors import ModelError, UsageError
 from kdcache.images import Source, decoder_versions
 from kdcache.models import Tap, parse_tap
+from kdcache.per_class import few_shot
 from kdcache.seeds import derived_key
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.model import TapFacts, Teacher
-from kdcache.views import INTERPOLATIONS, VIEW_FIELDS, ViewRecipe
+from kdcache.views import AUGMENT_INTERPOLATIONS, INTERPOLATIONS, RECIPES, VIEW_FIELDS, ViewRecipe
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,20 @@ class SourcePlan:
         source: Where they are.
         positions: For each image its position in the source.
         keys: Their safe keys.
+        subset: How they were drawn by class, if they were.
     """
 
     source: Source
     positions: list[int]
     keys: list[str]
+    subset: SubsetFacts | None = None
 
     def facts(self) -> SourceFacts:
         """For the fingerprint."""
         images = self.source.images
         return SourceFacts(
             kind=self.source.kind,
+            subset=self.subset,
             num_samples=len(self.positions),
             keys_sha256=keys_digest(images[position].key for position in self.positions),
             num_classes=self.source.num_classes,
@@ -52,15 +56,28 @@ class SourcePlan:
 
 
 def plan_source(source: Source, config: ExtractConfig) -> SourcePlan:
-    """Put the images in order and give them keys; a limit takes the first ones of that order."""
-    images = source.images
+    """Put the images in order and give them keys; a limit takes the first ones of that order.
+
+    Raises: UsageError where images are drawn by class and a class has too few of them.
+    """
+    images, subset = source.images, None
     positions = list(range(len(images)))
+    if config.per_class is not None:
+        seed = config.seed if config.per_class_seed is None else config.per_class_seed
+        subset = SubsetFacts(per_class=config.per_class, seed=seed)
+        positions = few_shot(
+            [image.label for image in images],
+            [image.key for image in images],
+            per_class=subset.per_class,
+            seed=subset.seed,
+            class_names=source.class_names,
+        )
     if config.order == "shuffle":
         # Ranked by a hash of seed and key: independent of numpy, and of how many images there are beside it.
         positions.sort(key=lambda position: derived_key("order", config.seed, images[position].key))
     keys = safe_keys([image.key for image in images], [image.readable_key for image in images])
     positions = positions[: config.limit]
-    return SourcePlan(source, positions, [keys[position] for position in positions])
+    return SourcePlan(source, positions, [keys[position] for position in positions], subset)
 
 
 def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:
@@ -77,9 +94,11 @@ def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:
     values: dict[str, Any] = {"name": config.view_recipe, "size": teacher.image_size}
     if config.view_recipe == "eval":
         values |= {"crop_pct": settings["crop_pct"], "squash": mode == "squash"}
-    known = [field.name for field in fields(ViewRecipe) if field.name not in ("name", "size")]
+    known = RECIPES[config.view_recipe]
     if unknown := [name for name in config.view_params if name not in known]:
-        raise UsageError(f"view parameters {unknown} do not exist; there are {', '.join(known)}")
+        raise UsageError(
+            f"view parameters {unknown} do not exist for recipe {config.view_recipe}; there are {', '.join(known)}"
+        )
     try:
         return msgspec.convert({**values, **config.view_params}, ViewRecipe, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
@@ -114,10 +133,14 @@ def base_fingerprint(
     """
     if not is_safe_name(config.split) or config.split in RESERVED_NAMES:
         raise UsageError(f"split {config.split!r}: use lower-case letters, digits and '-'")
-    interpolation = config.interpolation or teacher.data_config["interpolation"]
-    if interpolation not in INTERPOLATIONS:
-        raise UsageError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
-    params = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+    # DeiT's filter is a part of its augmentation, whatever its teacher is evaluated with.
+    usual = "bicubic" if recipe.name == "deit" else teacher.data_config["interpolation"]
+    interpolation = config.interpolation or usual
+    known = AUGMENT_INTERPOLATIONS if recipe.name == "deit" else INTERPOLATIONS
+    if interpolation not in known:
+        raise UsageError(
+            f"interpolation for recipe {recipe.name} must be one of {', '.join(known)}, got {interpolation!r}"
+        )
     views = ViewFacts(
         recipe=recipe.name,
         seed=config.seed,
@@ -125,7 +148,7 @@ def base_fingerprint(
         size=recipe.size,
         interpolation=interpolation,
         fields=list(VIEW_FIELDS),
-        params={name: value for name, value in params.items() if name not in ("name", "size")},
+        params={name: list(each) if isinstance(each, tuple) else each for name, each in recipe.params.items()},
         mean=teacher.facts.mean,
         std=teacher.facts.std,
         jpeg_quality=config.jpeg_quality,

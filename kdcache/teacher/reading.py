@@ -89,8 +89,14 @@ class ImageReader:
             draw_view(self.recipe, seed=self.views.seed, key=key, view=view, width=width, height=height)
             for view in range(self.views.num_views)
         ]
-        size, interpolation = self.views.size, self.views.interpolation
-        pixels = replay_views([decoded.pixels] * len(drawn), drawn, size=size, interpolation=interpolation)
+        pixels = replay_views(
+            [decoded.pixels] * len(drawn),
+            drawn,
+            size=self.views.size,
+            interpolation=self.views.interpolation,
+            mean=self.views.mean,
+            std=self.views.std,
+        )
         jpegs: tuple[bytes, ...] = ()
         if self.views.jpeg_quality:
             jpegs = tuple(encode_jpeg(each, self.views.jpeg_quality) for each in pixels)

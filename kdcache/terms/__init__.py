@@ -1,9 +1,8 @@
 """Terms of a loss by name; base.py says what a term is."""
 
-import importlib
 from typing import TYPE_CHECKING
 
-from kdcache.errors import UsageError
+from kdcache.config import load_named
 
 if TYPE_CHECKING:
     from kdcache.terms.base import Term
@@ -12,7 +11,10 @@ if TYPE_CHECKING:
 TERMS = {
     "cross-entropy": ("kdcache.terms.cross_entropy:CrossEntropy", "the labels"),
     "logits": ("kdcache.terms.logits:Logits", "the teacher's class distribution, from dense or top-k logits"),
-    "tokens": ("kdcache.terms.tokens:Tokens", "token by token: mse, smooth_l1, l1, cosine or normalized_mse"),
+    "tokens": (
+        "kdcache.terms.tokens:Tokens",
+        "token by token: mse, smooth_l1, l1, cosine, normalized_mse or l1_cosine",
+    ),
     "spectral": ("kdcache.terms.spectral:Spectral", "2-D spectra of the patch maps, for any two widths (SpectralKD)"),
     "projector": ("kdcache.terms.projector:Projector", "projected tokens, both sides batch-normalised (ProjectorKD)"),
     "gram": ("kdcache.terms.gram:Gram", "cosines between an image's tokens, for any two widths (DINOv3)"),
@@ -21,6 +23,15 @@ TERMS = {
         "softmax of the cosines between an image's tokens, for any two widths (LightlyTrain)",
     ),
     "unic": ("kdcache.terms.unic:Unic", "several teachers, well matched ones dropped at random (UNIC)"),
+    "local": (
+        "kdcache.terms.local:Local",
+        "every block on its own, fed the teacher's tokens and the student's (Lillama)",
+    ),
+    "proteus": (
+        "kdcache.terms.proteus:Proteus",
+        "class token, all tokens and patches masked from the student (Proteus)",
+    ),
+    "leap": ("kdcache.terms.leap:Leap", "one teacher block after another, as the student comes to resemble it (LEAP)"),
 }
 
 
@@ -29,7 +40,4 @@ def load_term(name: str) -> "type[Term]":
 
     Raises: UsageError naming all terms.
     """
-    if name not in TERMS:
-        raise UsageError(f"unknown term {name!r}; there are {', '.join(TERMS)}")
-    module, _, attribute = TERMS[name][0].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return load_named({each: where for each, (where, _) in TERMS.items()}, name, "term")

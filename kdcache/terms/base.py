@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdcache.cache.column import Column
 from kdcache.cache.facts import ColumnKind
 from kdcache.cache.statistics import TokenStatistics
+from kdcache.models.network import Network
 from kdcache.models.taps import Tap, parse_tap
 from kdcache.stream.targets import PackedTargets
 
@@ -27,12 +28,16 @@ class TeacherNeed:
         tap: As in `parse_tap`, its block perhaps counted from the end; None for the only one there is.
         group: The group that holds it; None for any.
         codec: Its codec; None for any.
+        blocks: Several columns in place of one: those at these blocks, counted from 0, as far as the
+            cache holds them, and at every block for (). They arrive in the order of their blocks,
+            and `tap` is None.
     """
 
     kind: ColumnKind
     tap: str | None = None
     group: str | None = None
     codec: str | None = None
+    blocks: tuple[int, ...] | None = None
 
 
 def teacher_need(text: str, kind: ColumnKind) -> TeacherNeed:
@@ -64,12 +69,14 @@ class Needs:
             that its change makes, or those of its last block.
         logits: Whether the student's logits are read; where no term does, its head is not trained.
         labels: Whether every image must have a label.
+        network: Whether the term runs parts of the student itself, besides the step's one forward.
     """
 
     teacher: Sequence[TeacherNeed] = ()
     student: Sequence[Tap] = ()
     logits: bool = False
     labels: bool = False
+    network: bool = False
 
 
 class TokenShape(NamedTuple):
@@ -94,11 +101,15 @@ class Site:
         student: Shapes at the student's taps.
         teacher: The columns.
         statistics: Gives the statistics of a column over the whole cache.
+        network: The student, for a term that runs parts of it.
+        image_size: S of the student's images.
     """
 
     student: Sequence[TokenShape]
     teacher: Sequence[Column]
     statistics: Callable[[Column], TokenStatistics]
+    network: Network | None = None
+    image_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,16 @@ class Inputs:
         labels: (B,) int64.
         student: (B, N, C) tokens of the student, for each tap.
         teacher: The teachers' outputs, packed, for each column.
+        images: (B, 3, S, S), normalised.
+        network: The student, for a term that runs parts of it; the weights are those that the step trains.
     """
 
     logits: Tensor
     labels: Tensor
     student: Sequence[Tensor]
     teacher: Sequence[PackedTargets]
+    images: Tensor
+    network: Network | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

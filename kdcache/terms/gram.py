@@ -17,7 +17,8 @@ from kdcache.terms.pairs import TokenTerm
 class Gram(TokenTerm):
     """Mean squared difference between the matrices of cosines of an image's tokens.
 
-    Student and teacher may have any two widths; nothing is trained beside the student.
+    Student and teacher may have any two widths; nothing is trained beside the student. Tokens that end in a ReLU, as a
+    ResNet's do, have no negative cosines, so that a teacher's that are negative stay out of reach.
 
     Args:
         weight, teacher, student_block, resize, transform: As in `TokenTerm`.

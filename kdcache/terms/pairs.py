@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,9 +14,10 @@ from kdcache.errors import GridMismatchError, Remedy
 from kdcache.models.taps import Tap
 from kdcache.stream.targets import PackedTargets, Payload
 from kdcache.terms.base import Inputs, Needs, Site, TeacherNeed, Term, TokenShape, check_weight, teacher_need
-from kdcache.terms.transforms import Transform, TransformName, make_transform
+from kdcache.terms.transforms import TransformName, make_transform
 
 Resize = Literal["refuse", "student", "teacher"]
+MeanOver = Literal["pairs", "tokens"]
 _TOKEN_AXES = 2  # (N, C); an embedding has (C,)
 
 
@@ -34,7 +36,7 @@ class Pair(nn.Module):
     def __init__(
         self,
         adapter: nn.Module | None,
-        transform: Transform | None,
+        transform: nn.Module | None,
         student_grids: tuple[Grid, Grid] | None,
         teacher_grids: tuple[Grid, Grid] | None,
     ) -> None:
@@ -72,7 +74,10 @@ class TokenTerm(Term):
             change makes, or its last block's. One of either goes with all of the other.
         resize: What is resized, bilinearly, where the two grids differ: student, teacher, or refuse.
         transform: Of the targets, from the statistics in the cache: none, mean (the column's mean is subtracted),
-            standardize (each channel to mean 0 and variance 1) or phi-s (arXiv:2410.01680: rotated, then one scale).
+            standardize (each channel to mean 0 and variance 1) or phi-s (arXiv:2410.01680: rotated, then one scale);
+            or layer-norm (each token to mean 0 and variance 1).
+        mean_over: Of several pairs: ``pairs`` weighs them alike, ``tokens`` by how many tokens each has, so
+            that the prefix and the patch tokens of a block count as one set.
     """
 
     weight: float = 0.2
@@ -80,10 +85,11 @@ class TokenTerm(Term):
     student_block: tuple[int, ...] = ()
     resize: Resize = "refuse"
     transform: TransformName = "none"
+    mean_over: MeanOver = "pairs"
 
     def __post_init__(self) -> None:
         check_weight(self.weight)
-        for field, kind in (("resize", Resize), ("transform", TransformName)):
+        for field, kind in (("resize", Resize), ("transform", TransformName), ("mean_over", MeanOver)):
             if getattr(self, field) not in get_args(kind):
                 raise ValueError(f"{field} must be one of {', '.join(get_args(kind))}, got {getattr(self, field)!r}")
         for need in self.needs().teacher:
@@ -162,6 +168,9 @@ class TokenTerm(Term):
             self.compare(pair.tokens(tokens), pair.targets(targets), pair.adapter)
             for tokens, targets, pair in zip(inputs.student, inputs.teacher, pairs, strict=True)
         ]
+        if self.mean_over == "tokens":
+            counts = [tokens.shape[1] for tokens in inputs.student]
+            return torch.stack([loss * count for loss, count in zip(losses, counts, strict=True)]).sum() / sum(counts)
         return sum(losses[1:], start=losses[0]) / len(losses)
 
 

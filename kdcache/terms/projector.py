@@ -51,9 +51,8 @@ class Projector(TokenTerm):
     """Mean squared error between batch-normalised tokens, the student's projected first.
 
     The statistics are those of the batch a rank has in memory, over images and tokens together:
-        accumulation and more
-    ranks change them, and with them the gradient. All other terms are means over the batch and do
-    not change.
+    accumulation and more ranks change them, and with them the gradient. All other terms are means
+    over the batch and do not change.
 
     With both scales trained, shrinking both lowers the loss whatever the tokens are;
     teacher_affine=false fixes the teacher's side to mean 0 and variance 1, and leaves the tokens no

@@ -21,9 +21,8 @@ class Spectral(TokenTerm):
     """Mean squared difference between the real 2-D spectra of two maps of patch tokens.
 
     Computed without an FFT: it is the mean squared error of the maps with what is constant along
-        rows, and what
-    alternates along them, counted twice. Channels of the wider side are averaged to the narrower
-    side's number, so no width is refused and nothing is trained.
+    rows, and what alternates along them, counted twice. Channels of the wider side are averaged to
+    the narrower side's number, so no width is refused and nothing is trained.
 
     Args:
         weight, teacher, student_block, resize, transform: As in `TokenTerm`; every teacher tap is a

@@ -24,7 +24,7 @@ class Tokens(TokenTerm):
     """Distance between tokens of the student and of a teacher, one by one.
 
     Args:
-        loss: mse, smooth_l1, l1, cosine or normalized_mse; see `feature_loss`.
+        loss: mse, smooth_l1, l1, cosine, normalized_mse or l1_cosine; see `feature_loss`.
         adapter: ``linear``, a projection to the teacher's width that is dropped at inference; ``pool``, neighbouring
             channels of the wider side averaged (arXiv:2412.19055's baseline, nothing to learn); ``none``, for widths
             that are equal, as those of Lift and WideLast.

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from kdcache.cache.record import Array
 from kdcache.cache.statistics import TokenStatistics
 
-TransformName = Literal["none", "mean", "standardize", "phi-s"]
+TransformName = Literal["none", "mean", "standardize", "phi-s", "layer-norm"]
 # Of the mean variance: channels that hardly vary are not blown up.
 _SMALLEST_VARIANCE = 1e-6
+# That of the final norm of timm's ViTs.
+_LAYER_NORM_EPS = 1e-6
 
 
 class Transform(nn.Module):
@@ -40,20 +42,24 @@ class Transform(nn.Module):
             return centred @ self.factor
 
 
-def make_transform(name: TransformName, column: str, statistics: TokenStatistics) -> Transform:
-    """The transform of a column.
+def make_transform(name: TransformName, column: str, statistics: TokenStatistics) -> nn.Module:
+    """The transform of a column, a module that nothing trains: (B, N, C) to the same shape, float32.
 
     Args:
         name: ``mean``: the column's mean is subtracted. ``standardize``: also each channel is divided by its standard
             deviation. ``phi-s``: the centred tokens are rotated so that all channels have the same variance, and
-            divided by that one standard deviation: errors stay as they were but for the factor.
+            divided by that one standard deviation: errors stay as they were but for the factor. ``layer-norm``: each
+            token to mean 0 and variance 1 over its channels, as a teacher's final norm makes it but for that norm's
+            trained scale and offset of each channel.
         column: Its name, for messages.
         statistics: Over the whole cache.
 
     Raises: ValueError where all tokens are the same, or the second moments that phi-s needs were not kept.
     Source: arXiv:2410.01680, PHI-S.
     """
-    variance = statistics.m2 / max(statistics.count, 1)
+    variance = statistics.variance
+    if name == "layer-norm":
+        return nn.LayerNorm(len(variance), eps=_LAYER_NORM_EPS, elementwise_affine=False)
     if name == "mean":
         return Transform(statistics.mean, np.ones_like(statistics.mean))
     if not variance.any():
@@ -69,8 +75,7 @@ def make_transform(name: TransformName, column: str, statistics: TokenStatistics
             f"transform=phi-s needs second moments, which the cache does not hold of column {column}: it keeps "
             "them of patch tokens, and with full statistics; choose transform=standardize"
         )
-    covariance = statistics.raw_moment / statistics.count - np.outer(statistics.mean, statistics.mean)
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(statistics.covariance)
     rotation = equalizing_rotation(np.maximum(values, 0))
     scale = 1 / math.sqrt(float(variance.mean()))
     return Transform(statistics.mean, (vectors @ rotation.T) * scale)

@@ -1,18 +1,19 @@
 """From what terms need to what there is: columns of the cache, taps of the student."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.cache_statistics import CacheStatistics
 from kdcache.cache.column import Column
 from kdcache.errors import ModelError, UsageError
 from kdcache.methods.base import Method
-from kdcache.models.student import Student, tap_grid
-from kdcache.models.taps import check_logits
+from kdcache.models.network import Network
+from kdcache.models.taps import check_logits, parse_tap
+from kdcache.students.student import Student, tap_grid
 from kdcache.terms.base import Site, TeacherNeed, Term, TokenShape
 
 
@@ -32,6 +33,17 @@ class BoundTerm:
     columns: tuple[Column, ...]
     tap_numbers: tuple[int, ...]
 
+    def network_of(self, student: Student) -> Network | None:
+        """The student, where the term runs parts of it; its taps are set."""
+        if not self.term.needs().network:
+            return None
+
+        def tokens(images: Tensor) -> list[Tensor]:
+            read = student.outputs(images).tokens
+            return [read[number] for number in self.tap_numbers]
+
+        return Network(student.network, tokens)
+
 
 def columns_of(method: Method, cache: Cache, codec: str | None) -> list[tuple[Column, ...]]:
     """The columns of each term.
@@ -43,7 +55,10 @@ def columns_of(method: Method, cache: Cache, codec: str | None) -> list[tuple[Co
 
     Raises: TapError for a need that no column or several fit, UsageError for a codec that no column in use has.
     """
-    found = [tuple(_column(need, cache, codec) for need in term.needs().teacher) for term in method.active]
+    found = [
+        tuple(column for need in term.needs().teacher for column in _columns(need, cache, codec))
+        for term in method.active
+    ]
     used = [column for columns in found for column in columns]
     if codec is not None and all(column.codec != codec for column in used):
         names = ", ".join(column.label for column in used) or "no column"
@@ -77,10 +92,23 @@ def bind(
     modules: list[nn.Module | None] = []
     for term, label, own, needed in zip(method.active, method.labels, columns, wanted, strict=True):
         tap_numbers, numbers = tuple(numbers[: len(needed)]), numbers[len(needed) :]
-        site = Site([shapes[number] for number in tap_numbers], own, statistics.of)
-        modules.append(term.modules(site))
         bound.append(BoundTerm(term, label, own, tap_numbers))
+        network = bound[-1].network_of(student)
+        site = Site([shapes[number] for number in tap_numbers], own, statistics.of, network, image_size)
+        modules.append(term.modules(site))
     return bound, modules
+
+
+def _columns(need: TeacherNeed, cache: Cache, codec: str | None) -> list[Column]:
+    if need.blocks is None:
+        return [_column(need, cache, codec)]
+    fitting = cache.fitting_columns(kind=need.kind, codec=need.codec, group=need.group)
+    groups = sorted({column.group for column in fitting})
+    if len(groups) > 1:  # blocks of different teachers are no one's layers
+        raise cache.ambiguous(f"blocks of a teacher ({need.kind})", [f"{group}:" for group in groups])
+    blocks = sorted({parse_tap(column.tap).block or 0 for column in fitting})
+    wanted = [block for block in blocks if not need.blocks or block in need.blocks]
+    return [_column(replace(need, tap=f"blocks.{block}/{need.kind}", blocks=None), cache, codec) for block in wanted]
 
 
 def _column(need: TeacherNeed, cache: Cache, codec: str | None) -> Column:

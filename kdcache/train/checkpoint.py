@@ -81,6 +81,11 @@ def checkpoint_paths(run: Path) -> list[Path]:
     return _paths_in(folder) if folder.is_dir() else []
 
 
+def checkpoint_step(path: Path) -> int:
+    """Optimizer steps finished at a checkpoint, from its name."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """One checkpoint.
 

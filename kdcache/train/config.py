@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from kdcache.methods.base import Method
+from kdcache.per_class import check_subset
 from kdcache.stream.files import Access
-from kdcache.stream.order import Tail
+from kdcache.stream.order import EpochOf, Tail
 from kdcache.stream.pixels import PixelOrigin
 from kdcache.stream.reader import CheckPolicy
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
@@ -20,14 +21,17 @@ class DataConfig:
     Args:
         source: Where the images are, for a cache that only refers to them.
         codec: Which column, where a term leaves it open and several hold its tap.
-        window, views_per_sample, tail, num_threads, memory_budget, access, check, pixels, check_pixels: As
-            in stream.StreamConfig.
+        per_class, per_class_seed, window, views_per_sample, epoch_of, tail, num_threads, memory_budget, access, check,
+            pixels, check_pixels: As in stream.StreamConfig.
     """
 
     source: str | None = None
     codec: str | None = None
+    per_class: str | None = None
+    per_class_seed: int | None = None
     window: int = 16
     views_per_sample: int = 1
+    epoch_of: EpochOf = "samples"
     tail: Tail = "drop"
     num_threads: int | None = None
     memory_budget: int | None = None
@@ -35,6 +39,9 @@ class DataConfig:
     check: CheckPolicy = "full"
     pixels: PixelOrigin = "auto"
     check_pixels: float = 1 / 64
+
+    def __post_init__(self) -> None:
+        check_subset(self.per_class, self.per_class_seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +74,17 @@ class CheckpointConfig:
     Args:
         every_steps: Save after every so many optimizer steps, besides every epoch's end; None for epochs only.
         keep: Checkpoints to keep.
+        milestone_every: Keep the student's weights after every so many epochs for good, beside those of the best epoch
+            (which every run with evaluation images keeps); None for none.
     """
 
     every_steps: int | None = None
     keep: int = 2
+    milestone_every: int | None = None
 
     def __post_init__(self) -> None:
+        if self.milestone_every is not None and self.milestone_every < 1:
+            raise ValueError(f"milestone_every must be at least 1 epoch, got {self.milestone_every}")
         if self.keep < 1 or (self.every_steps is not None and self.every_steps < 1):
             raise ValueError(f"keep and every_steps must be at least 1, got {self.keep}, {self.every_steps}")
 
@@ -84,6 +96,8 @@ class RunConfig:
     Args:
         student: timm model name.
         student_kwargs: Further arguments of the student.
+        student_weights: What the student begins with: ``hub`` for timm's weights of its name, a local file, ``random``;
+            None for random ones, refused where the method makes the student from trained weights.
         method: What is done to the student, and the terms of the loss.
         epochs: Passes over the cache's images.
         batch_size: Views in a global batch, over all ranks together.
@@ -109,6 +123,7 @@ class RunConfig:
     student: str
     method: Method
     student_kwargs: dict[str, Any] = field(default_factory=dict)
+    student_weights: str | None = None
     epochs: int = 1
     batch_size: int = 64
     accumulate: int = 1

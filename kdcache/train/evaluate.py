@@ -48,7 +48,7 @@ def evaluate(
 
     Raises: SourceError for unlabelled images or labels the student has no class for.
     """
-    _check_labels(source, num_classes)
+    check_labels(source, num_classes)
     positions = range(len(source.images))[env.rank :: env.world_size]
     counts = torch.zeros(4, dtype=torch.float64, device=device)
     was_training = student.training
@@ -61,13 +61,24 @@ def evaluate(
                 continue
             images = normalize_pixels(torch.from_numpy(pixels).to(device), mean=view.mean, std=view.std)
             wanted = torch.tensor(labels, device=device)
-            ranked = student(images).float().topk(min(_TOP, num_classes), dim=-1).indices
-            hits: Tensor = ranked == wanted.unsqueeze(1)
-            counts[0] += hits[:, 0].sum()
-            counts[1] += hits.any(dim=1).sum()
+            counts[:2] += count_hits(student(images), wanted)
     student.train(was_training)
     top1, top5, num_images, num_bad = sum_over_ranks(counts, env).tolist()
     return Accuracy(100 * top1 / num_images, 100 * top5 / num_images, int(num_images), int(num_bad))
+
+
+def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images have their label first, and among the first five.
+
+    Args:
+        logits: (B, K).
+        labels: (B,) int64.
+
+    Returns: (2,) int64; with fewer than five classes the second is over all of them.
+    """
+    ranked = logits.float().topk(min(_TOP, logits.shape[1]), dim=-1).indices
+    hits = ranked == labels.unsqueeze(1)
+    return torch.stack([hits[:, 0].sum(), hits.any(dim=1).sum()])
 
 
 def check_classes(source: Source | None, class_names: Sequence[str]) -> None:
@@ -82,7 +93,11 @@ def check_classes(source: Source | None, class_names: Sequence[str]) -> None:
         )
 
 
-def _check_labels(source: Source, num_classes: int) -> None:
+def check_labels(source: Source, num_classes: int) -> None:
+    """Refuse images without labels, or with one that there is no class for.
+
+    Raises: SourceError.
+    """
     labels = [image.label for image in source.images]
     if min(labels) < 0:
         raise SourceError(

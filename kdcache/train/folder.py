@@ -14,10 +14,10 @@ from torch import nn
 
 import kdcache
 from kdcache.config import as_plain
-from kdcache.durable import make_folder, write_file
+from kdcache.durable import make_folder, write_changed, write_file
 from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
-from kdcache.models import Student, StudentSpec, build_student
 from kdcache.strict_json import dump_json, load_json
+from kdcache.students.student import Student, StudentSpec, read_spec, rebuild_student
 from kdcache.train.checkpoint import read_checkpoint
 from kdcache.train.config import RunConfig
 from kdcache.views import EvalView
@@ -48,20 +48,24 @@ def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size:
                 remedy=Remedy.SAME_RUN,
             )
         return
-    versions = {
+    record = {**wanted, "versions": versions(), "git_commit": _git_commit(), "world_size": world_size}
+    write_file(path, dump_json(record))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the weights of a student."""
+    return {
         "kdcache": kdcache.__version__,
         "numpy": np.__version__,
         "timm": timm.__version__,
         "torch": str(torch.__version__),
     }
-    record = {**wanted, "versions": versions, "git_commit": _git_commit(), "world_size": world_size}
-    write_file(path, dump_json(record))
 
 
 def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_names: list[str]) -> None:
     """Write what `load_student` needs beside the weights."""
-    facts = {"student": asdict(spec), "eval_view": asdict(view), "class_names": class_names}
-    write_file(folder / _STUDENT, dump_json(facts))
+    facts = {"student": as_plain(spec), "eval_view": asdict(view), "class_names": class_names}
+    write_changed(folder / _STUDENT, dump_json(facts))
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -85,17 +89,25 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
             )
     try:
         facts: Any = load_json(facts_path.read_bytes(), where=str(facts_path))
-        spec = msgspec.convert(facts["student"], StudentSpec)
+        spec = read_spec(facts["student"])
         view = msgspec.convert(facts["eval_view"], EvalView)
         class_names = msgspec.convert(facts["class_names"], list[str])
     except (KeyError, TypeError, msgspec.ValidationError, CorruptCacheError) as error:
         raise RunMismatchError(f"{facts_path}: not the facts of a student ({error}); restore it") from None
-    student = build_student(spec)
-    try:
-        student.model.load_state_dict(safetensors.torch.load_file(weights_path))
-    except Exception as error:  # safetensors and torch report damage and misfit in their own ways
-        raise RunMismatchError(f"{weights_path}: does not fit the student beside it ({str(error)[:300]})") from None
+    student = rebuild_student(spec)
+    load_saved(student, weights_path)
     return student.eval(), spec, view, class_names
+
+
+def load_saved(student: Student, path: Path) -> None:
+    """Put weights that `save_weights` wrote into a student.
+
+    Raises: RunMismatchError when the file is damaged or of another student.
+    """
+    try:
+        student.model.load_state_dict(safetensors.torch.load_file(path))
+    except Exception as error:  # safetensors and torch report damage and misfit in their own ways
+        raise RunMismatchError(f"{path}: does not fit the student beside it ({str(error)[:300]})") from None
 
 
 def load_checkpoint(student: Student, path: Path) -> None:
@@ -110,6 +122,23 @@ def load_checkpoint(student: Student, path: Path) -> None:
         student.load_state_dict(weights)
     except RuntimeError as error:
         raise RunMismatchError(f"{path}: does not fit the student of this run ({str(error)[:300]})") from None
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What `begin_run` recorded: config, cache, versions, git_commit, world_size; None where there is no such file."""
+    path = folder / _CONFIG
+    return load_json(path.read_bytes(), where=str(path)) if path.is_file() else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run as plain values.
+
+    Raises: RunMismatchError when there is none.
+    """
+    record = read_run(folder)
+    if record is None:
+        raise RunMismatchError(f"{folder / _CONFIG}: no such file; {folder} is not the folder of a run")
+    return record["config"]
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

@@ -28,11 +28,12 @@ from kdcache.train.folder import (
     WEIGHTS,
     begin_run,
     read_summary,
-    save_student_facts,
     save_weights,
     write_summary,
 )
+from kdcache.train.kept_weights import check_milestones, kept_names
 from kdcache.train.metrics import MetricsLog
+from kdcache.train.origin import save_facts
 from kdcache.train.setup import Setup, make_loader, prepare
 from kdcache.train.summary import peak_memory_bytes, term_losses
 from kdcache.train.trainer import Trainer
@@ -44,13 +45,15 @@ LoadTeachers = Callable[[Cache, list[Column], torch.device], OnlineTargets]
 
 @dataclass
 class _Progress:
-    """What a checkpoint keeps beside weights: all of it plain numbers."""
+    """What a checkpoint keeps beside weights, plain numbers; `epochs` are finished ones, `best_epoch` one of them."""
 
     steps: int = 0
+    epochs: int = 0
     images: int = 0
     train_s: float = 0.0
     wait_s: float = 0.0
     best_top1: float = 0.0
+    best_epoch: int | None = None
     accuracy: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,6 +90,8 @@ class _Run:
             # Another number would change the last bits of what follows.
             torch.set_num_threads(state["cpu_threads"])
         on_event("resume", {"step": self.progress.steps})
+        # The process may have died between this checkpoint and the weights kept of it.
+        self.keep_weights()
         return state["metrics_bytes"]
 
     def save(self, log: MetricsLog | None) -> None:
@@ -102,6 +107,15 @@ class _Run:
                     "cpu_threads": torch.get_num_threads(),
                 },
             )
+
+    def keep_weights(self) -> None:
+        """Write the weights of the epoch just finished where they are to be kept; only the main rank does."""
+        progress = self.progress
+        if self.env.is_main and progress.epochs and progress.steps == progress.epochs * len(self.loader):
+            is_best = progress.best_epoch == progress.epochs
+            names = kept_names(progress.epochs, is_best=is_best, every=self.config.checkpoint.milestone_every)
+            for name in names:
+                save_weights(self.folder / name, self.trainer.student.model)  # pyright: ignore[reportArgumentType]
 
     def train_epoch(self, log: MetricsLog | None, stop: StopRequest, on_event: OnEvent) -> None:
         """Train to the end of the current epoch.
@@ -156,6 +170,17 @@ class _Run:
             log.write("step", progress.steps, entry)
             on_event("step", {"step": progress.steps, "num_steps": len(self.loader) * self.config.epochs, **entry})
 
+    def finish_epoch(self, log: MetricsLog | None, stop: StopRequest, on_event: OnEvent) -> None:
+        """Train to the end of the epoch, evaluate where it is due, save, and keep the weights worth keeping."""
+        # A signal may have stopped the run between the epoch's last step and this evaluation.
+        if self.progress.steps < (self.progress.epochs + 1) * len(self.loader):
+            self.train_epoch(log, stop, on_event)
+        self.evaluate(self.progress.epochs, log, on_event)
+        self.progress.epochs += 1
+        # In this order a checkpoint knows the best epoch before its weights are there, never the other way round.
+        self.save(log)
+        self.keep_weights()
+
     def evaluate(self, epoch: int, log: MetricsLog | None, on_event: OnEvent) -> None:
         """Evaluate the student (raw weights) if it is due after this epoch."""
         due = (epoch + 1) % self.config.eval.every_epochs == 0 or epoch + 1 == self.config.epochs
@@ -171,7 +196,8 @@ class _Run:
             env=self.env,
         )
         self.progress.accuracy = asdict(accuracy)
-        self.progress.best_top1 = max(self.progress.best_top1, accuracy.top1)
+        if self.progress.best_epoch is None or accuracy.top1 > self.progress.best_top1:
+            self.progress.best_top1, self.progress.best_epoch = accuracy.top1, epoch + 1
         entry = {"epoch": epoch, **asdict(accuracy)}
         if log is not None:
             log.write("eval", self.progress.steps, entry)
@@ -203,14 +229,13 @@ def train(
     """
     if config.online != (load_teachers is not None):
         raise UsageError("online=True and load_teachers go together: give both, or neither to train from the cache")
+    check_milestones(config)
     env = env or worker_env()
     device = choose_device(config.device, env)
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
     setup = prepare(config, cache)
-    if config.online and not setup.columns:
-        raise UsageError(f"method {config.method.name} reads no teacher, so online=true would be ignored; leave it out")
     with process_group(env, device), graceful_stop() as stop:
         loader = make_loader(config, cache, setup, env, device)
         if env.is_main:
@@ -219,24 +244,24 @@ def train(
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:
             return finished
-        if env.is_main and not setup.step.reads_logits:
-            on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
+        if env.is_main:
+            save_facts(folder, setup, cache, online=config.online)
+            if not setup.step.reads_logits:
+                on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = _Run(config, folder, setup, loader, env, device, online)
         check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
         size_bytes = run.restore(on_event)
         log = MetricsLog(folder, tensorboard=config.tensorboard, size_bytes=size_bytes) if env.is_main else None
         try:
-            while run.progress.steps < config.epochs * len(loader):
-                run.train_epoch(log, stop, on_event)
-                run.evaluate(run.progress.steps // len(loader) - 1, log, on_event)
-                run.save(log)
+            while run.progress.epochs < config.epochs:
+                run.finish_epoch(log, stop, on_event)
         finally:
             if log is not None:
                 log.close()
         summary = _summary(run)
         if env.is_main:
-            _finish(folder, run, summary, list(cache.manifest.fingerprint.source.class_names))
+            _finish(folder, run, summary)
         return summary
 
 
@@ -244,11 +269,12 @@ def _summary(run: _Run) -> dict[str, Any]:
     progress, config = run.progress, run.config
     return {
         **progress.accuracy,
-        **({"best_top1": progress.best_top1} if progress.accuracy else {}),
+        **({"best_top1": progress.best_top1, "best_epoch": progress.best_epoch} if progress.accuracy else {}),
         "method": config.method.name,
         "student": config.student,
         "num_parameters": count_parameters(run.trainer.student),
         "epochs": config.epochs,
+        "num_train_images": sum(run.loader.order.shard_sizes),
         "steps": progress.steps,
         "teacher": "online" if config.online else "cache",
         "images_per_s": progress.images / progress.train_s,
@@ -262,8 +288,7 @@ def _summary(run: _Run) -> dict[str, Any]:
     }
 
 
-def _finish(folder: Path, run: _Run, summary: dict[str, Any], class_names: list[str]) -> None:
-    save_student_facts(folder, run.setup.spec, run.setup.view, class_names)
+def _finish(folder: Path, run: _Run, summary: dict[str, Any]) -> None:
     save_weights(folder / WEIGHTS, run.trainer.student.model)  # pyright: ignore[reportArgumentType]
     averaged = run.trainer.averaged_student
     if averaged is not None:

@@ -11,10 +11,10 @@ from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_source
 from kdcache.methods.base import Method
-from kdcache.models import StudentSpec, build_student
 from kdcache.seeds import derived_seed
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from kdcache.students.student import StudentSpec, build_student
 from kdcache.train.bind import bind, columns_of
 from kdcache.train.config import RunConfig
 from kdcache.train.step import DistillationStep
@@ -49,23 +49,24 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
         UsageError for labels, classes or widths that do not fit.
     """
     method = config.method
-    if any(term.needs().teacher for term in method.terms):
+    if any(term.needs().teacher for term in method.active):
         _check_teacher(config, cache, list(cache.groups))
     columns = columns_of(method, cache, config.data.codec)
     used = list({column.name: column for of_term in columns for column in of_term}.values())
     _check_teacher(config, cache, [column.group for column in used])
+    if config.online and not used:
+        raise UsageError(f"method {method.name} reads no teacher, so online=true would be ignored; leave it out")
     image_size = config.image_size or cache.manifest.fingerprint.views.size
     spec = StudentSpec(
         name=config.student,
         kwargs=config.student_kwargs,
         num_classes=_num_classes(config, cache, used),
         image_size=image_size,
-        change=method.change.name,
-        width=0 if method.change.name == "none" else _width(method, used, cache),
+        change=method.change.with_width(lambda: _width(method, used, cache)),
     )
     # Global state: every rank must begin with the same weights, and every rerun too.
     torch.manual_seed(derived_seed("student", config.seed))
-    student = build_student(spec)
+    student = build_student(spec, weights=config.student_weights)
     try:
         terms, modules = bind(method, columns, student, cache, image_size)
     except ValueError as error:
@@ -90,8 +91,11 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         stream = StreamConfig(
             batch_size=config.batch_size,
             seed=config.seed,
+            per_class=data.per_class,
+            per_class_seed=data.per_class_seed,
             window=data.window,
             views_per_sample=data.views_per_sample,
+            epoch_of=data.epoch_of,
             tail=data.tail,
             num_threads=data.num_threads,
             memory_budget=data.memory_budget,
@@ -127,9 +131,7 @@ def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
 
 
 def _width(method: Method, used: list[Column], cache: Cache) -> int:
-    """Channels of the tokens that the student's change makes: as chosen, or the teacher's."""
-    if method.change.width is not None:
-        return method.change.width
+    """Channels of the teacher's tokens, which the student's change takes over."""
     of_terms = [column for column in used if column.kind == "patch"]
     widths = {column.shape[-1] for column in of_terms or cache.columns if column.kind == "patch"}
     if len(widths) != 1:

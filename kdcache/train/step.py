@@ -6,8 +6,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from kdcache.models import Student
 from kdcache.stream.targets import PackedTargets
+from kdcache.students.student import Student
 from kdcache.terms.base import Inputs
 from kdcache.train.bind import BoundTerm
 
@@ -58,6 +58,8 @@ class DistillationStep(nn.Module):
                 labels=labels,
                 student=[tokens[number] for number in bound.tap_numbers],
                 teacher=[targets[column.name] for column in bound.columns],
+                images=images,
+                network=bound.network_of(self.student),
             )
             module = self.adapters[bound.label] if bound.label in self.adapters else None  # noqa: SIM401 - has no get
             values[bound.label] = bound.term(inputs, module)

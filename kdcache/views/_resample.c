@@ -19,7 +19,7 @@
 
 enum {
     CHANNELS = 3,
-    FIELDS = 9,          /* integers of a view, in the order of VIEW_FIELDS */
+    FIELDS = 9,          /* integers that say how a view is cut: the first ones of VIEW_FIELDS */
     WEIGHT_BITS = 22,    /* 32 - 8 bits of a pixel - 2 for sums beyond 255 and below 0 */
     MOST_SIDE = 1 << 26, /* of an image or a resized box; keeps every product below 2**63 */
 };

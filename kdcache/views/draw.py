@@ -2,14 +2,24 @@
 
 import math
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from kdcache.errors import BadImageError
-from kdcache.seeds import derived_bits
-from kdcache.views.params import ViewParams
+from kdcache.seeds import derived_bits, uniforms
+from kdcache.views.erasing import draw_box
+from kdcache.views.params import NUM_CUT_FIELDS, ViewParams
+from kdcache.views.randaugment import MAX_MAGNITUDE, draw_operations
 
-RECIPES = ("eval", "rrc-flip")
+# What each draws from, besides the size.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "eval": ("crop_pct", "squash"),
+    "rrc-flip": ("scale", "ratio", "flip"),
+    "deit": (
+        "scale", "ratio", "flip",
+        "operation", "magnitude", "magnitude_std",
+        "erase", "erase_area", "erase_ratio",
+    ),
+}  # fmt: skip
 # A very long image resized to a fixed short side would be unbounded.
 MAX_RESIZED_PIXELS = 64_000_000
 _ATTEMPTS = 10
@@ -22,12 +32,19 @@ class ViewRecipe:
     Args:
         name: ``eval``: resize the short side to size / crop_pct and take the centre (timm's evaluation transform).
             ``rrc-flip``: a box of random area and aspect resized to size x size, mirrored with probability `flip`.
+            ``deit``: such a box, two operations of RandAugment, and a box of it erased by noise: what DeiT trains on
+            (timm's ``rand-m9-mstd0.5-inc1`` and random erasing in mode pixel).
         size: S, side of the square the model sees, in pixels.
         crop_pct: Share of the resized image that the eval window covers; 0 < crop_pct <= 1.
         squash: For eval, resize both sides to size / crop_pct and ignore the aspect (timm's crop mode ``squash``).
         scale: Range of the box's share of the image area.
         ratio: Range of the box's width divided by its height, drawn uniformly in its logarithm.
         flip: Probability of mirroring left and right.
+        operation: Probability of an operation, for each of the two slots.
+        magnitude, magnitude_std: Of the operations, on a scale of 0 to 10: mean and standard deviation.
+        erase: Probability of erasing a box.
+        erase_area: Range of the erased box's share of the view.
+        erase_ratio: Range of its height divided by its width, drawn uniformly in its logarithm.
     """
 
     name: str
@@ -37,6 +54,12 @@ class ViewRecipe:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    operation: float = 0.5
+    magnitude: float = 9.0
+    magnitude_std: float = 0.5
+    erase: float = 0.25
+    erase_area: tuple[float, float] = (0.02, 1 / 3)
+    erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
 
     def __post_init__(self) -> None:
         if self.name not in RECIPES:
@@ -45,12 +68,29 @@ class ViewRecipe:
             raise ValueError(f"view size must be at least 1 pixel, got {self.size}")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct must be in (0, 1], got {self.crop_pct}")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be an increasing pair in (0, 1], got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must be an increasing pair of positive numbers, got {self.ratio}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip must be a probability, got {self.flip}")
+        self._check_ranges()
+        if not 0 <= self.magnitude <= MAX_MAGNITUDE:
+            raise ValueError(f"magnitude must be between 0 and {MAX_MAGNITUDE}, got {self.magnitude}")
+        if not 0 <= self.magnitude_std < math.inf:
+            raise ValueError(f"magnitude_std must be at least 0, got {self.magnitude_std}")
+
+    def _check_ranges(self) -> None:
+        for name in ("scale", "erase_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name} must be an increasing pair in (0, 1], got {(low, high)}")
+        for name in ("ratio", "erase_ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < math.inf:
+                raise ValueError(f"{name} must be an increasing pair of positive numbers, got {(low, high)}")
+        for name in ("flip", "operation", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a probability, got {getattr(self, name)}")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What this recipe draws from, by name; all else of it is without effect."""
+        return {name: getattr(self, name) for name in RECIPES[self.name]}
 
 
 def draw_view(recipe: ViewRecipe, *, seed: int, key: str, view: int, width: int, height: int) -> ViewParams:
@@ -67,20 +107,35 @@ def draw_view(recipe: ViewRecipe, *, seed: int, key: str, view: int, width: int,
     """
     if recipe.name == "eval":
         return _centre(recipe, width, height)
-    return _random_resized_crop(recipe, _uniforms(seed, key, view), width, height)
+    drawn = uniforms(derived_bits(4 * _ATTEMPTS + 1, "view", seed, view, key))
+    cut = _random_resized_crop(recipe, drawn, width, height)
+    if recipe.name == "rrc-flip":
+        return cut
+    operations = draw_operations(
+        seed=seed,
+        key=key,
+        view=view,
+        magnitude=recipe.magnitude,
+        magnitude_std=recipe.magnitude_std,
+        probability=recipe.operation,
+    )
+    box = draw_box(
+        seed=seed,
+        key=key,
+        view=view,
+        size=recipe.size,
+        probability=recipe.erase,
+        area=recipe.erase_area,
+        ratio=recipe.erase_ratio,
+    )
+    return ViewParams(*cut.as_integers()[:NUM_CUT_FIELDS], *operations, *box)
 
 
-def _uniforms(seed: int, key: str, view: int) -> list[float]:
-    """Numbers in [0, 1) that depend on the arguments alone."""
-    bits = derived_bits(4 * _ATTEMPTS + 1, "view", seed, view, key)
-    return [float(each) for each in (bits >> np.uint64(11)) * 2.0**-53]
-
-
-def _random_resized_crop(recipe: ViewRecipe, uniforms: list[float], width: int, height: int) -> ViewParams:
-    flip = int(uniforms[-1] < recipe.flip)
+def _random_resized_crop(recipe: ViewRecipe, drawn: list[float], width: int, height: int) -> ViewParams:
+    flip = int(drawn[-1] < recipe.flip)
     low, high = math.log(recipe.ratio[0]), math.log(recipe.ratio[1])
     for attempt in range(_ATTEMPTS):
-        area_at, ratio_at, top_at, left_at = uniforms[4 * attempt : 4 * attempt + 4]
+        area_at, ratio_at, top_at, left_at = drawn[4 * attempt : 4 * attempt + 4]
         area = width * height * (recipe.scale[0] + (recipe.scale[1] - recipe.scale[0]) * area_at)
         ratio = math.exp(low + (high - low) * ratio_at)
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

@@ -40,7 +40,7 @@ def cut_views(images: Sequence[np.ndarray], views: np.ndarray, interpolation: st
 
     Args:
         images: (H, W, 3) uint8 each; one image may stand for several views.
-        views: (n, 9) int32 in the order of VIEW_FIELDS.
+        views: (n, 9) int32, the first integers of VIEW_FIELDS, up to `flip`.
         interpolation: A name of INTERPOLATIONS.
         out: (n, S, S, 3) uint8, C-contiguous.
 

@@ -10,8 +10,9 @@ from kdcache.analysis.result import SourceFacts
 from kdcache.analysis.run import AnalyzeConfig, analyze, measure_checkpoint
 from kdcache.errors import TapError
 from kdcache.images import open_source
-from kdcache.models import Lift, Tap, create_timm_model
+from kdcache.models import Tap, create_timm_model
 from kdcache.pixels import normalize_pixels
+from kdcache.students.lift import Lift
 from kdcache.train.eval_images import eval_batches
 from kdcache.views import EvalView
 from tests.conftest import TEACHER, TEACHER_KWARGS

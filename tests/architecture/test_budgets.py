@@ -13,7 +13,7 @@ FLAT = ("triton.jit", "torch.library.custom_op", "register_fake")
 def files() -> list[Path]:
     return [
         path
-        for folder in ("kdcache", "kernels", "tests", "benchmarks")
+        for folder in ("kdcache", "kernels", "tests", "benchmarks", "examples")
         for path in sorted((ROOT / folder).rglob("*.py"))
     ]
 

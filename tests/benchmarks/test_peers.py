@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.peers.base import Loader, Workload
 from benchmarks.peers.registry import PEERS, installed, load
+from kdcache.views import VIEW_FIELDS
 
 NUM_RECORDS, BATCH_SIZE, NUM_WORKERS = 200, 16, 2
 FIELDS = {
@@ -30,7 +31,7 @@ class ToyWorkload(Workload):
     """C with views that tell the record."""
 
     def view(self, number: int) -> np.ndarray:
-        return np.arange(number, number + 9, dtype=np.int32)
+        return np.arange(number, number + len(VIEW_FIELDS), dtype=np.int32)
 
 
 def brighten(image: bytes, view: np.ndarray) -> np.ndarray:

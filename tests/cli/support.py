@@ -8,7 +8,7 @@ from kdcache.cli.main import main
 from tests.conftest import TEACHER, TEACHER_KWARGS
 
 
-def extract_words(out: Path, *more: str, data: str = "digits:train", limit: int = 6) -> list[str]:
+def extract_words(out: Path, *more: str, data: str = "digits:train", limit: int | None = 6) -> list[str]:
     """A tiny teacher pass as words."""
     kwargs = [f"{name}={value}" for name, value in TEACHER_KWARGS.items()]
     words = [
@@ -22,7 +22,9 @@ def extract_words(out: Path, *more: str, data: str = "digits:train", limit: int 
         "--teacher-kwargs",
         *kwargs,
     ]
-    return [*words, "--limit", str(limit), "--shard-samples", "4", "--out", str(out), *more]
+    if limit is not None:
+        words += ["--limit", str(limit)]
+    return [*words, "--shard-samples", "4", "--out", str(out), *more]
 
 
 def fails(capsys: pytest.CaptureFixture[str], words: list[str], code: int = 1) -> str:

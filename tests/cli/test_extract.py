@@ -57,6 +57,27 @@ def test_view_parameters(tmp_path: Path) -> None:
     assert (views.params["scale"], views.params["flip"]) == ([0.5, 1.0], 0.0)
 
 
+def test_a_few_images_of_each_class(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def few(*more: str) -> list[str]:
+        return extract_words(tmp_path / "c", *more, data=str(photos), limit=None)
+
+    assert main(few("--per-class", "2", "--per-class-seed", "12")) == 0
+    cache = open_cache(tmp_path / "c")
+    assert sorted(cache.index(cache.manifest.shards[0]).labels.tolist()) == [0, 0, 1, 1]
+    assert main(["verify", str(tmp_path / "c")]) == 0
+    assert main(["show", str(tmp_path / "c")]) == 0
+    assert "4 of 4 from folder, 2 classes, 2 of each class (seed 12)" in capsys.readouterr().out
+    error = fails(capsys, few("--per-class", "2", "--per-class-seed", "13"))
+    assert "source.subset.seed: the cache has 12, this run wants 13" in error
+    error = fails(capsys, few("--per-class", "67%", "--per-class-seed", "12"))
+    assert "source.subset.per_class: the cache has '2', this run wants '67%'" in error
+    assert "source.subset" in fails(capsys, few())
+    assert "fewer than 4 (and 1 more like it)" in fails(capsys, few("--per-class", "4"), code=2)
+    assert "would be ignored" in fails(capsys, few("--per-class-seed", "4"), code=2)
+    assert "uneven; use one" in fails(capsys, few("--per-class", "1", "--limit", "3"), code=2)
+    assert "got 'some'" in fails(capsys, few("--per-class", "some"), code=2)
+
+
 def test_bad_images_are_counted_and_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "cat" / "3.webp").write_bytes(b"")
     words = extract_words(tmp_path / "c", "--max-bad", "0.5", data=str(photos))
@@ -72,6 +93,7 @@ def test_bad_images_are_counted_and_named(photos: Path, tmp_path: Path, capsys: 
         ([], "nothing to add: name a teacher, or pixels=raw"),
         (["--pixels", "jpeg"], "pixels=jpeg cannot be added"),
         (["--teacher", "t", "--views", "2"], "--views: fixed by the cache's base"),
+        (["--pixels", "raw", "--per-class", "3"], "--per-class: fixed by the cache's base"),
         (["--pixels", "raw", "--limit", "3", "--image-size", "32"], "--image-size, --limit: fixed by the cache's base"),
     ],
 )

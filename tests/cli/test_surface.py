@@ -8,17 +8,26 @@ import pytest
 SURFACE = {
     "demo": "--out --epochs --seeds --teacher-epochs --json",
     "extract": """
-        --data --limit --order --max-bad --image-timeout --teacher --teacher-weights --teacher-kwargs --precision
+        --data --limit --per-class --per-class-seed --order --max-bad --image-timeout
+        --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
         --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads
         --no-space-check --json""",
     "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
-        --cache --out --student --student-kwargs --method --term --data --codec --teacher --teacher-weights --beside
-         --epochs --batch-size --eval-data --seed
-        --device --tensorboard --set --json""",
-    "eval": "--data --ema --batch-size --device --json",
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
+        --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
+        --tensorboard --set --json --recipes""",
+    "sweep": """
+        --ranks --seeds --teacher-accuracy
+        --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
+        --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
+        --tensorboard --set --json --recipes""",
+    "eval": """
+        --data --weights --batch-size --device --json
+        --probe --probe-data --probe-token --probe-seeds --probe-set""",
+    "export": "--out --weights --onnx --replace --json",
     "analyze": """
         --column --group --model --weights --model-kwargs --image-size --run --tap --data --images --batch-size
         --permutations --seed --device --student --student-kwargs --rank-table --teacher-accuracy --out --json""",

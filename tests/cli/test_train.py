@@ -1,9 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from kdcache.cli.main import main
+from kdcache.recipes import RECIPES
 from tests.cli.support import fails
 from tests.conftest import STUDENT_KWARGS
 
@@ -33,11 +35,15 @@ def test_train_and_eval(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "top-1" in shown.out
     assert "10/10 steps, " in shown.err
     assert "epoch 1: top-1" in shown.err
-    top1 = json.loads((tmp_path / "run" / "summary.json").read_bytes())["top1"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_bytes())
     assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(top1)
-    assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--ema"]) == 0
-    assert "of 360 images" in capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(summary["top1"])
+    assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--weights", "ema"]) == 0
+    assert re.search(r"ema weights, top-1 .* of 360 images", capsys.readouterr().out)
+    assert f"best {summary['best_top1']:.2f} % after {summary['best_epoch']} epochs" in shown.out
+    assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--weights", "best", "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert (best["weights"], best["top1"]) == ("best", pytest.approx(summary["best_top1"]))
 
 
 def test_running_again_shows_the_same_summary(
@@ -65,21 +71,26 @@ def test_the_twin_stands_beside_the_run(tiny_root: Path, tmp_path: Path, capsys:
 
 def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["--epochs", "1", "--batch-size", "4", "--student", "vit_tiny_patch16_224", "--student-kwargs", *KWARGS]
-    command = ["train", "standalone-deit-tiny", "--cache", str(tiny_root), "--out", str(tmp_path / "run"), *changes]
+    changes += ["--set", "data.views_per_sample=1"]
+    command = ["train", "em-deit-tiny-none", "--cache", str(tiny_root), "--out", str(tmp_path / "run"), *changes]
     assert main(command) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_bytes())["config"]
     assert (config["epochs"], config["batch_size"], config["ema_decay"]) == (1, 4, 0.99996)
-    capsys.readouterr()
-    wanted = fails(
-        capsys, ["train", "lift-deit-tiny-cait-s24", "--cache", str(tiny_root), "--out", str(tmp_path / "r")]
-    )
+    shown = capsys.readouterr().err
+    assert "em-deit-tiny-none: DeiT-Tiny without a teacher. Published top-1 74.86. Published with new views" in shown
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--recipes"])
+    assert left.value.code == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(RECIPES)
+    wanted = fails(capsys, ["train", "em-lift-logit-mse", "--cache", str(tiny_root), "--out", str(tmp_path / "r")])
     assert "holds teacher 'vit_tiny_patch16_224', this run wants 'cait_s24_224'" in wanted
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "magic"], "choose from none, logit, feature, spectral, lift, widelast"),
+        (["--method", "magic"], "unknown method 'magic'; there are none, logit, feature, spectral"),
         (["--set", "optimizer.learning_rate=1"], "no field 'learning_rate'"),
         (["--method", "lift:feature_weight=-1"], "weight must be >= 0"),
         (["--method", "lift:tap=x"], "no key 'tap'"),
@@ -111,5 +122,28 @@ def test_mistakes_are_usage_errors(
 
 def test_nothing_chosen(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--cache", str(tiny_root), "--out", str(tmp_path / "run")]
-    assert "give --student and --method, or one of the recipes" in fails(capsys, command, code=2)
+    assert "give --student and --method, or a recipe" in fails(capsys, command, code=2)
     assert "unknown recipe 'lift'" in fails(capsys, ["train", "lift", *command[1:]], code=2)
+
+
+def test_a_few_images_of_each_class(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--per-class", "1", "--per-class-seed", "12"]
+    assert main(words(tiny_root, tmp_path / "run", *few, "--epochs", "2", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4, "9 classes among 20 digits, batches of 4"
+    recorded = json.loads((tmp_path / "run" / "config.json").read_bytes())["config"]["data"]
+    assert (recorded["per_class"], recorded["per_class_seed"]) == ("1", 12)
+    for other, named in ((["--per-class", "1", "--per-class-seed", "1"], "data.per_class_seed: the run has 12"),
+                         (["--per-class", "100%", "--per-class-seed", "12"], "data.per_class: the run has '1'"),
+                         ([], "data.per_class: the run has '1'")):  # fmt: skip
+        error = fails(capsys, words(tiny_root, tmp_path / "run", *other, "--epochs", "2"))
+        assert "holds another run" in error
+        assert named in error
+
+
+def test_repeated_augmentation(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """20 images of two views: five batches of four views in either case, of all images or of half of them."""
+    repeated = ["--set", "data.views_per_sample=2", "--set", "data.epoch_of=views", "--epochs", "2", "--json"]
+    assert main(words(tiny_root, tmp_path / "run", *repeated)) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 10
+    assert main(words(tiny_root, tmp_path / "all", *repeated[:2], *repeated[4:])) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 20

@@ -12,12 +12,14 @@ from kdcache.stream.config import StreamConfig
 CONFIG = StreamConfig(batch_size=4, num_threads=2, window=2)
 
 
+def slowly(data: bytes) -> np.ndarray:
+    """A decoder that takes 20 ms for certain."""
+    time.sleep(0.02)
+    return decode_pixels(data)
+
+
 def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that is slow for certain limits, whatever else this machine is busy with."""
-
-    def slowly(data: bytes) -> np.ndarray:
-        time.sleep(0.02)
-        return decode_pixels(data)
 
     monkeypatch.setattr("kdcache.stream.images.decode_pixels", slowly)
     columns = tiny_cache.columns
@@ -30,7 +32,9 @@ def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPa
     assert result["order"]["window"] == 2
 
 
-def test_a_slow_step_never_waits_and_a_fast_one_does(tiny_cache: Cache) -> None:
+def test_a_slow_step_never_waits_and_a_fast_one_does(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch takes two threads 40 ms of sleep: less than the slow step, and nearly all of the fast one's time."""
+    monkeypatch.setattr("kdcache.stream.images.decode_pixels", slowly)
     columns = tiny_cache.columns
     slow, fast = (bench_stream(tiny_cache, columns, CONFIG, seconds=0.2, step_ms=each) for each in (100, 0.001))
     assert slow["stall_share"] < fast["stall_share"]

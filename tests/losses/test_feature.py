@@ -1,10 +1,12 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from kdcache.losses import feature_loss, pool_channels
+from kdcache.losses.feature import FEATURE_LOSSES
 
 
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,6 +30,26 @@ def test_each_kind_by_hand() -> None:
     assert float(feature_loss(student, teacher, kind="normalized_mse")) == pytest.approx(float(exact), rel=1e-5)
 
 
+def test_l1_cosine_token_by_token() -> None:
+    student, teacher = (each.double() for each in pair())
+    total = 0.0
+    for one, other in zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True):
+        cosine = float(one @ other) / math.sqrt(float(one @ one) * float(other @ other))
+        total += sum(abs(float(a - b)) for a, b in zip(one, other, strict=True)) / 8
+        total += math.log(1 + math.exp(-cosine))
+    assert float(feature_loss(student, teacher, kind="l1_cosine")) == pytest.approx(total / 10, rel=1e-12)
+    assert float(feature_loss(teacher, teacher, kind="l1_cosine")) == pytest.approx(
+        math.log(1 + math.exp(-1)), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("kind", FEATURE_LOSSES)
+def test_gradients_by_finite_differences(kind: Any) -> None:
+    student, teacher = (each.double() for each in pair())
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda tokens: feature_loss(tokens, teacher, kind=kind), (student,))
+
+
 def test_half_precision_is_computed_in_single() -> None:
     student, teacher = pair()
     assert feature_loss(student.half() * 300, teacher, kind="mse").dtype == torch.float32
@@ -38,7 +60,7 @@ def test_mistakes_are_named() -> None:
     student, teacher = pair()
     with pytest.raises(ValueError, match=r"\(2, 5, 8\) and teacher tokens \(2, 5, 4\)"):
         feature_loss(student, teacher[..., :4], kind="mse")
-    with pytest.raises(ValueError, match="normalized_mse, got 'l3'"):
+    with pytest.raises(ValueError, match="l1_cosine, got 'l3'"):
         feature_loss(student, teacher, kind="l3")  # type: ignore[arg-type]
 
 

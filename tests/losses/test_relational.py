@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdcache.losses import gram_loss, token_similarities, token_similarity_kd
+from kdcache.losses import gram_loss, linear_cka, token_similarities, token_similarity_kd
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -103,3 +103,30 @@ def test_other_token_counts_are_named(loss: object) -> None:
 def test_the_temperature_is_above_zero() -> None:
     with pytest.raises(ValueError, match=r"temperature must be > 0, got 0"):
         token_similarity_kd(draw(1, 2, 2), draw(1, 2, 2), temperature=0)
+
+
+def test_cka_from_gram_matrices() -> None:
+    """By its definition on samples: HSIC of the centred Gram matrices, not on features as the function computes it."""
+    one, other = draw(3, 5, 4), draw(3, 5, 7, seed=1)
+    centre = torch.eye(15, dtype=torch.float64) - 1 / 15
+    grams = [centre @ rows @ rows.T @ centre for rows in (one.flatten(0, 1), other.flatten(0, 1))]
+    expected = (grams[0] * grams[1]).sum() / (grams[0].norm() * grams[1].norm())
+    assert float(linear_cka(one, other)) == pytest.approx(float(expected), rel=1e-12)
+    assert 0 < float(expected) < 1
+
+
+def test_cka_is_1_after_a_turn_a_scale_and_an_offset() -> None:
+    tokens = draw(3, 5, 4)
+    turn, _ = torch.linalg.qr(draw(6, 4, seed=2))
+    assert float(linear_cka(tokens, 3 * tokens @ turn.T + draw(6, seed=3))) == pytest.approx(1, rel=1e-12)
+    assert float(linear_cka(tokens, torch.ones(3, 5, 2, dtype=torch.float64))) == 0
+
+
+def test_cka_in_half_precision_is_computed_in_single() -> None:
+    one, other = draw(3, 5, 4).bfloat16(), draw(3, 5, 7, seed=1).half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = linear_cka(one, other)
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(float(linear_cka(one.double(), other.double())), rel=1e-5)
+    with pytest.raises(ValueError, match="differ in images or tokens"):
+        linear_cka(one, other[:, 1:])

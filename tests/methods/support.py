@@ -44,4 +44,4 @@ def value_of(term: Term, cache: Cache, columns: list[str], *tokens: Tensor, modu
     if modules is None:
         modules = modules_of(term, cache, columns, *shapes)
     targets = [batch.targets[f"{GROUP}/{name}"] for name in columns]
-    return term(Inputs(student_outputs(1)[0], batch.labels, tokens, targets), modules)
+    return term(Inputs(student_outputs(1)[0], batch.labels, tokens, targets, batch.images), modules)

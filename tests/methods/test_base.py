@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from kdcache.cache import Cache
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS, load_method
-from kdcache.methods.base import Method, StudentChange
+from kdcache.methods.base import Method
 from kdcache.methods.lift import lift
 from kdcache.methods.none import none
 from kdcache.terms.cross_entropy import CrossEntropy
@@ -65,20 +65,11 @@ def test_terms_take_the_place_of_those_of_their_name() -> None:
         none().with_terms([Logits(weight=0)])
 
 
-def test_a_change_checks_itself() -> None:
-    with pytest.raises(ValueError, match="one of none, lift, widelast, got 'wide'"):
-        StudentChange(name="wide")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
-        StudentChange(name="lift", width=0)
-    with pytest.raises(ValueError, match="width 8 would be ignored"):
-        StudentChange(width=8)
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_called_what_users_type(name: str) -> None:
     assert load_method(name)().name == name
 
 
 def test_an_unknown_method_lists_the_known() -> None:
-    with pytest.raises(UsageError, match="unknown method 'magic'; choose from none, logit"):
+    with pytest.raises(UsageError, match="unknown method 'magic'; there are none, logit"):
         load_method("magic")

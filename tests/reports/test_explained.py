@@ -97,6 +97,7 @@ def test_a_widened_last_block_is_not_bound(tiny_cache: Cache, tmp_path: Path) ->
         ({"loss": "cosine"}, "its loss is cosine"),
         ({"adapter": "pool"}, "adapter=pool compares other values"),
         ({"resize": "teacher"}, "its targets are resized"),
+        ({"transform": "layer-norm"}, "its targets are normalised token by token"),
         ({"name": "gram"}, "gram is no mean squared error"),
     ],
 )

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from kdcache.reports.inputs import read_inputs
@@ -13,6 +14,15 @@ def test_terms_on_tokens_are_those_that_read_some(tmp_path: Path) -> None:
     assert term.student_taps == ["change/tokens"]
     assert feature_terms(logit) == []
     assert [each["name"] for each in configured_terms(lift)] == ["cross-entropy", "logits", "tokens"]
+
+
+def test_terms_of_weight_zero_do_not_count(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    record = json.loads((folder / "config.json").read_bytes())
+    record["config"]["method"]["terms"][2]["weight"] = 0.0
+    (folder / "config.json").write_text(json.dumps(record))
+    (run,) = read_inputs([folder]).runs
+    assert [each["name"] for each in configured_terms(run)] == ["cross-entropy", "logits"]
 
 
 def test_an_unfinished_run_and_one_without_a_configuration(tmp_path: Path) -> None:

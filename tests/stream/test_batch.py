@@ -52,14 +52,14 @@ def test_moving_to_the_same_device_is_free(tiny_cache: Cache) -> None:
 def test_files_are_packed_and_shared() -> None:
     buffer = EncodedBuffer(pinned=False)
     views = np.arange(36, dtype=np.int32).reshape(4, 9)
-    packed = buffer.pack([b"abc", b"defgh"], 2, views)
-    assert [packed[row].numpy().tobytes() for row in range(len(packed))] == [b"abc", b"abc", b"defgh", b"defgh"]
+    packed = buffer.pack([b"abc", b"defgh"], np.array([1, 3]), views)
+    assert [packed[row].numpy().tobytes() for row in range(len(packed))] == [b"abc", b"defgh", b"defgh", b"defgh"]
     assert packed.data.numpy().tobytes() == b"abcdefgh"
     kept = packed.clone()
-    again = buffer.pack([b"x", b"yz"], 2, views)
+    again = buffer.pack([b"x", b"yz"], np.array([2, 2]), views)
     assert again.data.data_ptr() == packed.data.data_ptr(), "memory is reused"
     assert kept[3].numpy().tobytes() == b"defgh"
-    assert len(buffer.pack([], 2, views[:0])) == 0
+    assert len(buffer.pack([], np.array([], int), views[:0])) == 0
 
 
 def test_a_stream_of_files_gives_the_teacher_s_pixels_to_who_replays_them(tiny_cache: Cache) -> None:

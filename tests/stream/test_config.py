@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kdcache.errors import UsageError
@@ -77,3 +78,24 @@ def test_unknown_image_forms() -> None:
 def test_in_order_one_shard_is_in_use_at_a_time() -> None:
     assert StreamConfig(batch_size=4, window=7).shards_at_once == 7
     assert StreamConfig(batch_size=4, window=7, shuffle=False).shards_at_once == 1
+
+
+def test_subsets_by_class() -> None:
+    assert StreamConfig(batch_size=4, seed=3, per_class="5").subset_seed == 3
+    assert StreamConfig(batch_size=4, seed=3, per_class="5", per_class_seed=0).subset_seed == 0
+    with pytest.raises(ValueError, match="per_class must be a number of images"):
+        StreamConfig(batch_size=4, per_class="five")
+    with pytest.raises(ValueError, match="per_class_seed=1 would be ignored"):
+        StreamConfig(batch_size=4, per_class_seed=1)
+
+
+def test_the_order_of_chosen_samples_keeps_to_their_shards() -> None:
+    """Shards 0, 1 and 2 hold samples 0 to 3, 4 to 7, 8 to 11; none of shard 1 is chosen."""
+    stream = StreamConfig(batch_size=2, window=1, per_class="1")
+    order = stream.order([4, 4, 4], 1, np.array([1, 3, 8, 9, 11]))
+    assert order.shard_sizes == (2, 0, 3)
+    for epoch in range(4):
+        samples = order.epoch(epoch).tolist()
+        assert sorted(samples) == [1, 3, 8, 9, 11]
+        first = 2 if samples[0] < 4 else 3
+        assert len({sample < 4 for sample in samples[:first]}) == 1, "a window of one shard"

@@ -1,12 +1,15 @@
 """Every stream keeps every promise."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdcache.cache import Cache
+from kdcache.cache import Cache, open_cache
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from kdcache.teacher.extract import extract
+from tests.conftest import tiny_extract
 from tests.stream.contract import assert_stream_contract, epochs
 from tests.stream.modes import MODES, needs_extension
 
@@ -15,6 +18,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "pad": {"tail": "pad", "batch_size": 8},
     "in order": {"shuffle": False},
     "two views": {"views_per_sample": 2, "batch_size": 8},
+    # A rank of four has one view of the two, so that samples are divided.
+    "repeated augmentation": {"views_per_sample": 2, "epoch_of": "views"},
+    "repeated augmentation, padded": {"views_per_sample": 2, "epoch_of": "views", "tail": "pad", "batch_size": 8},
+    "repeated augmentation, in order": {"views_per_sample": 2, "epoch_of": "views", "shuffle": False},
+    "repeated augmentation, as files": {"views_per_sample": 2, "epoch_of": "views", "images": "encoded"},
+    "few shot": {"per_class": "1", "per_class_seed": 12},
+    "few shot, repeated": {"per_class": "1", "views_per_sample": 2, "epoch_of": "views"},
     "encoded": {"images": "encoded"},
     "no images": {"images": "none"},
     "checked later": {"check": "background"},
@@ -33,6 +43,35 @@ def cache_loader(cache: Cache, rank: int = 0, world_size: int = 1, **changes: An
 def test_caches(tiny_cache: Cache, kind: str) -> None:
     changes = KINDS.get(kind, {"access": kind})
     assert_stream_contract(lambda **ranks: cache_loader(tiny_cache, **ranks, **changes))
+
+
+def test_three_views_that_do_not_divide_the_batch(tmp_path: Path) -> None:
+    """DeiT's three repeats in batches of four: samples are divided between batches, and between ranks."""
+    extract(tiny_extract(tmp_path / "c", views=3, limit=10, taps=("head/logits",)))
+    cache = open_cache(tmp_path / "c")
+    for epoch_of in ("samples", "views"):
+        assert_stream_contract(
+            lambda of=epoch_of, **ranks: cache_loader(cache, **ranks, views_per_sample=3, epoch_of=of)
+        )
+    # 10 samples: two batches of four views, of 3 samples.
+    [first, second] = (
+        {row[0] for batch in epochs(loader, 1) for row in batch}
+        for loader in [cache_loader(cache, views_per_sample=3, epoch_of="views")] * 2
+    )
+    assert len(first) == len(second) == 3
+    assert first != second
+
+
+def test_an_epoch_of_views_opens_a_part_of_the_shards(tiny_cache: Cache) -> None:
+    """Three shards in windows of one, half of the samples: the last shard of the epoch stays closed."""
+    loader = cache_loader(tiny_cache, views_per_sample=2, epoch_of="views", window=1, batch_size=10)
+    opened: list[int] = []
+    reader = loader.records.reader
+    shard = reader.shard
+    reader.shard = lambda number, cancel=None: (opened.append(number), shard(number, cancel))[1]  # type: ignore[method-assign]
+    assert len(epochs(loader, 1)) == 2
+    wanted = [*loader.order.shards(0)[:2].tolist(), *loader.order.shards(1)[:1].tolist()]
+    assert set(opened) <= set(wanted)
 
 
 @needs_extension

@@ -24,7 +24,7 @@ def filled(cache: Cache, count: int, asked: list[int]) -> Generator[BatchBuffers
         own = buffers[number % 2]
         own.labels.fill(number)
         own.set_rows(np.full((3, 2), number))
-        own.set_encoded([bytes([number])] * 3, 1, np.zeros((3, 9), np.int32))
+        own.set_encoded([bytes([number])] * 3, np.ones(3, np.int64), np.zeros((3, 9), np.int32))
         for fields in own.fields.values():
             for field in fields:
                 field[:] = number

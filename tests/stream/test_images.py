@@ -26,7 +26,7 @@ def test_every_view_is_what_the_teacher_saw(tiny_cache: Cache) -> None:
 
 def test_another_resize_is_noticed(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def other_library(
-        images: object, views: np.ndarray, *, size: int, interpolation: str, out: np.ndarray | None
+        images: object, views: np.ndarray, *, size: int, out: np.ndarray | None, **settings: object
     ) -> np.ndarray:
         return np.zeros((len(views), size, size, 3), np.uint8)
 
@@ -46,10 +46,23 @@ def test_rows_of_a_batch_are_the_same_pixels(tiny_cache: Cache, views_per_sample
     samples = [17, 3, 9, 0, 3]
     rows = np.array([[sample, view] for sample in samples for view in (1, 0)[:views_per_sample]])
     into = np.full((len(rows), 16, 16, 3), 77, np.uint8)
-    replayer.fill(rows, views_per_sample, into)
+    replayer.fill(rows, into)
     for (sample, view), pixels in zip(rows.tolist(), into, strict=True):
         shard, row = reader.locate(sample)
         assert pixel_hash(pixels) == shard.index.sample(row).pixel_hashes[view]
+
+
+def test_a_sample_is_decoded_once_where_its_rows_lie_side_by_side(
+    tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are of each: a batch may begin or end within a sample."""
+    replayer = ViewReplayer(tiny_cache, ShardReader(tiny_cache, []), None, check_share=1.0)
+    decoded: list[int] = []
+    decode = images_module.decode_pixels
+    monkeypatch.setattr(images_module, "decode_pixels", lambda data: (decoded.append(1), decode(data))[1])
+    rows = np.array([[7, 1], [3, 0], [3, 1], [9, 0], [3, 1]])
+    replayer.fill(rows, np.empty((5, 16, 16, 3), np.uint8))
+    assert len(decoded) == 4
 
 
 def test_small_embedded_images_are_decoded_by_one_thread_at_a_time(
@@ -61,7 +74,7 @@ def test_small_embedded_images_are_decoded_by_one_thread_at_a_time(
     into = np.empty((1, 16, 16, 3), np.uint8)
     for most_bytes, waits in ((4096, True), (1, False)):
         monkeypatch.setattr(images_module, "_SMALL_IMAGE_BYTES", most_bytes)
-        filling = threading.Thread(target=replayer.fill, args=(np.array([[0, 0]]), 1, into))
+        filling = threading.Thread(target=replayer.fill, args=(np.array([[0, 0]]), into))
         with replayer._small_images:
             filling.start()
             filling.join(0.2 if waits else 30)
@@ -74,7 +87,7 @@ def test_another_resize_is_noticed_in_a_batch(tiny_cache: Cache, monkeypatch: py
     monkeypatch.setattr(images_module, "replay_views", lambda *_, out, **__: out.fill(0))
     replayer = ViewReplayer(tiny_cache, ShardReader(tiny_cache, []), None, check_share=1.0)
     with pytest.raises(CacheMismatchError, match=r"key 'digit-.*view 1: replayed pixels.*made with Pillow"):
-        replayer.fill(np.array([[5, 1]]), 1, np.empty((1, 16, 16, 3), np.uint8))
+        replayer.fill(np.array([[5, 1]]), np.empty((1, 16, 16, 3), np.uint8))
 
 
 def test_the_checked_share_is_about_what_was_asked() -> None:

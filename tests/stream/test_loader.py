@@ -141,6 +141,47 @@ def test_ctrl_c_ends_the_process(tiny_root: Path, workers: int, check: str, num_
             os.killpg(process.pid, signal.SIGKILL)
 
 
+INTERRUPTED = """
+import faulthandler, random, signal, sys, threading, time
+from kdcache.cache import open_cache
+from kdcache.stream.config import StreamConfig
+from kdcache.stream.loader import CacheLoader
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+cache, chance = open_cache(sys.argv[1]), random.Random(0)
+config = StreamConfig(batch_size=4, num_threads=2, check="background")
+list(CacheLoader(cache, cache.columns, config))  # an import that is still to be done swallows an interrupt
+for _ in range(100):
+    faulthandler.dump_traceback_later(60, exit=True)
+    loader = CacheLoader(cache, cache.columns, config)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.02))
+        while True:
+            for _ in loader:
+                pass
+    except KeyboardInterrupt:
+        pass
+    except RuntimeError as error:
+        # Python's own, where Thread.start is interrupted amid its wait for the thread.
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+    while any(each.is_alive() for each in threading.enumerate() if each is not threading.main_thread()):
+        time.sleep(0.001)
+print("ended")
+"""
+
+
+def test_a_stream_can_be_interrupted_anywhere(tiny_root: Path) -> None:
+    """Before 2026-11-27 the main thread kept a lock of the stream's in one of about 25 such interruptions, and hung."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, tiny_root], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ended\n", "")
+
+
 @needs_extension
 def test_the_memory_budget_is_respected(tiny_cache: Cache) -> None:
     """Mapped bytes never exceed it; a window that does not fit is read instead."""

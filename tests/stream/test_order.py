@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kdcache.errors import CacheMismatchError
 from kdcache.seeds import derived_bits
-from kdcache.stream.order import StreamOrder, StreamState, _ranking, epoch_order, rank_correlation
+from kdcache.stream.order import StreamOrder, StreamState, _ranking, epoch_order, rank_correlation, sample_starts
 
 SIZES = (8, 8, 5, 8, 1)
 
@@ -46,9 +46,12 @@ def test_unshuffled_is_the_order_of_the_cache() -> None:
 
 
 @pytest.mark.parametrize("tail", ["drop", "pad"])
-@pytest.mark.parametrize("views_per_sample", [1, 2])
-def test_the_global_batch_does_not_depend_on_the_number_of_ranks(tail: str, views_per_sample: int) -> None:
-    plan = order(batch_size=8, tail=tail, views_per_sample=views_per_sample)
+@pytest.mark.parametrize("views_per_sample", [1, 2, 3])
+@pytest.mark.parametrize("epoch_of", ["samples", "views"])
+def test_the_global_batch_does_not_depend_on_the_number_of_ranks(
+    tail: str, views_per_sample: int, epoch_of: str
+) -> None:
+    plan = order(batch_size=8, tail=tail, views_per_sample=views_per_sample, epoch_of=epoch_of)
     samples = plan.epoch(3)
     for step in range(plan.steps_per_epoch):
         whole = plan.batch(samples, epoch=3, step=step)
@@ -82,13 +85,58 @@ def test_views_of_a_sample_are_adjacent() -> None:
     assert sorted(rows[:3, 1].tolist()) == [0, 1, 2]
 
 
+def rows_of(plan: StreamOrder, epoch: int) -> np.ndarray:
+    return plan.batches(plan.epoch(epoch), epoch=epoch, steps=range(plan.steps_per_epoch)).reshape(-1, 2)
+
+
+def test_repeated_augmentation_is_deits() -> None:
+    """floor(N / 256) * 256 views an epoch, three of a sample side by side, so a third of the samples."""
+    plan = order(shard_sizes=(100,) * 10, batch_size=256, views_per_sample=3, epoch_of="views", window=10)
+    assert plan.steps_per_epoch == 3
+    seen = [rows_of(plan, epoch) for epoch in range(12)]
+    for rows in seen:
+        assert len(rows) == 768
+        counts = np.bincount(rows[:, 0])
+        assert sorted(set(counts[counts > 0].tolist())) == [3]
+        assert (counts > 0).sum() == 256
+        assert len(np.unique(rows, axis=0)) == 768
+        np.testing.assert_array_equal(rows[0::3, 0], rows[2::3, 0])
+    shown = np.bincount(np.concatenate([rows[::3, 0] for rows in seen]), minlength=1000)
+    # In one window epochs draw independently: 12 draws of 0.256 leave out 0.744 ** 12 of the samples, 3 %.
+    assert 0 < (shown == 0).sum() < 80
+    assert len({tuple(rows[:, 0]) for rows in seen}) == 12
+
+
+def test_a_sample_is_divided_where_the_batch_ends() -> None:
+    """A published batch of 2,048 is no multiple of 3: rows go on in the next batch as if there were no edge."""
+    divided = order(shard_sizes=(40,), batch_size=16, views_per_sample=3, epoch_of="views", window=1)
+    whole = order(shard_sizes=(40,), batch_size=12, views_per_sample=3, epoch_of="views", window=1)
+    np.testing.assert_array_equal(rows_of(divided, 1)[:32], rows_of(whole, 1)[:32])
+    assert divided.steps_per_epoch == 2
+    assert rows_of(divided, 1)[15, 0] == rows_of(divided, 1)[16, 0]
+    assert [divided.num_reached(steps) for steps in (0, 1, 2)] == [0, 6, 11]
+
+
+def test_padded_epochs_of_views_go_on_to_the_next_samples() -> None:
+    plan = order(batch_size=16, views_per_sample=2, epoch_of="views", tail="pad")
+    rows = rows_of(plan, 0)
+    assert (plan.steps_per_epoch, len(rows)) == (2, 32)
+    assert rows[::2, 0].tolist() == plan.epoch(0)[:16].tolist()
+
+
+def test_runs_of_a_sample() -> None:
+    assert sample_starts(np.array([[4, 0], [4, 1], [0, 0], [4, 2]])).tolist() == [0, 2, 3]
+    assert sample_starts(np.array([[0, 1]])).tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"batch_size": 31}, "does not fill one batch.*at most 30"),
-        ({"batch_size": 0}, "positive multiple"),
+        ({"batch_size": 31, "views_per_sample": 3, "epoch_of": "views"}, "epoch of 30 views does not fill"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"epoch_of": "images"}, "epoch_of must be samples or views, got 'images'"),
         ({"views_per_sample": 4}, "1 to the 3 views"),
-        ({"batch_size": 5, "views_per_sample": 2}, "positive multiple of views_per_sample = 2"),
         ({"window": 0}, "window must be at least 1"),
         ({"tail": "wrap"}, "drop or pad"),
     ],
@@ -139,7 +187,7 @@ def test_a_state_is_a_few_plain_values() -> None:
     assert StreamState.from_dict(values) == STATE
 
 
-def test_the_position_counts_samples_so_that_ranks_do_not_matter() -> None:
+def test_the_position_counts_views_so_that_ranks_do_not_matter() -> None:
     assert STATE.step("a" * 64, PLAN) == 3
     assert STATE.step("a" * 64, order(batch_size=4, seed=3)) == 6
 
@@ -149,8 +197,13 @@ def test_the_position_counts_samples_so_that_ranks_do_not_matter() -> None:
     [
         ("b", {}, "saved with cache aaaaaaaaaaaa…, this one is bbbbbbbbbbbb…"),
         ("a", {"seed": 4}, "saved with seed 3, this stream has seed 4"),
+        (
+            "a",
+            {"epoch_of": "views"},
+            "another order: .*; this stream has .* in epochs of as many views as samples, drop",
+        ),
         ("a", {"window": 3}, "another order: windows of 2 shards, .*; this stream has windows of 3 shards"),
-        ("a", {"batch_size": 7}, "is not a multiple of the 7 samples"),
+        ("a", {"batch_size": 7}, "is not a multiple of the 7 views"),
     ],
 )
 def test_another_stream_is_refused(cache: str, changes: dict[str, object], message: str) -> None:

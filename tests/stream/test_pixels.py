@@ -199,8 +199,8 @@ def test_a_damaged_jpeg_is_named_by_shard_key_and_view(jpeg_root: Path, tmp_path
     into = np.zeros((2, 16, 16, 3), np.uint8)
     key = cache.index(cache.manifest.shards[0]).key(0)
     with pytest.raises(CorruptCacheError, match=f"train-000000, key {key!r}, view 0: the stored JPEG does not decode"):
-        filler.fill(np.array([[0, 0]]), 1, into[:1])
-    filler.fill(np.array([[0, 1], [9, 0]]), 1, into)
+        filler.fill(np.array([[0, 0]]), into[:1])
+    filler.fill(np.array([[0, 1], [9, 0]]), into)
     assert into.any(axis=(1, 2, 3)).all()
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import CacheMismatchError, CorruptCacheError
+from kdcache.errors import CacheMismatchError, CorruptCacheError, UsageError
+from kdcache.images import open_source
+from kdcache.per_class import few_shot
 from kdcache.stream.batch import Batch
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
@@ -154,3 +156,41 @@ def test_a_hundred_epochs_leave_no_threads_and_no_files(tiny_cache: Cache) -> No
             pass
     assert threading.active_count() == threads
     assert len(list(Path("/proc/self/fd").iterdir())) == files
+
+
+def shown(cache: Cache, **changes: Any) -> set[int]:
+    return {sample for batch in make(cache, **changes) for sample in batch.samples.tolist()}
+
+
+def test_a_stream_of_a_few_images_of_each_class(tiny_cache: Cache) -> None:
+    """Those that the same seed draws from the source, as often as there are classes; no other is delivered."""
+    source = open_source("digits:train").images
+    held = {}
+    for shard in tiny_cache.manifest.shards:
+        index = tiny_cache.index(shard)
+        held |= {index.source_key(row): len(held) + row for row in range(len(index))}
+    images = [image for image in source if image.key in held]
+    labels, keys = [image.label for image in images], [image.key for image in images]
+    kept = few_shot(labels, keys, per_class="1", seed=12)
+    expected = {held[keys[position]] for position in kept}
+    settings: dict[str, Any] = {"per_class": "1", "per_class_seed": 12, "batch_size": 1}
+    assert shown(tiny_cache, **settings) == expected
+    assert len(expected) == len(set(labels)) < 20
+    assert shown(tiny_cache, per_class="1", seed=12, batch_size=1) == expected, "the stream's own seed"
+    assert shown(tiny_cache, **{**settings, "per_class_seed": 13}) != expected
+    assert shown(tiny_cache, per_class="100%", batch_size=1) == set(range(20))
+
+
+def test_a_state_of_another_subset_is_refused(tiny_cache: Cache) -> None:
+    state = make(tiny_cache, per_class="1").state_dict()
+    assert state["order"].endswith("drop the tail, 1 of each class with seed 0")
+    for changes in ({}, {"per_class": "100%"}, {"per_class": "1", "per_class_seed": 1}):
+        with pytest.raises(CacheMismatchError, match="saved in another order"):
+            make(tiny_cache, **changes).load_state_dict(state)
+
+
+def test_classes_that_are_too_small_are_refused(tiny_cache: Cache) -> None:
+    with pytest.raises(UsageError, match=r"class \d \(\d\) has \d images?, fewer than 9"):
+        make(tiny_cache, per_class="9")
+    with pytest.raises(ValueError, match="does not fill one batch of 16"):
+        make(tiny_cache, per_class="1", batch_size=16)

@@ -15,7 +15,7 @@ from kdcache.teacher.config import BASE_SETTINGS, ExtractConfig
         ({"limit": 0}, "limit must be at least 1"),
         ({"batch_size": -1}, "batch_size must be at least 1"),
         ({"order": "random"}, "shuffle, source, got 'random'"),
-        ({"view_recipe": "deit"}, "eval, rrc-flip, got 'deit'"),
+        ({"view_recipe": "mae"}, "eval, rrc-flip, deit, got 'mae'"),
         ({"precision": "fp8"}, "auto, fp32, bf16, fp16"),
         ({"taps": ()}, "at least one tap"),
         ({"max_bad": 2.0}, "between 0 and 1"),
@@ -56,9 +56,10 @@ def test_every_setting_of_the_base_is_refused_with_add(name: str) -> None:
     changed: dict[str, Any] = {
         "views": 2, "view_recipe": "rrc-flip", "view_params": {"flip": 0}, "image_size": 32,
         "interpolation": "bilinear", "limit": 3, "order": "source", "images": "reference", "split": "val",
-        "shard_samples": 3, "max_bad": 0.5,
+        "shard_samples": 3, "max_bad": 0.5, "per_class": "2", "per_class_seed": 1,
     }  # fmt: skip
-    more = {"view_recipe": "rrc-flip"} if name == "views" else {}
+    # Settings that are refused alone for another reason.
+    more = {"views": {"view_recipe": "rrc-flip"}, "per_class_seed": {"per_class": "2"}}.get(name, {})
     with pytest.raises(ValueError, match=f"{name}.*fixed by the base"):
         ExtractConfig(out=Path("c"), add=True, teacher="t", **{name: changed[name], **more})
 

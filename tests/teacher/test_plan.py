@@ -1,3 +1,4 @@
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from kdcache.cache import BaseFingerprint, GroupFingerprint
+from kdcache.cache.facts import SubsetFacts
 from kdcache.cache.manifest import fingerprint_digest
 from kdcache.errors import ModelError, TapError, UsageError
 from kdcache.images import open_source
@@ -34,6 +36,36 @@ def test_the_order_is_seeded_and_a_limit_takes_its_first_part() -> None:
     assert plan_source(source, config(limit=7)).positions == whole.positions[:7]
     assert plan_source(source, config(seed=1, limit=7)).positions != whole.positions[:7]
     assert plan_source(source, config(order="source", limit=7)).positions == list(range(7))
+
+
+def test_images_are_drawn_by_class() -> None:
+    source = open_source("digits:test")
+    few = plan_source(source, config(limit=None, per_class="3", per_class_seed=12))
+    labels = [source.images[position].label for position in few.positions]
+    assert sorted(labels) == sorted([*range(10)] * 3)
+    assert labels != sorted(labels), "in the cache's own order, which is shuffled"
+    assert few.facts().subset == SubsetFacts(per_class="3", seed=12)
+    assert few.facts().num_samples == 30
+    whole = plan_source(source, config(limit=None))
+    assert [position for position in whole.positions if position in set(few.positions)] == few.positions
+    assert whole.facts().subset is None
+    more = plan_source(source, config(limit=None, per_class="20%", per_class_seed=12))
+    assert set(few.positions) < set(more.positions)
+    other = plan_source(source, config(limit=None, per_class="3", seed=12))
+    assert set(other.positions) == set(few.positions), "the seed of the run, where none is given"
+    assert set(plan_source(source, config(limit=None, per_class="3")).positions) != set(few.positions)
+
+
+def test_classes_with_too_few_images_and_images_without_labels_are_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"class 0 \(cat\) has 3 images, fewer than 4 \(and 1 more like it\)"):
+        plan_source(open_source(str(photos)), config(limit=None, per_class="4"))
+    with pytest.raises(UsageError, match=r"class 0 \(cat\) has 3 images, 30% of them is none"):
+        plan_source(open_source(str(photos)), config(limit=None, per_class="30%"))
+    path = photos.parent / "unlabelled.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(photos / "cat" / "1.JPEG", "a.jpg")
+    with pytest.raises(UsageError, match="counts images by label, and 1 of 1 images have none"):
+        plan_source(open_source(str(path)), config(limit=None, per_class="1"))
 
 
 def test_more_images_do_not_reorder_the_others() -> None:
@@ -108,6 +140,27 @@ def test_wrong_view_parameters(teacher: Teacher, params: dict[str, Any]) -> None
         plan_recipe(config(view_params=params), teacher)
 
 
+def test_parameters_of_another_recipe_are_refused(teacher: Teacher) -> None:
+    for name, params in (("rrc-flip", {"erase": 0.5}), ("deit", {"crop_pct": 0.9}), ("eval", {"flip": 0})):
+        views = 1 if name == "eval" else 2
+        with pytest.raises(UsageError, match=f"do not exist for recipe {name}; there are"):
+            plan_recipe(config(view_recipe=name, views=views, view_params=params), teacher)
+
+
+def test_deit_is_bicubic_whatever_the_teacher_is(teacher: Teacher) -> None:
+    teacher.data_config["interpolation"] = "bilinear"
+    assert made(teacher)[0].views.interpolation == "bilinear"
+    deit = made(teacher, view_recipe="deit", view_params={"erase": 0.5})[0].views
+    assert (deit.interpolation, deit.recipe) == ("bicubic", "deit")
+    assert deit.params == {
+        "scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "flip": 0.5, "operation": 0.5, "magnitude": 9.0,
+        "magnitude_std": 0.5, "erase": 0.5, "erase_area": [0.02, 1 / 3], "erase_ratio": [0.3, 1 / 0.3],
+    }  # fmt: skip
+    assert made(teacher, view_recipe="deit", interpolation="nearest")[0].views.interpolation == "nearest"
+    with pytest.raises(UsageError, match="recipe deit must be one of bicubic, bilinear, nearest, got 'lanczos'"):
+        made(teacher, view_recipe="deit", interpolation="lanczos")
+
+
 def made(teacher: Teacher, **changes: Any) -> tuple[BaseFingerprint, dict[str, GroupFingerprint]]:
     asked = config(**changes)
     source = plan_source(open_source("digits:test"), asked)
@@ -123,7 +176,8 @@ def test_what_decides_no_bytes_changes_no_fingerprint(teacher: Teacher) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"seed": 1}, {"views": 3}, {"shard_samples": 9}, {"limit": 19}, {"order": "source"}, {"images": "reference"},
+        {"seed": 1}, {"views": 3}, {"limit": None, "per_class": "2"},
+        {"shard_samples": 9}, {"limit": 19}, {"order": "source"}, {"images": "reference"},
         {"split": "val"}, {"view_params": {"flip": 0.1}}, {"interpolation": "bilinear"}, {"pixels": "jpeg"},
     ],
     ids=str,

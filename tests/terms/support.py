@@ -90,7 +90,8 @@ def make_modules(term: Term, student: Sequence[Tensor], targets: Sequence[Packed
 def apply(term: Term, student: Sequence[Tensor], targets: Sequence[PackedTargets], modules: nn.Module | None) -> Tensor:
     """A term's loss of these tokens and targets."""
     count = len(student[0])
-    inputs = Inputs(torch.zeros(count, 3), torch.zeros(count, dtype=torch.int64), student, targets)
+    images = torch.zeros(count, 3, 16, 16)
+    inputs = Inputs(torch.zeros(count, 3), torch.zeros(count, dtype=torch.int64), student, targets, images)
     return term(inputs, modules)
 
 
@@ -157,9 +158,9 @@ def train_terms(cache: Path, folder: Path, *terms: Term, **changes: Any) -> list
     return read_metrics(folder, "step")
 
 
-def check_training(cache: Path, folder: Path, term: Term, *, factor: float) -> list[dict[str, Any]]:
+def check_training(cache: Path, folder: Path, term: Term, *, factor: float, **changes: Any) -> list[dict[str, Any]]:
     """A term's loss in the last ten steps is below this fraction of that in the first ten. Returns: the steps."""
-    steps = train_terms(cache, folder, term)
+    steps = train_terms(cache, folder, term, **changes)
     first, last = (sum(step[term.name] for step in part) / 10 for part in (steps[:10], steps[-10:]))
     assert last < factor * first, (first, last)
     return steps

@@ -69,7 +69,8 @@ def test_every_term_is_frozen_data_under_its_name(name: str) -> None:
 def test_every_term_says_what_it_reads(name: str) -> None:
     needs = load_term(name)().needs()
     assert needs.labels or needs.teacher
-    assert len(needs.student) == (0 if name in ("cross-entropy", "logits") else len(needs.teacher))
+    assert bool(needs.student) == (name not in ("cross-entropy", "logits", "local"))
+    assert needs.network == (name in ("local", "proteus"))
 
 
 def test_a_term_is_one_class() -> None:
@@ -85,10 +86,10 @@ def test_a_term_is_one_class() -> None:
             return inputs.logits.softmax(1).amax(1).mean()
 
     assert Confidence().modules(Site([], [], lambda column: None)) is None  # type: ignore[arg-type,return-value]
-    inputs = Inputs(torch.zeros(2, 4), torch.zeros(2), [], [])
+    inputs = Inputs(torch.zeros(2, 4), torch.zeros(2), [], [], torch.zeros(2, 3, 16, 16))
     assert float(Confidence()(inputs, None)) == 0.25
 
 
 def test_an_unknown_term() -> None:
-    with pytest.raises(UsageError, match="unknown term 'gra'; there are cross-entropy, logits, tokens"):
+    with pytest.raises(UsageError, match=r"unknown term 'gra'; did you mean gram\? There are cross-entropy, logits"):
         load_term("gra")

@@ -13,7 +13,7 @@ LABELS = torch.tensor([2, 0, 1, 1])
 
 
 def batch(dtype: torch.dtype = torch.float32) -> Inputs:
-    return Inputs(draw(4, 3).to(dtype), LABELS, [], [])
+    return Inputs(draw(4, 3).to(dtype), LABELS, [], [], torch.zeros(4, 3, 16, 16))
 
 
 def test_it_needs_labels_and_nothing_else() -> None:

@@ -35,7 +35,8 @@ def stored(tiny_cache: Cache) -> dict[str, PackedTargets]:
 
 def loss(term: Logits, student: Tensor, targets: PackedTargets) -> Tensor:
     modules = term.modules(Site([], [targets.column], lambda column: pytest.fail("no statistics")))
-    return term(Inputs(student, torch.zeros(len(student)), [], [targets]), modules)
+    inputs = Inputs(student, torch.zeros(len(student)), [], [targets], torch.zeros(len(student), 3, 16, 16))
+    return term(inputs, modules)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

@@ -49,7 +49,7 @@ def test_unequal_counts_are_refused() -> None:
     ("settings", "message"),
     [
         ({"resize": "both"}, "resize must be one of refuse, student, teacher, got 'both'"),
-        ({"transform": "whiten"}, "transform must be one of none, mean, standardize, phi-s, got 'whiten'"),
+        ({"transform": "whiten"}, "transform must be one of none, mean, standardize, phi-s, layer-norm, got 'whiten'"),
         ({"teacher": ("head/logits",)}, "the term tokens compares tokens, got teacher=head/logits"),
         ({"teacher": ("head/embedding",), "student_block": (1,)}, "an embedding has no block: leave out"),
         ({"weight": -1.0}, "weight must be >= 0"),

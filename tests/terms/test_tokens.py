@@ -69,7 +69,9 @@ def test_packed_targets_autocast_and_accumulation(kind: str, adapter: str) -> No
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="loss must be one of mse, smooth_l1, l1, cosine, normalized_mse, got 'l3'"):
+    with pytest.raises(
+        ValueError, match="loss must be one of mse, smooth_l1, l1, cosine, normalized_mse, l1_cosine, got 'l3'"
+    ):
         tokens(loss="l3")
     with pytest.raises(ValueError, match="adapter must be one of linear, pool, none, got 'conv'"):
         tokens(adapter="conv")

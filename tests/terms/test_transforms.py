@@ -46,6 +46,15 @@ def test_standardized_channels_have_mean_0_and_variance_1(channels: int) -> None
     np.testing.assert_allclose(found, (rows - rows.mean(0)) / rows.std(0), atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", WIDTHS[2:])
+def test_layer_norm_gives_every_token_mean_0_and_variance_1(channels: int) -> None:
+    values = correlated(channels)
+    rows = values.flatten(0, 1).double().numpy()
+    centred = rows - rows.mean(1, keepdims=True)
+    expected = centred / np.sqrt(np.square(centred).mean(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(applied("layer-norm", values), expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", [None, 2], ids=["full", "deficient"])
 @pytest.mark.parametrize("channels", WIDTHS)
 def test_phi_s_gives_every_channel_variance_1(channels: int, rank: int | None) -> None:
@@ -105,7 +114,9 @@ def test_second_moments_are_needed_for_phi_s_only() -> None:
     light = statistics_of(correlated(8), with_moments=False)
     make_transform("mean", "a/b", light)
     make_transform("standardize", "a/b", light)
-    with pytest.raises(ValueError, match="transform=phi-s needs second moments, which the cache does not hold of column a/b"):
+    with pytest.raises(
+        ValueError, match="transform=phi-s needs second moments, which the cache does not hold of column a/b"
+    ):
         make_transform("phi-s", "a/b", light)
 
 

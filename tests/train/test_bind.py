@@ -3,10 +3,11 @@ from pathlib import Path
 from typing import Literal, final
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from kdcache.cache import Cache, open_cache
-from kdcache.errors import GridMismatchError, ModelError, UsageError
+from kdcache.errors import GridMismatchError, ModelError, TapError, UsageError
 from kdcache.methods.base import Method
 from kdcache.models.taps import Tap
 from kdcache.terms.base import Inputs, Needs, Site, TeacherNeed, Term
@@ -17,6 +18,7 @@ from kdcache.train import train
 from kdcache.train.bind import columns_of
 from kdcache.train.setup import prepare
 from tests.conftest import GROUP
+from tests.methods.support import one_batch
 from tests.train.support import losses, tiny_run
 
 
@@ -53,6 +55,42 @@ def test_a_term_is_one_class(tiny_root: Path, tmp_path: Path) -> None:
     assert own["loss"] == pytest.approx(sum(values[-5:]) / 5)
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Again(Term):
+    """A term that runs the student a second time, with nothing masked: its tokens must be those of the step."""
+
+    name: Literal["again"] = "again"
+    weight: float = 1.0
+
+    def needs(self) -> Needs:
+        need = TeacherNeed("patch", blocks=(1, 7), codec="int8")
+        return Needs(teacher=[need], student=[Tap("patch", 0), Tap("prefix", 1)], network=True)
+
+    def modules(self, site: Site) -> None:
+        assert site.network is not None and site.image_size == 16
+        assert site.network.embedding_shape(16) == (16, 12)
+        assert [column.label for column in site.teacher] == [f"{GROUP}:blocks.1/patch (int8)"]
+
+    def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:
+        assert inputs.network is not None
+        mask = torch.zeros(len(inputs.images), 16, dtype=torch.bool)
+        found = inputs.network.masked_tokens(inputs.images, mask, torch.zeros(12))
+        for one, other in zip(found, inputs.student, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        return inputs.student[0].square().mean()
+
+
+def test_a_term_that_runs_parts_of_the_student(tiny_cache: Cache) -> None:
+    method = Method(name="mine", terms=(Again(), Tokens(teacher=("blocks.0/patch",), student_block=(1,))))
+    step = prepare(tiny_run("data.codec=none", method=method), tiny_cache).step
+    batch = one_batch(tiny_cache)
+    wanted = {column.name for bound in step.terms for column in bound.columns}
+    targets = {name: values for name, values in batch.targets.items() if name in wanted}
+    step(batch.normalized(slice(None)), batch.labels, targets)[0]["loss"].backward()
+    assert step.terms[1].network_of(step.student) is None
+
+
 def test_each_need_finds_its_column(groups_root: Path) -> None:
     cache = open_cache(groups_root)
     method = Method(
@@ -67,6 +105,34 @@ def test_each_need_finds_its_column(groups_root: Path) -> None:
         ["wide/head-logits-fp16"],
         ["wide/blocks-1-patch-int8", f"{GROUP}/blocks-1-patch-bf16", f"{GROUP}/blocks-0-patch-fp32"],
     ]
+
+
+@pytest.mark.parametrize("blocks", [(), (0, 1)])
+def test_blocks_come_from_one_teacher(groups_root: Path, blocks: tuple[int, ...]) -> None:
+    cache = open_cache(groups_root)
+    held = {column.group for column in cache.fitting_columns(kind="patch", codec="int8")}
+    assert len(held) > 1, "the cache has such columns of two teachers"
+    with pytest.raises(TapError, match=r"blocks of a teacher \(patch\) could be any of .*wide:"):
+        columns_of(Method(name="mine", terms=(Blocks(blocks=blocks),)), cache, None)
+    found = columns_of(Method(name="mine", terms=(Blocks(blocks=blocks, teacher="wide"),)), cache, None)
+    assert {column.group for columns in found for column in columns} == {"wide"}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Blocks(Term):
+    """A term that reads whatever blocks there are."""
+
+    name: Literal["blocks"] = "blocks"
+    weight: float = 1.0
+    blocks: tuple[int, ...] = ()
+    teacher: str | None = None
+
+    def needs(self) -> Needs:
+        return Needs(teacher=[TeacherNeed("patch", group=self.teacher, codec="int8", blocks=self.blocks)], student=[])
+
+    def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:
+        return inputs.images.sum() * 0
 
 
 def test_the_codec_decides_where_a_need_does_not(tiny_cache: Cache) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdcache.errors import DiskFullError, RunMismatchError
-from kdcache.train.checkpoint import Checkpoints
+from kdcache.train.checkpoint import Checkpoints, checkpoint_step
 from tests.conftest import flip_bit
 
 
@@ -18,6 +18,7 @@ def test_the_newest_come_back_and_old_ones_go(tmp_path: Path) -> None:
     assert checkpoints.load_latest() is None
     for step in (1, 2, 3):
         checkpoints.save(step, state(step))
+    assert [checkpoint_step(path) for path in checkpoints.paths()] == [2, 3]
     assert [path.name for path in checkpoints.paths()] == ["step-000000002.pt", "step-000000003.pt"]
     assert len(list(checkpoints.folder.iterdir())) == 4
     loaded = Checkpoints(tmp_path, keep=2).load_latest()

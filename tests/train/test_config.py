@@ -33,6 +33,8 @@ def test_mistakes_are_named(values: dict[str, object]) -> None:
 def test_groups_check_themselves() -> None:
     with pytest.raises(ValueError, match="keep and every_steps"):
         CheckpointConfig(keep=0)
+    with pytest.raises(ValueError, match="milestone_every must be at least 1"):
+        CheckpointConfig(milestone_every=0)
     with pytest.raises(ValueError, match="every_epochs"):
         EvalConfig(every_epochs=0)
 
@@ -41,5 +43,5 @@ def test_it_is_recorded_whole() -> None:
     plain = as_plain(RunConfig(student="m", method=lift()))
     assert plain["method"]["name"] == "lift"
     assert [term["name"] for term in plain["method"]["terms"]] == ["cross-entropy", "logits", "tokens"]
-    assert plain["method"]["change"] == {"name": "lift", "width": None}
+    assert plain["method"]["change"] == {"name": "lift", "width": None, "init": "timm"}
     assert plain["optimizer"]["betas"] == [0.9, 0.999]

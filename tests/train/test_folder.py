@@ -7,7 +7,8 @@ import torch
 
 from kdcache.errors import RunMismatchError
 from kdcache.methods.lift import lift
-from kdcache.models import StudentSpec, build_student
+from kdcache.students.student import StudentSpec, build_student
+from kdcache.students.wide_last import WideLastChange
 from kdcache.train.folder import (
     WEIGHTS,
     begin_run,
@@ -21,7 +22,7 @@ from kdcache.views import EvalView
 from tests.train.support import tiny_run
 
 SPEC = StudentSpec(
-    name="vit_tiny_patch16_224", num_classes=5, image_size=16, change="widelast", width=24,
+    name="vit_tiny_patch16_224", num_classes=5, image_size=16, change=WideLastChange(width=24),
     kwargs={"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3},
 )  # fmt: skip
 VIEW = EvalView(size=16, crop_pct=0.9, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)

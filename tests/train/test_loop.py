@@ -135,11 +135,14 @@ def test_going_on_keeps_the_threads_the_run_began_with(tiny_root: Path, tmp_path
         torch.set_num_threads(before)
 
 
-def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(tiny_root, tmp_path / "run", tiny_run())
+    held = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     events: list[str] = []
+    monkeypatch.setattr("kdcache.train.origin.versions", lambda: {"torch": "99.0"})  # installed since
     assert train(tiny_root, tmp_path / "run", tiny_run(), on_event=lambda kind, _: events.append(kind)) == first
     assert events == []
+    assert held == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(RunMismatchError, match="holds another run"):
         train(tiny_root, tmp_path / "run", tiny_run(epochs=3))
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdcache.models import StudentSpec, build_student
+from kdcache.students.lift import LiftChange
+from kdcache.students.student import StudentSpec, build_student
 from kdcache.train.optimizer import LearningRate, OptimizerConfig, SchedulerConfig, make_optimizer
 
 
@@ -47,7 +48,7 @@ def test_small_batches_never_end_above_their_peak() -> None:
 
 def test_biases_norms_and_embeddings_are_not_decayed() -> None:
     spec = StudentSpec(
-        name="vit_tiny_patch16_224", num_classes=5, image_size=16, change="lift", width=24,
+        name="vit_tiny_patch16_224", num_classes=5, image_size=16, change=LiftChange(width=24),
         kwargs={"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3},
     )  # fmt: skip
     student = build_student(spec)

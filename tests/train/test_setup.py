@@ -12,6 +12,7 @@ from kdcache.methods.feature import feature
 from kdcache.methods.lift import lift
 from kdcache.methods.logit import logit
 from kdcache.methods.none import none
+from kdcache.methods.wide_last import wide_last
 from kdcache.teacher.extract import extract
 from kdcache.train.config import DataConfig
 from kdcache.train.setup import make_loader, prepare
@@ -29,6 +30,12 @@ def test_columns_in_use_follow_from_the_method(tiny_cache: Cache) -> None:
     assert columns(method=none(), data=DataConfig()) == []
     assert columns(method=logit()) == [f"{GROUP}/head-logits-fp16"]
     assert columns(method=lift(teacher=("blocks.1/patch",), logit_weight=0.0)) == [f"{GROUP}/blocks-1-patch-fp16"]
+
+
+def test_a_control_without_teacher_terms_asks_for_no_teacher(tiny_cache: Cache) -> None:
+    control = lift(logit_weight=0, feature_weight=0, width=24)
+    setup = prepare(tiny_run(method=control, data=DataConfig(), teacher="cait_s24_224"), tiny_cache)
+    assert setup.columns == []
 
 
 def test_the_student_is_seeded(tiny_cache: Cache) -> None:
@@ -56,7 +63,7 @@ def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
         ),
         ({"method": lift()}, TapError, r"could be any of"),
         ({"method": lift(teacher=("blocks.7/patch",))}, TapError, "no column for blocks.7/patch"),
-        ({"student": "resnet18", "student_kwargs": {}}, ModelError, "ResNet is none"),
+        ({"student": "resnet18", "student_kwargs": {}, "method": wide_last()}, ModelError, "ResNet are convolutions"),
         ({"student": "deit_tinny"}, ModelError, "no model"),
         (
             {"student_kwargs": {**STUDENT_KWARGS, "patch_size": 8}},

@@ -5,19 +5,63 @@ from hypothesis import strategies as st
 
 from kdcache.errors import BadImageError
 from kdcache.views import ViewParams, ViewRecipe, draw_view
+from kdcache.views.erasing import fits_box
+from kdcache.views.randaugment import fits_operation
 
 RRC = ViewRecipe(name="rrc-flip", size=224)
+DEIT = ViewRecipe(name="deit", size=224)
 
 
-def drawn(view: int = 0, *, key: str = "k", seed: int = 0, width: int = 500, height: int = 375) -> ViewParams:
-    return draw_view(RRC, seed=seed, key=key, view=view, width=width, height=height)
+def drawn(
+    view: int = 0,
+    *,
+    recipe: ViewRecipe = RRC,
+    key: str = "k",
+    seed: int = 0,
+    width: int = 500,
+    height: int = 375,
+) -> ViewParams:
+    return draw_view(recipe, seed=seed, key=key, view=view, width=width, height=height)
 
 
 def test_a_view_is_a_pure_function_and_frozen() -> None:
     """The first view of key `k` under seed 0: a cache extracted tomorrow must draw the same."""
     assert drawn() == drawn()
-    assert drawn().as_integers() == (110, 0, 364, 372, 224, 224, 0, 0, 1)
+    assert drawn().as_integers() == (110, 0, 364, 372, 224, 224, 0, 0, 1, *[0] * 9)
     assert len({drawn(view) for view in range(8)} | {drawn(key="l"), drawn(seed=1)}) == 10
+
+
+def test_views_of_deit_are_frozen_too() -> None:
+    """The first view of key `k` that has two operations and a box."""
+    found = [drawn(view, recipe=DEIT) for view in range(40)]
+    assert found == [drawn(view, recipe=DEIT) for view in range(40)]
+    first = next(each for each in found if each.operation_1 and each.operation_2 and each.erase_width)
+    assert first.as_integers() == (
+        110, 0, 364, 372, 224, 224, 0, 0, 1, 5, 560829, 5, 583283, 106, 10, 75, 115, 1754145223,
+    )  # fmt: skip
+
+
+def test_deit_cuts_what_rrc_flip_cuts() -> None:
+    """Two caches of one seed differ by the augmentation alone."""
+    for view in range(20):
+        assert drawn(view, recipe=DEIT).as_integers()[:9] == drawn(view).as_integers()[:9]
+
+
+@given(st.integers(1, 300), st.integers(0, 50))
+def test_what_deit_draws_can_be_replayed(size: int, view: int) -> None:
+    recipe = ViewRecipe(name="deit", size=size, magnitude_std=4.0, erase=1.0)
+    operations, box = drawn(view, recipe=recipe).as_integers()[9:13], drawn(view, recipe=recipe).as_integers()[13:]
+    assert fits_operation(*operations[:2])
+    assert fits_operation(*operations[2:])
+    assert fits_box(box, size)
+
+
+def test_a_recipe_names_what_it_draws_from() -> None:
+    assert ViewRecipe(name="eval", size=16, crop_pct=0.9).params == {"crop_pct": 0.9, "squash": False}
+    assert set(RRC.params) == {"scale", "ratio", "flip"}
+    assert set(DEIT.params) == set(RRC.params) | {
+        "operation", "magnitude", "magnitude_std", "erase", "erase_area", "erase_ratio",
+    }  # fmt: skip
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.integers(0, 50))
@@ -58,12 +102,18 @@ def test_the_eval_view_of_an_endless_image_is_refused() -> None:
 
 
 IMPOSSIBLE = {
-    "name": "deit",
+    "name": "mixup",
     "size": 0,
     "crop_pct": 1.1,
     "scale": (0.5, 0.4),
     "ratio": (0, 1),
     "flip": 2,
+    "operation": -0.1,
+    "magnitude": 10.5,
+    "magnitude_std": float("inf"),
+    "erase": 1.5,
+    "erase_area": (0, 0.5),
+    "erase_ratio": (2, 1),
 }
 
 

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from kdcache.errors import ModelError, TapError
-from kdcache.models import StudentSpec, build_student, count_parameters
-from kdcache.models.student import tap_grid
-from kdcache.models.taps import Tap
+from kdcache.models import Tap, count_parameters
+from kdcache.students import load_change
+from kdcache.students.lift import LiftChange
+from kdcache.students.student import StudentSpec, build_student, tap_grid
+from kdcache.students.wide_last import WideLastChange
 
 SMALL = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3}
 
@@ -21,15 +23,15 @@ def spec(**changes: object) -> StudentSpec:
         ({}, [Tap("patch", 0)], ["blocks.0/patch"], [12]),
         ({}, [Tap("patch")], ["blocks.1/patch"], [12]),
         ({}, [Tap("prefix"), Tap("patch", -2)], ["blocks.1/prefix", "blocks.0/patch"], [12, 12]),
-        ({"change": "lift", "width": 24}, [Tap("patch")], ["change/tokens"], [24]),
+        ({"change": LiftChange(width=24)}, [Tap("patch")], ["change/tokens"], [24]),
         (
-            {"change": "lift", "width": 24},
+            {"change": LiftChange(width=24)},
             [Tap("patch", -1), Tap("change")],
             ["blocks.1/patch", "change/tokens"],
             [12, 24],
         ),
-        ({"change": "lift", "width": 24}, [Tap("prefix", 0)], ["blocks.0/prefix"], [12]),
-        ({"change": "widelast", "width": 24}, [Tap("patch")], ["blocks.1/patch"], [24]),
+        ({"change": LiftChange(width=24)}, [Tap("prefix", 0)], ["blocks.0/prefix"], [12]),
+        ({"change": WideLastChange(width=24)}, [Tap("patch")], ["blocks.1/patch"], [24]),
     ],
 )
 def test_students_give_logits_and_tokens(
@@ -51,7 +53,7 @@ def test_taps_that_a_student_does_not_have() -> None:
     with pytest.raises(TapError, match="no tokens of a change"):
         build_student(spec()).set_taps([Tap("change")])
     with pytest.raises(TapError, match="a lifted student has no head/embedding; choose patch tokens"):
-        build_student(spec(change="lift", width=24)).set_taps([Tap("embedding")])
+        build_student(spec(change=LiftChange(width=24))).set_taps([Tap("embedding")])
     with pytest.raises(TapError, match="this model has 2 blocks"):
         build_student(spec()).set_taps([Tap("patch", 5)])
 
@@ -66,7 +68,13 @@ def test_published_sizes() -> None:
 @pytest.mark.parametrize("change", ["lift", "widelast"])
 def test_published_shapes(change: str) -> None:
     student = build_student(
-        spec(name="deit_tiny_patch16_224", kwargs={}, num_classes=1000, image_size=224, change=change, width=384)
+        spec(
+            name="deit_tiny_patch16_224",
+            kwargs={},
+            num_classes=1000,
+            image_size=224,
+            change=load_change(change)(width=384),
+        )
     )
     student.set_taps([Tap("patch")])
     (tokens,) = student.outputs(torch.randn(1, 3, 224, 224)).tokens
@@ -74,7 +82,7 @@ def test_published_shapes(change: str) -> None:
 
 
 def test_grids() -> None:
-    for changes in ({}, {"change": "lift", "width": 24}, {"change": "widelast", "width": 24}):
+    for changes in ({}, {"change": LiftChange(width=24)}, {"change": WideLastChange(width=24)}):
         student = build_student(spec(**changes))
         student.set_taps([Tap("patch"), Tap("prefix")])
         assert [tap_grid(student, tap, 16) for tap in student.taps] == [(4, 4), None]
@@ -96,8 +104,10 @@ def test_distilled_students_train_on_the_mean_of_their_heads() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match="lift needs a width, got 0"):
-        spec(change="lift")
+    with pytest.raises(ModelError, match="lift has no width yet; give one"):
+        build_student(spec(change=LiftChange()))
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+        LiftChange(width=0)
     with pytest.raises(ValueError, match="num_classes must be at least 1"):
         spec(num_classes=0)
     with pytest.raises(ModelError, match="no model 'deit_tinny"):

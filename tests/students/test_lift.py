@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import timm
 import torch
 
 from kdcache.errors import ModelError
-from kdcache.models import Lift, count_parameters
+from kdcache.models import Tap, TapReader, count_parameters
+from kdcache.students.lift import Lift, LiftChange
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
 
@@ -53,9 +56,48 @@ def test_distilled_and_register_models_lift_too() -> None:
         assert lift(torch.randn(1, 3, side, side)).shape == (1, 5)
 
 
-def test_other_models_are_refused_with_the_reason() -> None:
-    with pytest.raises(ModelError, match="ResNet is none; choose a student such as"):
-        Lift(timm.create_model("resnet18"), width=24, num_classes=5)
+@pytest.mark.parametrize(
+    ("name", "kwargs", "size", "tokens"),
+    [
+        ("vit_tiny_patch16_224", SMALL, 16, 16),
+        ("deit_tiny_distilled_patch16_224", SMALL, 16, 16),
+        ("cait_xxs24_224", SMALL, 16, 16),
+        ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "embed_dim": 8, "depths": (1, 1)}, 64, 64),
+        ("convnext_atto", {"dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1)}, 64, 4),
+        ("resnet10t", {}, 64, 4),
+        ("mobilenetv3_small_050", {}, 64, 4),
+    ],
+)
+def test_every_family_lifts_and_keeps_nothing_unused(name: str, kwargs: dict, size: int, tokens: int) -> None:
+    """Logits from the mean of the lifted last tokens, and a gradient in every parameter."""
+    build = partial(timm.create_model, name, **{**kwargs, "num_classes": 5})
+    lift = LiftChange(width=24).apply(build)
+    assert isinstance(lift, Lift)
+    images = torch.randn(2, 3, size, size)
+    logits, lifted = lift.forward_tokens(images)
+    assert (logits.shape, lifted.shape) == ((2, 5), (2, tokens, 24))
+    (logits.sum() + (lifted**2).sum()).backward()
+    assert [name for name, parameter in lift.named_parameters() if parameter.grad is None] == []
+    last = Tap("patch", -1)
+    reader = TapReader(lift.eval().trunk, [last])
+    (raw,) = reader(lift.trunk, images).values()
+    torch.testing.assert_close(lift.norm(lift.project(raw)), lift.forward_tokens(images)[1], rtol=0, atol=0)
+
+
+def test_models_without_outputs_are_refused_with_the_reason() -> None:
+    with pytest.raises(ModelError, match="Linear has no intermediate outputs in timm, so that its head"):
+        Lift(torch.nn.Linear(2, 2), width=24, num_classes=5)
+
+
+def test_released_layers_are_torchs_own() -> None:
+    """Uniform to 1 / sqrt(192): deviation .042, and a bias; timm's are normal at .02 without one."""
+    build = partial(timm.create_model, "deit_tiny_patch16_224", depth=1)
+    for init, std, has_bias in (("timm", 0.02, False), ("released", 192**-0.5 / 3**0.5, True)):
+        lift = LiftChange(width=384, init=init).apply(build)
+        assert float(lift.project.weight.detach().std()) == pytest.approx(std, rel=0.02)
+        assert bool(lift.head.bias.detach().any()) is has_bias
+    assert LiftChange(init="released").decays_embeddings
+    assert not LiftChange().decays_embeddings
 
 
 def test_embeddings_are_not_decayed() -> None:
