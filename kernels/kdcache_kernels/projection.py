@@ -172,8 +172,8 @@ def proj_loss_backward(
         kind, beta: As `proj_loss` took them.
         needs: Of which of the three a gradient is needed; the others are empty.
     """
-    # Where the targets are not kept nothing reads more of them than how many there were.
-    stored = swept if values is None else values
+    # Where the targets are not kept nothing reads more of them than how many there were: one a student's token.
+    stored = student.flatten(0, -2) if values is None else values
     problem = Problem(student, weight, bias, stored, scale, shift, mask, basis)
     with _exactly(student):
         return backward(upstream, problem, (grad_weight, grad_bias, swept, factors), kind, beta, needs)

@@ -86,8 +86,9 @@ def test_it_launches_and_moves_no_more_than_eager_on_a_gpu(
     with FakeTensorMode():
         ours, theirs = counted(kind, "cuda", widths, student, stored)
     assert ours.launches <= theirs.launches + 4, (ours.names, theirs.names)
-    # More only for smooth L1 of float32 targets, which eager torch need not decode: 5 to 14 %.
-    assert ours.bytes <= 1.15 * theirs.bytes, (ours.bytes, theirs.bytes)
+    # Targets of float32, which eager torch need not decode, move up to 5 % more, and 14 % for smooth L1; no others do.
+    most = 1.0 if stored != torch.float32 else 1.15 if kind == "smooth_l1" else 1.05
+    assert ours.bytes <= most * theirs.bytes, (ours.bytes, theirs.bytes)
     assert ours.peak_bytes <= theirs.peak_bytes, (ours.peak_bytes, theirs.peak_bytes)
     assert ours.double_flops == 0
 
