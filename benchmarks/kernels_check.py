@@ -28,7 +28,7 @@ def run(meter: Meter, errors: list[dict[str, str]]) -> list[dict[str, Any]]:
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh outputs with NaN
     rows: list[dict[str, Any]] = []
     sizes = _TOY_SIZES if meter.is_toy else _SIZES
-    for (shape, depth), kind, stored in product(sizes, _LOSSES, ("bf16", "int8", "fp8")):
+    for (shape, depth), kind, stored in product(sizes, _LOSSES, ("bf16", "fp16", "int8", "fp8")):
         name = f"{kind} {stored} {shape}->{depth}"
         row = guarded(name, errors, partial(_row, meter, kind, stored, name, shape, depth))
         if row is not None:
@@ -45,7 +45,8 @@ def _row(meter: Meter, kind: str, stored: str, name: str, shape: tuple[int, ...]
         torch.randn(depth, device=meter.device),
     )
     teacher = 0.5 * F.linear(student.float(), weight, bias) + 0.5 * torch.randn(*shape[:-1], depth, device=meter.device)
-    values, scale = (teacher.bfloat16(), None) if stored == "bf16" else quantize(teacher, codec=stored)[:2]
+    floats = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    values, scale = (teacher.to(floats[stored]), None) if stored in floats else quantize(teacher, codec=stored)[:2]
     decoded = dequantize(values, scale, dtype=torch.float64)
 
     def gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:

@@ -9,13 +9,14 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import FeatureLoss, dequantize, proj_mse, quantize, which
+from kdcache_kernels import FeatureLoss, dequantize, explain_backend, proj_mse, quantize
 from torch import Tensor
 
 from benchmarks.kernels_meter import Meter, guarded
 
 SHAPES = [
     (192, 768, "bf16"),
+    (192, 768, "fp16"),
     (192, 768, "int8"),
     (192, 768, "pca64"),
     (192, 1024, "bf16"),
@@ -23,7 +24,7 @@ SHAPES = [
     (384, 1024, "bf16"),
     (384, 1024, "int8"),
 ]
-_TOY_SHAPES = [(16, 32, "bf16"), (16, 32, "int8"), (16, 32, "pca64")]
+_TOY_SHAPES = [(16, 32, "bf16"), (16, 32, "fp16"), (16, 32, "int8"), (16, 32, "pca64")]
 _STUDENT_STEP = ("deit_tiny_patch16_224", 256)
 
 
@@ -55,7 +56,10 @@ def make_case(width: int, depth: int, stored: str, device: torch.device, tokens:
     student, weight, bias = normal(tokens, width).bfloat16(), normal(depth, width) / width**0.5, 0.1 * normal(depth)
     teacher = 0.5 * F.linear(student.float(), weight, bias) + 0.5 * normal(tokens, depth)
     values, scale, basis = teacher.bfloat16(), None, None
-    if stored == "int8":
+    if stored == "fp16":
+        # A cache's default, which kernels for a bfloat16 student convert.
+        values = teacher.half()
+    elif stored == "int8":
         values, scale, *_ = quantize(teacher)
     elif stored.startswith("pca"):
         rank = min(int(stored.removeprefix("pca")), depth // 2)
@@ -144,7 +148,7 @@ def _variants(
         def measure(mode: str = mode, loss: Callable[[Case], Tensor] = loss, name: str = name) -> dict[str, Any]:
             with kernels(mode):
                 found = meter.measure(step(loss, case))
-                form = which(case.student, case.weight, case.values, basis=case.basis)
+                form = explain_backend(case.student, case.weight, case.values, basis=case.basis)
             found |= {"shape": case.label, "variant": name, "floors": floor}
             return {**found, "form": form} if loss is ours else found
 

@@ -1,5 +1,23 @@
 """The one door to kdcache_kernels: fused operations on targets as the cache stores them, and spectra of tokens."""
 
-from kdcache_kernels import FeatureLoss, mean_spectrum_from_second_moment, spectral_align, token_spectrum
+from kdcache_kernels import (
+    FeatureLoss,
+    LiftedTokens,
+    explain_backend,
+    lift_mse,
+    lift_tokens,
+    mean_spectrum_from_second_moment,
+    spectral_align,
+    token_spectrum,
+)
 
-__all__ = ["FeatureLoss", "mean_spectrum_from_second_moment", "spectral_align", "token_spectrum"]
+__all__ = [
+    "FeatureLoss",
+    "LiftedTokens",
+    "explain_backend",
+    "lift_mse",
+    "lift_tokens",
+    "mean_spectrum_from_second_moment",
+    "spectral_align",
+    "token_spectrum",
+]

@@ -1,6 +1,7 @@
 """Feature-distillation losses and token spectra on stored targets. Needs torch, and Triton on a GPU."""
 
-from kdcache_kernels.feature_loss import FeatureLoss, layer_norm_affine, which
+from kdcache_kernels.feature_loss import FeatureLoss, explain_backend, layer_norm_affine
+from kdcache_kernels.lift import LiftedTokens, lift_mse, lift_tokens
 from kdcache_kernels.proj_loss import from_components, proj_cosine, proj_mse, proj_smooth_l1
 from kdcache_kernels.quantize import quantize
 from kdcache_kernels.reference import dequantize
@@ -10,10 +11,14 @@ from kdcache_kernels.token_spectrum import cumulative_energy, skipped_tokens, to
 
 __all__ = [
     "FeatureLoss",
+    "LiftedTokens",
     "cumulative_energy",
     "dequantize",
+    "explain_backend",
     "from_components",
     "layer_norm_affine",
+    "lift_mse",
+    "lift_tokens",
     "mean_spectrum_from_second_moment",
     "proj_cosine",
     "proj_mse",
@@ -23,5 +28,4 @@ __all__ = [
     "skipped_tokens",
     "spectral_align",
     "token_spectrum",
-    "which",
 ]

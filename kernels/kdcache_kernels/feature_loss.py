@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from kdcache_kernels.proj_loss import proj_cosine, proj_mse, proj_smooth_l1
 from kdcache_kernels.projection import choice
-from kdcache_kernels.projection_problem import CHUNK_TOKENS, Problem
+from kdcache_kernels.projection_problem import Problem
 
 FeatureLossKind = Literal["mse", "smooth_l1", "cosine"]
 _LOSSES = {"mse": proj_mse, "smooth_l1": proj_smooth_l1, "cosine": proj_cosine}
 _ORTHONORMAL_TOLERANCE = 1e-3
+# Tokens whose float32 copies exist at a time.
+_CHUNK_TOKENS = 8192
 
 
 class FeatureLoss(nn.Module):
@@ -92,7 +94,7 @@ def layer_norm_affine(
     Returns: scale and shift, (...) float32.
     """
     flat = values.reshape(-1, values.shape[-1])
-    moments = [torch.var_mean(part.float(), dim=1, correction=0) for part in flat.split(CHUNK_TOKENS)]
+    moments = [torch.var_mean(part.float(), dim=1, correction=0) for part in flat.split(_CHUNK_TOKENS)]
     variance = torch.cat([each[0] for each in moments]).view(values.shape[:-1])
     mean = torch.cat([each[1] for each in moments]).view(values.shape[:-1])
     # A shift of the codec moves the mean alone, so it cancels.
@@ -101,7 +103,7 @@ def layer_norm_affine(
     return normalized, -normalized * mean
 
 
-def which(
+def explain_backend(
     student: Tensor,
     weight: Tensor,
     targets: Tensor,

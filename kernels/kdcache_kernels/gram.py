@@ -1,4 +1,4 @@
-"""Mean squared error of a projection without ever forming it: sums over tokens first, small matrices afterwards.
+"""Mean squared error of a projection without forming it: sums over tokens, then small matrices.
 
 With P = S W^T + b, R = P - T and weights of tokens m, the loss and its gradients depend on the tokens only through
 S^T m S, T^T m S, and column sums, because sum |R|^2 is a quadratic form in W and b. Nothing of size N x Dt exists.
@@ -36,7 +36,7 @@ class GramSums:
 
 def token_sums(problem: Problem) -> GramSums:
     """One sweep over the tokens with library products."""
-    parts = [_chunk_sums(problem, *chunk[1:]) for chunk in problem.chunks()]
+    parts = [_chunk_sums(problem, *chunk) for chunk in problem.chunks()]
     # Partial sums in float32, their sum in float64, where no setting of float32 products reaches the small algebra.
     ss, ts, s_sum, t_sum, square = (torch.stack(each).sum(0, dtype=torch.float64) for each in zip(*parts, strict=True))
     return GramSums(ss, ts, s_sum, t_sum, square, problem.count().double())
@@ -79,14 +79,8 @@ def finish(sums: GramSums, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     return loss * per_element, grad_weight * (2 * per_element), grad_bias * (2 * per_element)
 
 
-def student_gradient(upstream: Tensor, problem: Problem, ca: Tensor | None = None, cb: Tensor | None = None) -> Tensor:
-    """Upstream times the gradient for the student tokens, (N, Ds) in their dtype.
-
-    Args:
-        upstream: scalar.
-        ca, cb: (N,) factors of the projected token and of the target in the loss's gradient for the projection; None
-            for those of the mean squared error. They carry the tokens' weights.
-    """
+def student_gradient(upstream: Tensor, problem: Problem) -> Tensor:
+    """Upstream (scalar) times the gradient for the student tokens, (N, Ds) in their dtype."""
     dtype = problem.accumulator
     weight, rounded = problem.rounded_weight.double(), problem.rounded_weight
     square = parts_for(problem.student, own_product(rounded), dtype)
@@ -94,17 +88,12 @@ def student_gradient(upstream: Tensor, problem: Problem, ca: Tensor | None = Non
     # A weight in the student's own type has no second half.
     stored_by = (rounded,) if problem.basis is None else parts_for(problem.student, to_student, dtype)
     constant = (weight.t() @ problem.bias.double()).to(dtype)
-    factor = upstream.to(dtype) * problem.inverse_count().to(dtype)
-    if ca is None or cb is None:
-        factor = factor * 2 / weight.shape[0]
-    out = torch.empty(problem.num_tokens, weight.shape[1], dtype=problem.student.dtype, device=problem.student.device)
-    for part, student, targets, mask in problem.chunks():
-        gradient = token_product(student, square).add_(constant)
-        stored = token_product(targets, stored_by)
-        if ca is None or cb is None:
-            gradient = gradient.sub_(stored)
-            gradient = gradient if mask is None else gradient.mul_(mask)
-        else:
-            gradient = gradient.mul_(ca[part, None]).addcmul_(stored, cb[part, None])
+    factor = problem.per_token(upstream, 2 / weight.shape[0])
+    student = problem.student
+    out = student.new_empty(problem.num_tokens, weight.shape[1])
+    for part, (tokens, values, mask) in zip(problem.parts(), problem.chunks(), strict=True):
+        gradient = token_product(tokens, square).add_(constant)
+        gradient = gradient.sub_(token_product(values, stored_by))
+        gradient = gradient if mask is None else gradient.mul_(mask)
         torch.mul(gradient, factor, out=out[part])
     return out

@@ -9,7 +9,7 @@ _MM_GIVES_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]
 
 def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """``left.T @ right`` with sums in at least float32; 16-bit operands on a GPU are not upcast."""
-    if left.dtype == right.dtype and _gives_float32(left):
+    if left.dtype == right.dtype and gives_float32(left):
         return torch.mm(left.t(), right, out_dtype=torch.float32)
     dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     return left.to(dtype).t() @ right.to(dtype)
@@ -17,7 +17,7 @@ def transposed_product(left: Tensor, right: Tensor) -> Tensor:
 
 def own_product(weight: Tensor) -> Tensor:
     """``weight.T @ weight``, float64; exact but for its sums, which are float32 for 16-bit weights on a GPU."""
-    if _gives_float32(weight):
+    if gives_float32(weight):
         return transposed_product(weight, weight).double()
     exact = weight.double()
     return exact.t() @ exact
@@ -31,17 +31,18 @@ def in_halves(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def parts_for(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """What `token_product` takes for a small float64 matrix: halves for 16-bit tokens on a GPU, else one of a dtype."""
-    return in_halves(matrix, tokens.dtype) if _gives_float32(tokens) else (matrix.to(dtype),)
+    return in_halves(matrix, tokens.dtype) if gives_float32(tokens) else (matrix.to(dtype),)
 
 
 def token_product(tokens: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
     """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it: float32 or float64, newly made."""
-    if not _gives_float32(tokens):
+    if not gives_float32(tokens):
         dtype = torch.promote_types(parts[0].dtype, torch.float32)
         return tokens.to(dtype) @ parts[0].to(dtype)
     products = [torch.mm(tokens, part, out_dtype=torch.float32) for part in parts]
     return products[0] if len(products) == 1 else products[0].add_(products[1])
 
 
-def _gives_float32(tokens: Tensor) -> bool:
+def gives_float32(tokens: Tensor) -> bool:
+    """Whether products of 16-bit matrices like this one come with their float32 sums."""
     return tokens.is_cuda and tokens.dtype.itemsize == 2 and _MM_GIVES_FLOAT32

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdcache_kernels.direct import eager_loss
-from kdcache_kernels.projection import proj_loss, runs_eagerly
-from kdcache_kernels.projection_problem import Problem
+from kdcache_kernels.projection import proj_loss
 
 
 def proj_mse(
@@ -22,11 +20,13 @@ def proj_mse(
 ) -> Tensor:
     """Mean squared error between projected student tokens and targets.
 
-    Nothing of size N x Dt is formed for 16-bit students and teachers at least 1.5 times as wide; see `which` for what
-    runs. There the loss is a difference of large sums: its relative error is about 2e-6 |T|^2 / |R|^2, 2 % where the
-    residual R is 1 % of the targets T, as much as rounding the weight to bfloat16 costs (measured on an H100). Products
-    use the weight rounded to the student's dtype; under autocast the student is cast as a linear layer would cast it.
-    Gradients go to student, weight and bias, once (no double backward).
+    Nothing of size N x Dt is kept. Plain torch projects a chunk of tokens at a time and forms all gradients with the
+    loss; without grad mode, or inputs that require a gradient, only the loss. Kernels (see `explain_backend`) form no
+    projection for 16-bit students and teachers at least 1.5 times as wide. There the loss is a difference of large
+    sums: its relative error is about 2e-6 |T|^2 / |R|^2, 2 % where the residual R is 1 % of the targets T, as much as
+    rounding the weight to bfloat16 costs (measured on an H100). Products use the weight rounded to the student's dtype;
+    under autocast the student is cast as a linear layer would cast it. Gradients go to student, weight and bias, once:
+    a second derivative is refused.
 
     Args:
         student: (N, Ds) or (B, L, Ds), float64, float32 or 16-bit; kernels read a slice such as ``tokens[:, 1:]`` in
@@ -122,11 +122,11 @@ def _loss(
         # The loss does not depend on the masks' scale; 16-bit products of tiny ones would.
         mask = mask / mask.amax().clamp_min(1e-30)
     values = targets.detach().reshape(-1, targets.shape[-1]).contiguous()
-    problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
-    if runs_eagerly(problem, kind):
-        with torch.autocast(device, enabled=False):
-            return eager_loss(problem, kind, beta)
-    return proj_loss(student, weight, bias, values, scale, shift, mask, basis, kind, beta)[0]
+    for_student, for_weight, for_bias = (
+        torch.is_grad_enabled() and each.requires_grad for each in (student, weight, bias)
+    )
+    wanted = for_student, for_weight or for_bias
+    return proj_loss(student, weight, bias, values, scale, shift, mask, basis, kind, beta, *wanted)[0]
 
 
 def _check_shapes(

@@ -1,19 +1,20 @@
-"""The operations behind the projected feature losses, as torch sees them: opaque, with fakes and their own backward.
+"""The operations behind the projected feature losses, as torch sees them.
 
-``kd::proj_loss`` sweeps over the tokens once and gives the loss with its gradients for weight and bias.
-``kd::proj_loss_ds`` sweeps once more, in the backward pass, for the student's gradient. The upstream gradient is read
-on the device there, so a loss scale reaches the gradient before it is rounded to 16 bits. Nothing of the tokens' size
-is kept between the two but the tokens themselves.
+``kd::proj_loss`` sweeps over the tokens and gives the loss with its gradients for weight and bias.
+In plain torch the sweep gives the student's gradient too, but for its constant factor; kernels sweep
+once more for it in ``kd::proj_loss_backward``. Either way the upstream gradient is read on the device
+and multiplied in before the student's gradient is rounded, so a loss scale keeps its digits in 16
+bits. Of the tokens' size nothing is kept between the two but the tokens and their gradient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdcache_kernels import cosine, direct, gram
+from kdcache_kernels import gram, sweep
 from kdcache_kernels.dispatch import Choice, choose
 from kdcache_kernels.projection_problem import Problem
 
@@ -27,7 +28,7 @@ _KERNELS = {
 
 
 def algorithm(problem: Problem, kind: str) -> str:
-    """``gram``, ``direct`` or ``cosine``: how a loss is computed, whatever it runs on.
+    """``gram``, ``direct`` or ``cosine``: how kernels compute a loss.
 
     The Gram form subtracts large sums; that costs 16-bit students nothing they had, and float32 students some digits
     of a small loss, so those keep the residual. So do tokens whose mask holds weights and not only bools.
@@ -56,18 +57,6 @@ def choice(problem: Problem, kind: str) -> Choice:
     return choose(_KERNELS[how], student, problem.weight.shape[1])
 
 
-def runs_eagerly(problem: Problem, kind: str) -> bool:
-    """Whether plain differentiable torch is the fastest there is: on a GPU without a kernel, and without a basis.
-
-    The sums of the Gram form in library products move 2.4 times fewer bytes and still took as long or longer on an H100
-    (952 us beside 958 at 192 -> 768, 883 beside 552 at 192 -> 384), but for a basis (641 beside 1,016). Under
-    torch.compile the opaque operation stays, because what decides here is not for a graph.
-    """
-    if not problem.student.is_cuda or problem.basis is not None or torch.compiler.is_compiling():
-        return False
-    return choice(problem, kind).form == "torch"
-
-
 @contextmanager
 def _exactly(student: Tensor) -> Iterator[None]:
     """Launch on the student's device, and keep the caller's autocast from products whose precision is the point."""
@@ -87,72 +76,157 @@ def proj_loss(
     basis: Tensor | None,
     kind: str,
     beta: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss, gradients for weight and bias, and the (2, N) factors of the cosine (empty for other losses)."""
+    for_student: bool,
+    for_parameters: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, and what the backward pass will need.
+
+    Returns: the loss; its gradients for weight and bias; the student's gradient, or (0, Ds); factors
+        of the cosine, (2, N) or (2, 0). Where plain torch sweeps, the gradients lack a common factor
+        and are empty unless asked for, and factors are (0, 0). Kernels and sums over tokens give
+        gradients for weight and bias in any case, and none for the student.
+    """
     problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
     with _exactly(student):
-        found = _forward(problem, kind, beta)
-    loss, grad_weight, grad_bias, factors = (each.to(problem.accumulator) for each in found)
-    return loss, grad_weight, grad_bias, factors
+        found = forward(problem, kind, beta, for_student, for_parameters)
+    loss, grad_weight, grad_bias, swept, factors = (each.to(problem.accumulator) for each in found)
+    return loss, grad_weight, grad_bias, swept, factors
 
 
-def _forward(problem: Problem, kind: str, beta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sweeps(problem: Problem, kind: str) -> bool:
+    """Whether plain torch computes all gradients in the forward pass."""
+    return problem.basis is None and choice(problem, kind).form == "torch"
+
+
+def forward(problem: Problem, kind: str, beta: float, for_student: bool, for_parameters: bool) -> tuple[Tensor, ...]:
+    """What `proj_loss` returns, some of it in float64."""
+    dtype = problem.accumulator
+    factors = problem.weight.new_empty((2, 0), dtype=dtype)
+    swept = factors.new_empty((0, problem.weight.shape[1]))
+    if _sweeps(problem, kind):
+        found = sweep.sweep(problem, kind, beta, for_student=for_student, for_parameters=for_parameters)
+        return (
+            found.loss,
+            torch.empty_like(swept) if found.weight is None else found.weight,
+            factors.new_empty(0) if found.bias is None else found.bias,
+            swept if found.student is None else found.student,
+            factors[:0],
+        )
     how, chosen = algorithm(problem, kind), choice(problem, kind)
-    factors = problem.weight.new_empty((2, 0), dtype=problem.accumulator)
-    if chosen.form == "triton":
-        from kdcache_kernels.device import projection as device
+    if chosen.form == "torch":
+        return *gram.finish(gram.token_sums(problem), problem), swept, factors
+    from kdcache_kernels.device import projection as device
 
-        if how == "cosine":
-            loss, grad_weight, grad_bias, factors = device.cosine(problem, chosen.configs)
-        elif how == "gram":
-            loss, grad_weight, grad_bias = device.gram(problem, chosen.configs)
-        else:
-            loss, grad_weight, grad_bias = device.direct(problem, kind, beta, chosen.configs)
-    elif how == "cosine":
-        losses, ca, cb = cosine.token_factors(problem)
-        loss, factors = losses.sum(dtype=torch.float64) * problem.inverse_count(), torch.stack([ca, cb])
-        grad_weight, grad_bias = cosine.parameter_gradients(problem, ca, cb)
+    if how == "cosine":
+        *found, factors = device.cosine(problem, chosen.configs)
     elif how == "gram":
-        loss, grad_weight, grad_bias = gram.finish(gram.token_sums(problem), problem)
+        found = device.gram(problem, chosen.configs)
     else:
-        loss, grad_weight, grad_bias = direct.loss_and_parameter_gradients(problem, kind, beta)
-    return loss, grad_weight, grad_bias, factors
+        found = device.direct(problem, kind, beta, chosen.configs)
+    return *found, swept, factors
 
 
 @proj_loss.register_fake
-def _(
-    student: Tensor, weight: Tensor, bias: Tensor, values: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *_, kind, _beta = rest
-    dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
-    num_factors = values.shape[0] if kind == "cosine" else 0
+def _(student: Tensor, weight: Tensor, bias: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *rows, kind, _beta, for_student, for_parameters = rest
+    problem = Problem(student, weight, bias, values, *rows)
+    (depth, width), dtype = weight.shape, problem.accumulator
+    sweeps = _sweeps(problem, kind)
+    has_parameters = for_parameters or not sweeps
+    factors = (0, 0) if sweeps else (2, values.shape[0] if kind == "cosine" else 0)
     return (
         student.new_empty((), dtype=dtype),
-        torch.empty_like(weight, dtype=dtype, memory_format=torch.contiguous_format),
-        torch.empty_like(bias, dtype=dtype, memory_format=torch.contiguous_format),
-        student.new_empty((2, num_factors), dtype=dtype),
+        student.new_empty((depth if has_parameters else 0, width), dtype=dtype),
+        student.new_empty((depth if has_parameters else 0,), dtype=dtype),
+        student.new_empty((values.shape[0] if sweeps and for_student else 0, width), dtype=dtype),
+        student.new_empty(factors, dtype=dtype),
     )
 
 
-@torch.library.custom_op("kd::proj_loss_ds", mutates_args=())
-def proj_loss_ds(
+@torch.library.custom_op("kd::proj_loss_backward", mutates_args=())
+def proj_loss_backward(
     upstream: Tensor,
     student: Tensor,
     weight: Tensor,
     bias: Tensor,
-    values: Tensor,
+    values: Tensor | None,
     scale: Tensor | None,
     shift: Tensor | None,
     mask: Tensor | None,
     basis: Tensor | None,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    swept: Tensor,
     factors: Tensor,
     kind: str,
     beta: float,
-) -> Tensor:
-    """Upstream times the gradient for the student, contiguous, in its shape and dtype."""
-    problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Upstream times the gradients for student, weight and bias, contiguous, in shape and dtype of each.
+
+    Args:
+        upstream: scalar.
+        student: And the other tensors as `proj_loss` took them.
+        values: As `proj_loss` took them, or None where `swept` has the gradient.
+        grad_weight: And the others up to `factors` as `proj_loss` returned them.
+        kind, beta: As `proj_loss` took them.
+        needs: Of which of the three a gradient is needed; the others are empty.
+    """
+    # Where the targets are not kept nothing reads more of them than how many there were: one a student's token.
+    stored = student.flatten(0, -2) if values is None else values
+    problem = Problem(student, weight, bias, stored, scale, shift, mask, basis)
     with _exactly(student):
-        return _student_gradient(upstream, problem, factors, kind, beta).view(student.shape)
+        return backward(upstream, problem, (grad_weight, grad_bias, swept, factors), kind, beta, needs)
+
+
+def backward(
+    upstream: Tensor,
+    problem: Problem,
+    forwarded: tuple[Tensor, ...],
+    kind: str,
+    beta: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `proj_loss_backward` returns; `forwarded` is what `forward` gave beside the loss."""
+    grad_weight, grad_bias, swept, factors = forwarded
+    student, weight, bias = problem.student, problem.weight, problem.bias
+    found = [student.new_empty(0), weight.new_empty(0), bias.new_empty(0)]
+    if _was_swept(factors):
+        _check_swept(problem, forwarded, needs)
+        factor = sweep.gradient_factor(kind, beta, len(weight))
+        upstream = problem.per_token(upstream, factor)
+    elif needs[0]:
+        gradient = _student_gradient(upstream, problem, factors, kind, beta)
+        found[0] = gradient.view(student.shape)
+    # The rest in one launch, but for a student's gradient in 16 bits, which is rounded as it is written.
+    scaled = {1: grad_weight, 2: grad_bias}
+    if _was_swept(factors) and needs[0]:
+        if student.dtype == swept.dtype:
+            scaled[0] = swept.view(student.shape)
+        else:
+            found[0] = torch.empty_like(swept, dtype=student.dtype).view(student.shape)
+            torch.mul(swept.view(student.shape), upstream, out=found[0])
+    chosen = {number: each for number, each in scaled.items() if needs[number]}
+    if chosen:
+        results = torch._foreach_mul(list(chosen.values()), upstream.to(factors.dtype))
+        for number, each in zip(chosen, results, strict=True):
+            found[number] = each.to((student, weight, bias)[number].dtype)
+    return found[0], found[1], found[2]
+
+
+def _was_swept(factors: Tensor) -> bool:
+    """Whether `forward` took all gradients from one sweep, by the mark that it leaves."""
+    return factors.shape[0] == 0
+
+
+def _check_swept(problem: Problem, forwarded: tuple[Tensor, ...], needs: Sequence[bool]) -> None:
+    grad_weight, _, swept, _ = forwarded
+    has_student, has_weight = len(swept) == problem.num_tokens, len(grad_weight) > 0
+    if (needs[0] and not has_student) or (any(needs[1:]) and not has_weight):
+        raise RuntimeError(
+            "kd::proj_loss ran without for_student or for_parameters, and now that gradient is "
+            "wanted; call proj_mse, proj_smooth_l1 or proj_cosine, which set both"
+        )
 
 
 def _student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, kind: str, beta: float) -> Tensor:
@@ -163,40 +237,52 @@ def _student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, kind:
         if how == "direct":
             return device.direct_student_gradient(upstream, problem, kind, beta, chosen.configs)
         return device.gram_student_gradient(upstream, problem, factors, chosen.configs)
-    if how == "direct":
-        return direct.student_gradient(upstream, problem, kind, beta)
-    if how == "gram":
-        return gram.student_gradient(upstream, problem)
-    return gram.student_gradient(upstream, problem, factors[0], factors[1])
+    if problem.basis is None:
+        raise RuntimeError(
+            "the forward pass ran Triton kernels and the backward pass may not: keep KD_KERNELS "
+            "as it is between the two"
+        )
+    return gram.student_gradient(upstream, problem)
 
 
-@proj_loss_ds.register_fake
-def _(upstream: Tensor, student: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(student, memory_format=torch.contiguous_format)
+@proj_loss_backward.register_fake
+def _(upstream: Tensor, student: Tensor, weight: Tensor, bias: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    found = [
+        torch.empty_like(each, memory_format=torch.contiguous_format) if needed
+        else each.new_empty(0)
+        for each, needed in zip((student, weight, bias), rest[-1], strict=True)
+    ]  # fmt: skip
+    return found[0], found[1], found[2]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    *tensors, kind, beta = inputs
-    _, grad_weight, grad_bias, factors = output
-    ctx.mark_non_differentiable(grad_weight, grad_bias, factors)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, kind, beta, _for_student, _for_parameters = inputs
+    ctx.mark_non_differentiable(*output[1:])
     # Else zeros of the weight's size are made for gradients that nobody can have.
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, grad_weight, grad_bias, factors)
+    # Targets are read again only where the student's gradient is not there yet.
+    if not ctx.needs_input_grad[0] or len(output[3]):
+        tensors[3] = None
+    ctx.save_for_backward(*tensors, *output[1:])
     ctx.kind, ctx.beta = kind, beta
 
 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
-        return (None,) * 10
-    *inputs, grad_weight, grad_bias, factors = ctx.saved_tensors
-    needs_student, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    weight, bias = inputs[1], inputs[2]
-    return (
-        proj_loss_ds(upstream, *inputs, factors, ctx.kind, ctx.beta) if needs_student else None,
-        (grad_weight * upstream).to(weight.dtype) if needs_weight else None,
-        (grad_bias * upstream).to(bias.dtype) if needs_bias else None,
-        *[None] * 7,
+        return (None,) * 12
+    needs = list(ctx.needs_input_grad[:3])
+    found = proj_loss_backward(upstream, *ctx.saved_tensors, ctx.kind, ctx.beta, needs)
+    given = [each if needed else None for each, needed in zip(found, needs, strict=True)]
+    return (*given, *[None] * 9)
+
+
+def _refuse(*_: Any) -> None:
+    raise RuntimeError(
+        "a projected feature loss has no second derivative: its gradients are computed by an "
+        "operation that cannot be differentiated again. For a gradient penalty write the loss in "
+        "torch: F.mse_loss(F.linear(student, weight, bias), targets)"
     )
 
 
 torch.library.register_autograd("kd::proj_loss", _backward, setup_context=_keep)
+torch.library.register_autograd("kd::proj_loss_backward", _refuse)

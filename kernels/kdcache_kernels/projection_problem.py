@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdcache_kernels.reference import dequantize
-
-# Tokens whose intermediates exist at a time in the plain torch forms; a GPU wants few launches, each a large one.
-CHUNK_TOKENS = 8192
-_GPU_CHUNK_TOKENS = 32768
+# What one array of a chunk of tokens may take in the plain torch forms. On a CPU the three or four
+# arrays of a chunk then stay in its cache (CPU time is flat from 256 to 8,192 tokens of 768 channels);
+# a GPU takes a whole batch of a ViT at once, 50,176 tokens of 1,024 channels, in few launches.
+_CHUNK_BYTES, _GPU_CHUNK_BYTES = 2**23, 2**28
 
 
 @dataclass(frozen=True)
@@ -70,34 +69,58 @@ class Problem:
         return torch.where(count > 0, 1 / count, torch.zeros_like(count))
 
     def per_token(self, upstream: Tensor, factor: float) -> Tensor:
-        """Upstream times a factor over the weight of all tokens, a float32 scalar in as few launches as may be."""
+        """Upstream times a factor over the weight of all tokens, a scalar, in few launches."""
+        upstream = upstream.to(self.accumulator)
         if self.mask is None:
-            return upstream.float() * (factor / self.num_tokens)
-        return upstream.float() * self.inverse_count() * factor
+            return upstream * (factor / self.num_tokens)
+        return upstream * self.inverse_count() * factor
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
-        """Slices of the tokens with the student's and the decoded targets there, and the mask as (n, 1).
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens that the plain torch forms take at a time."""
+        widest = max(self.values.shape[1], self.student.shape[-1])
+        limit = _GPU_CHUNK_BYTES if self.student.is_cuda else _CHUNK_BYTES
+        return max(1, limit // (widest * self.accumulator.itemsize))
 
-        Targets are in the student's dtype for 16-bit students, as the kernels round them, else in the accumulator's.
+    def parts(self) -> Iterator[slice]:
+        """The chunks."""
+        for first in range(0, self.num_tokens, self.chunk_tokens):
+            yield slice(first, min(first + self.chunk_tokens, self.num_tokens))
+
+    def weights_of(self, part: slice) -> Tensor | None:
+        """The mask of a chunk as numbers, (n,)."""
+        return None if self.mask is None else self.mask[part].to(self.accumulator)
+
+    def decoded(self, part: slice, space: Tensor | None = None) -> Tensor:
+        """Stored targets (n, Dt) of a chunk, decoded; any float type that torch promotes.
+
+        Args:
+            part: Which tokens.
+            space: (n, Dt) in the accumulator's type, to decode into; targets that need no decoding
+                are returned as they lie.
+        """
+        values, dtype = self.values[part], self.accumulator
+        promotes = values.dtype in (torch.float16, torch.bfloat16, torch.float32, dtype)
+        is_scaled_integer = self.scale is not None and not values.dtype.is_floating_point
+        if not promotes and not is_scaled_integer:
+            values = values.to(dtype) if space is None else space.copy_(values)
+        if self.scale is not None:
+            values = torch.mul(values, self.scale[part, None], out=space)
+        if self.shift is not None:
+            values = torch.add(values, self.shift[part, None], out=space)
+        return values
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Student tokens, stored values, and mask (n, 1) of each chunk.
+
+        Values are decoded to the student's dtype for 16-bit students, as the kernels round them,
+        else to the accumulator's.
         """
         flat = self.student.reshape(-1, self.student.shape[-1])
-        size = _GPU_CHUNK_TOKENS if flat.is_cuda else CHUNK_TOKENS
-        for first in range(0, self.num_tokens, size):
-            part = slice(first, min(first + size, self.num_tokens))
-            yield part, flat[part], self._targets(part), None if self.mask is None else self.mask[part, None]
-
-    def _targets(self, part: slice) -> Tensor:
         rounded = self.student.dtype if self.student.dtype.itemsize == 2 else self.accumulator
-        values = self.values[part]
-        if self.shift is not None:
-            scale = None if self.scale is None else self.scale[part]
-            return dequantize(values, scale, self.shift[part], dtype=self.accumulator).to(rounded)
-        if self.scale is None:
-            return values.to(rounded)
-        # One pass over the values: what is computed in float32 is rounded where it is written. Types of 8 bits that
-        # torch does not promote are exact in 16.
-        values = values.to(rounded) if values.dtype.is_floating_point and values.dtype.itemsize == 1 else values
-        return torch.mul(values, self.scale[part, None], out=torch.empty_like(values, dtype=rounded))
+        for part in self.parts():
+            mask = None if self.mask is None else self.mask[part, None]
+            yield flat[part], self.decoded(part).to(rounded), mask
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,28 @@ def test_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = json.loads(out.read_text())
     assert result["errors"] == []
     assert {row["name"].split()[0] for row in result["check"]} == {"mse", "smooth_l1", "cosine"}
+    stored = {row["shape"].split()[1] for row in result["projection"]}
+    assert {"bf16", "fp16", "int8"} <= stored
+    assert "mse fp16" in {" ".join(row["name"].split()[:2]) for row in result["check"]}
     assert {row["variant"] for row in result["projection"]} >= {"kdcache, Triton", "torch.compile", "eager autocast"}
     assert {row["form"].split(":")[0] for row in result["projection"] if "form" in row} == {"triton", "torch"}
     assert {row["shape"].split()[0] for row in result["statistics"]} >= {"token_spectrum", "quantize", "spectral_align"}
     assert result["predictions"]["tokens"] == 50176
     assert result["share"]["with_loss"]["ms"]["median"] > 0
     assert "kdcache, library products" in out.with_suffix(".md").read_text()
+
+
+def test_plain_torch_in_turns_with_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "p.json"
+    monkeypatch.setenv("KD_KERNELS", "torch")
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    words = ["--tokens", "98", "--repeats", "2", "--only", "192->384 fp32 fp16", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "kernels_plain", *words])
+    assert main() == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["name"].split()[0] for row in rows] == ["mse", "smooth_l1", "cosine", "lift"]
+    assert all(row["eager_cpu_ms"]["repeats"] == 2 and row["of_eager"] > 0 for row in rows)
+    assert "lift 192->384" in out.with_suffix(".md").read_text()
 
 
 def test_the_kernels_need_a_gpu_or_a_toy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import FeatureLoss, layer_norm_affine, which
+from kdcache_kernels import FeatureLoss, explain_backend, layer_norm_affine
 
 from tests.kernels.problems import make
 
@@ -62,7 +62,7 @@ def test_affine_of_a_layer_normed_teacher(scaled: bool) -> None:
 def test_it_says_what_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
     student, weight, targets = torch.zeros(4, 12), torch.zeros(24, 12), torch.zeros(4, 24)
     monkeypatch.setenv("KD_KERNELS", "torch")
-    assert which(student, weight, targets) == "torch: KD_KERNELS=torch"
+    assert explain_backend(student, weight, targets) == "torch: KD_KERNELS=torch"
     monkeypatch.setenv("KD_KERNELS", "auto")
-    assert which(student.double(), weight, targets).startswith("torch: library products serve")
+    assert explain_backend(student.double(), weight, targets).startswith("torch: library products serve")
     assert "mse" in repr(module())

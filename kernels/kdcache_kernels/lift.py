@@ -1,0 +1,219 @@
+"""Lift's tokens, LayerNorm(x W^T) * g + b, without a tensor of the teacher's width a token.
+
+LayerNorm subtracts the mean over the teacher's channels, which is that of a projection with centred
+columns W_c, and divides by a standard deviation that a quadratic form of the student's token gives:
+
+    LayerNorm(x W^T) * g + b = (x * rstd) (W_c * g)^T + b,  rstd = (x (W_c^T W_c / Dt) x^T + eps)^-1/2
+
+So the loss is `proj_mse` of x * rstd, and the mean lifted token is a projection of the mean of
+x * rstd. The identity is exact. Lift: arXiv:2511.15572.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdcache_kernels.products import parts_for, token_product
+from kdcache_kernels.proj_loss import proj_mse
+
+# Tokens whose intermediates exist at a time, on a CPU and elsewhere.
+_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 4096, 2**18
+
+
+@final
+@dataclass(frozen=True)
+class LiftedTokens:
+    """Lifted tokens as a product that is not carried out: ``tokens @ weight.T + bias``.
+
+    Args:
+        tokens: (B, N, Ds) or (N, Ds), the student's tokens over the standard deviation of their
+            projection, in the student's dtype.
+        weight: (Dt, Ds), the centred projection times LayerNorm's weight, at least float32.
+        bias: (Dt,), LayerNorm's bias.
+    """
+
+    tokens: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def whole(self) -> Tensor:
+        """The lifted tokens themselves, (B, N, Dt) or (N, Dt), in the dtype of `weight`."""
+        with _plain_precision(self.tokens):
+            return F.linear(self.tokens.to(self.weight.dtype), self.weight, self.bias)
+
+    def pooled(self) -> Tensor:
+        """Mean lifted token of each image, (B, Dt) or (Dt,), in the dtype of `weight`."""
+        with _plain_precision(self.tokens):
+            mean = self.tokens.mean(-2, dtype=self.weight.dtype)
+            return F.linear(mean, self.weight, self.bias)
+
+    def mse(
+        self,
+        targets: Tensor,
+        *,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Mean squared error of the lifted tokens; arguments and result as in `proj_mse`."""
+        return proj_mse(self.tokens, self.weight, self.bias, targets, scale=scale, shift=shift, mask=mask)
+
+
+def lift_tokens(
+    tokens: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    eps: float = 1e-5,
+) -> LiftedTokens:
+    """``LayerNorm(tokens @ weight.T) * norm_weight + norm_bias``, as a product still to be formed.
+
+    Small matrices and standard deviations are computed in float32 (float64 for float64 tokens),
+    under autocast too. Differentiable once.
+
+    Args:
+        tokens: (B, N, Ds) or (N, Ds), any float dtype of 16 bits or more.
+        weight: (Dt, Ds), of a projection without bias.
+        norm_weight, norm_bias: (Dt,), LayerNorm's.
+        eps: LayerNorm's, added to the variance.
+
+    Raises: ValueError for shapes that do not fit.
+    """
+    _check(tokens, weight, norm_weight, norm_bias)
+    dtype = _accumulator(tokens)
+    with _plain_precision(tokens):
+        centred = weight.to(dtype)
+        centred = centred - centred.mean(0)
+        moments = centred.t() @ centred / len(weight)
+        unit, _ = unit_variance(tokens, moments, eps)
+        return LiftedTokens(unit, centred * norm_weight.to(dtype)[:, None], norm_bias.to(dtype))
+
+
+def lift_mse(
+    tokens: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    targets: Tensor,
+    *,
+    scale: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Loss of lifted tokens against stored targets, and the mean lifted token of each image.
+
+    Args:
+        tokens: And up to `norm_bias`, and `eps`: as in `lift_tokens`.
+        targets, scale: As in `proj_mse`.
+
+    Returns: the loss, scalar, and the mean lifted tokens, (B, Dt), which the class logits are a
+        linear map of; both float32 (float64 for float64 tokens).
+    """
+    lifted = lift_tokens(tokens, weight, norm_weight, norm_bias, eps=eps)
+    return lifted.mse(targets, scale=scale), lifted.pooled()
+
+
+@torch.library.custom_op("kd::unit_variance", mutates_args=())
+def unit_variance(tokens: Tensor, moments: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Tokens times ``rstd = (x moments x^T + eps)^-1/2``, and that factor.
+
+    Args:
+        tokens: (..., Ds).
+        moments: (Ds, Ds), symmetric, in float32 (float64 for float64 tokens).
+        eps: > 0.
+
+    Returns: tokens of length one, contiguous, in shape and dtype of `tokens`; (N,) factors.
+    """
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    unit = torch.empty_like(flat, memory_format=torch.contiguous_format)
+    rstd = moments.new_empty(len(flat))
+    parts = parts_for(flat, moments.double(), moments.dtype)
+    for rows in _chunks(flat):
+        projected = token_product(flat[rows], parts)
+        variance = projected.mul_(flat[rows]).sum(1).clamp_min_(0)
+        torch.rsqrt(variance.add_(eps), out=rstd[rows])
+        torch.mul(flat[rows], rstd[rows, None], out=unit[rows])
+    return unit.view(tokens.shape), rstd
+
+
+@unit_variance.register_fake
+def _(tokens: Tensor, moments: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    unit = torch.empty_like(tokens, memory_format=torch.contiguous_format)
+    return unit, moments.new_empty(tokens.shape[:-1].numel())
+
+
+@torch.library.custom_op("kd::unit_variance_backward", mutates_args=())
+def unit_variance_backward(upstream: Tensor, tokens: Tensor, moments: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients for tokens and moments from that of `unit_variance`'s tokens, in dtypes of each."""
+    flat, slopes = (each.reshape(-1, tokens.shape[-1]) for each in (tokens, upstream))
+    gradient = torch.empty_like(flat, memory_format=torch.contiguous_format)
+    of_moments = torch.zeros_like(moments)
+    parts = parts_for(flat, moments.double(), moments.dtype)
+    for rows in _chunks(flat):
+        values, factor = flat[rows].to(moments.dtype), rstd[rows, None]
+        # d rstd = -rstd^3 (moments x), and the gradient along x is what reaches rstd.
+        cubed = (slopes[rows] * values).sum(1, keepdim=True) * factor.pow(3)
+        of_moments.addmm_((values * cubed).t(), values, alpha=-0.5)
+        through_rstd = token_product(flat[rows], parts).mul_(cubed)
+        torch.sub(slopes[rows] * factor, through_rstd, out=gradient[rows])
+    return gradient.view(tokens.shape), of_moments
+
+
+@unit_variance_backward.register_fake
+def _(upstream: Tensor, tokens: Tensor, moments: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    gradient = torch.empty_like(tokens, memory_format=torch.contiguous_format)
+    return gradient, torch.empty_like(moments)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(inputs[0], inputs[1], output[1])
+
+
+def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return None, None, None
+    return *unit_variance_backward(upstream, *ctx.saved_tensors), None
+
+
+def _refuse(*_: Any) -> None:
+    raise RuntimeError(
+        "lifted tokens have no second derivative here; for a gradient penalty write them in torch: "
+        "F.layer_norm(F.linear(tokens, weight), norm_weight.shape, norm_weight, norm_bias)"
+    )
+
+
+torch.library.register_autograd("kd::unit_variance", _backward, setup_context=_keep)
+torch.library.register_autograd("kd::unit_variance_backward", _refuse)
+
+
+def _chunks(flat: Tensor) -> Iterator[slice]:
+    size = _GPU_CHUNK_TOKENS if flat.is_cuda else _CHUNK_TOKENS
+    for first in range(0, len(flat), size):
+        yield slice(first, min(first + size, len(flat)))
+
+
+def _accumulator(tokens: Tensor) -> torch.dtype:
+    return torch.float64 if tokens.dtype == torch.float64 else torch.float32
+
+
+def _plain_precision(tokens: Tensor) -> torch.autocast:
+    return torch.autocast(tokens.device.type, enabled=False)
+
+
+def _check(tokens: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> None:
+    if tokens.dim() not in (2, 3) or not tokens.is_floating_point() or tokens.dtype.itemsize == 1:
+        raise ValueError(
+            "tokens must be (B, N, Ds) or (N, Ds) of a float dtype of 16 bits or more, got "
+            f"{tuple(tokens.shape)} of {tokens.dtype}"
+        )
+    if weight.dim() != 2 or weight.shape[1] != tokens.shape[-1]:
+        raise ValueError(f"weight must be (Dt, {tokens.shape[-1]}), got {tuple(weight.shape)}")
+    for name, values in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
+        if values.shape != weight.shape[:1]:
+            raise ValueError(f"{name} must be ({len(weight)},), got {tuple(values.shape)}")
