@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Self, final, get_args
 from torch import Tensor, nn
 
 from kdcache.errors import ModelError
+from kdcache.ops import LiftedTokens
 
 Init = Literal["timm", "released"]
 Build = Callable[..., nn.Module]
@@ -135,6 +136,10 @@ class TokenHead(nn.Module, ABC):
     @abstractmethod
     def finish(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and the tokens of the change (B, N, C) of the trunk's last patch tokens (B, N, C_s)."""
+
+    @abstractmethod
+    def finish_unformed(self, tokens: Tensor) -> tuple[Tensor, LiftedTokens]:
+        """As `finish`, but with the tokens as a product that is not carried out: nothing of (B, N, C) is made."""
 
 
 def trunk_of(model: nn.Module) -> nn.Module:

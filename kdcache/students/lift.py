@@ -5,6 +5,7 @@ from typing import Any, Literal, final
 
 from torch import Tensor, nn
 
+from kdcache import ops
 from kdcache.models.taps import Tap, TapReader
 from kdcache.students.change import Build, Init, TokenHead, WidthChange
 from kdcache.students.families import drop_head
@@ -75,6 +76,12 @@ class Lift(TokenHead):
         """Logits (B, K) and lifted tokens (B, N, C_t) of the trunk's last patch tokens (B, N, C_s)."""
         lifted = self._lift(tokens)
         return self.forward_head(lifted), lifted
+
+    def finish_unformed(self, tokens: Tensor) -> tuple[Tensor, ops.LiftedTokens]:
+        """As `finish`: equal but for rounding, and without a tensor of C_t channels a token."""
+        norm = self.norm
+        lifted = ops.lift_tokens(tokens, self.project.weight, norm.weight, norm.bias, eps=norm.eps)
+        return self.head(lifted.pooled()), lifted
 
     def _lift(self, tokens: Tensor) -> Tensor:
         return self.norm(self.project(tokens))

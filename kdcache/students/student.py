@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdcache.errors import ModelError, Remedy, TapError
 from kdcache.models.build import create_timm_model, load_weights, size_arguments
 from kdcache.models.taps import Tap, TapReader, mean_logits, num_blocks, token_grid
+from kdcache.ops import LiftedTokens
 from kdcache.students import load_change
 from kdcache.students.change import Change, TokenHead, Unchanged, trunk_of
 
@@ -45,10 +46,13 @@ class StudentOutputs(NamedTuple):
     Attributes:
         logits: (B, K).
         tokens: (B, N, C) for each tap that was set, in that order.
+        unformed: The tokens of the change as a product, where that was asked for; those among `tokens` are then what
+            the product is taken of, (B, N, C_s).
     """
 
     logits: Tensor
     tokens: tuple[Tensor, ...]
+    unformed: LiftedTokens | None = None
 
 
 @final
@@ -110,16 +114,24 @@ class Student(nn.Module):
         """Logits (B, K) of normalised images (B, 3, S, S)."""
         return mean_logits(self.model(images))
 
-    def outputs(self, images: Tensor) -> StudentOutputs:
-        """Logits and the tokens of the taps, of normalised images (B, 3, S, S); one forward for all of them."""
+    def outputs(self, images: Tensor, *, form_change: bool = True) -> StudentOutputs:
+        """Logits and the tokens of the taps; one forward for all of them.
+
+        Args:
+            images: (B, 3, S, S), normalised.
+            form_change: Whether to form the tokens of the change, where a tap reads them.
+        """
         if self._reader is None:
             return StudentOutputs(self.forward(images), ())
-        read = self._reader(self.network, images)
-        if isinstance(self.model, TokenHead):
+        read, unformed = self._reader(self.network, images), None
+        if not isinstance(self.model, TokenHead):
+            logits = read[Tap("logits")]
+        elif form_change:
             logits, read[Tap("change")] = self.model.finish(read[self._reader.taps[0]])
         else:
-            logits = read[Tap("logits")]
-        return StudentOutputs(logits, tuple(_as_tokens(read[tap]) for tap in self.taps))
+            logits, unformed = self.model.finish_unformed(read[self._reader.taps[0]])
+            read[Tap("change")] = unformed.tokens
+        return StudentOutputs(logits, tuple(_as_tokens(read[tap]) for tap in self.taps), unformed)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizer factory must not decay."""

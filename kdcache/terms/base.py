@@ -3,8 +3,8 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from kdcache.cache.facts import ColumnKind
 from kdcache.cache.statistics import TokenStatistics
 from kdcache.models.network import Network
 from kdcache.models.taps import Tap, parse_tap
+from kdcache.ops import LiftedTokens
 from kdcache.stream.targets import PackedTargets
 
 _REFERENCE = re.compile(r"(?:(?P<group>[^:/]+):)?(?P<tap>[^:]*/[^:]*)?(?::(?P<codec>[^:/]+))?")
@@ -70,6 +71,7 @@ class Needs:
         logits: Whether the student's logits are read; where no term does, its head is not trained.
         labels: Whether every image must have a label.
         network: Whether the term runs parts of the student itself, besides the step's one forward.
+        unformed: Whether the term takes the tokens of the student's change as a product that is not carried out.
     """
 
     teacher: Sequence[TeacherNeed] = ()
@@ -77,6 +79,7 @@ class Needs:
     logits: bool = False
     labels: bool = False
     network: bool = False
+    unformed: bool = False
 
 
 class TokenShape(NamedTuple):
@@ -125,6 +128,8 @@ class Inputs:
         teacher: The teachers' outputs, packed, for each column.
         images: (B, 3, S, S), normalised.
         network: The student, for a term that runs parts of it; the weights are those that the step trains.
+        unformed: By number of the tap, tokens that were not formed, for a term that takes them; those in `student` are
+            then what the product is taken of.
     """
 
     logits: Tensor
@@ -133,6 +138,7 @@ class Inputs:
     teacher: Sequence[PackedTargets]
     images: Tensor
     network: Network | None = None
+    unformed: Mapping[int, LiftedTokens] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kdcache.cache.column import Column
 from kdcache.errors import GridMismatchError, Remedy
 from kdcache.models.taps import Tap
+from kdcache.ops import LiftedTokens
 from kdcache.stream.targets import PackedTargets, Payload
 from kdcache.terms.base import Inputs, Needs, Site, TeacherNeed, Term, TokenShape, check_weight, teacher_need
 from kdcache.terms.transforms import TransformName, make_transform
@@ -124,6 +125,10 @@ class TokenTerm(Term):
             adapter: What `make_adapter` gave.
         """
 
+    def compare_unformed(self, student: LiftedTokens, teacher: Payload) -> Tensor:
+        """As `compare`, for a term whose `needs` take the student's tokens as a product (B, N, C_t)."""
+        raise NotImplementedError(f"the term {self.name} asks for tokens that are not formed, and cannot compare them")
+
     def modules(self, site: Site) -> nn.Module | None:
         """See Term."""
         return nn.ModuleList(
@@ -165,9 +170,12 @@ class TokenTerm(Term):
         pairs = cast("Sequence[Pair]", modules)
         losses: list[Tensor] = []
         counts: list[int] = []
-        for own, targets, pair in zip(inputs.student, inputs.teacher, pairs, strict=True):
+        for number, (own, targets, pair) in enumerate(zip(inputs.student, inputs.teacher, pairs, strict=True)):
             tokens = pair.tokens(own)
-            losses.append(self.compare(tokens, pair.targets(targets), pair.adapter))
+            if number in inputs.unformed:
+                losses.append(self.compare_unformed(inputs.unformed[number], pair.targets(targets)))
+            else:
+                losses.append(self.compare(tokens, pair.targets(targets), pair.adapter))
             counts.append(tokens.shape[1] if self.mean_over == "tokens" else 1)
         weighted = [loss * count for loss, count in zip(losses, counts, strict=True)]
         return sum(weighted[1:], start=weighted[0]) / sum(counts)

@@ -1,6 +1,6 @@
 """Token by token: a distance between the student's tokens and a teacher's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, final, get_args
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from kdcache.cache.column import Column
 from kdcache.losses import feature_loss, pool_channels
 from kdcache.losses.feature import FEATURE_LOSSES, FeatureLossName
 from kdcache.stream.targets import Payload
-from kdcache.terms.base import TokenShape
+from kdcache.terms.base import Needs, TokenShape
 from kdcache.terms.pairs import TokenTerm
 
 Adapter = Literal["linear", "pool", "none"]
@@ -41,6 +41,11 @@ class Tokens(TokenTerm):
         if self.adapter not in get_args(Adapter):
             raise ValueError(f"adapter must be one of {', '.join(get_args(Adapter))}, got {self.adapter!r}")
 
+    def needs(self) -> Needs:
+        """See Term. Squared errors of lifted tokens need no lifted token: the product's sums suffice."""
+        unformed = self.loss == "mse" and self.adapter == "none" and self.resize != "student"
+        return replace(super().needs(), unformed=unformed)
+
     def make_adapter(self, student: TokenShape, column: Column) -> nn.Module | None:
         """See TokenTerm."""
         own, other = student.num_channels, column.shape[-1]
@@ -64,3 +69,7 @@ class Tokens(TokenTerm):
             student = adapter(student)
         width = min(student.shape[-1], targets.shape[-1])
         return feature_loss(pool_channels(student, width), pool_channels(targets, width), kind=self.loss)
+
+    def compare_unformed(self, student: ops.LiftedTokens, teacher: Payload) -> Tensor:
+        """See TokenTerm."""
+        return student.mse(teacher.values, scale=teacher.scale, shift=teacher.shift)

@@ -31,6 +31,8 @@ class DistillationStep(nn.Module):
         self.terms = list(terms)
         made = {bound.label: module for bound, module in zip(terms, modules, strict=True) if module is not None}
         self.adapters = nn.ModuleDict(made)
+        # Lifted tokens are formed where any term needs them themselves.
+        self._form_change = not all(bound.term.needs().unformed for bound in terms if self._change_taps(bound))
 
     def forward(
         self, images: Tensor, labels: Tensor, targets: Mapping[str, PackedTargets]
@@ -49,7 +51,7 @@ class DistillationStep(nn.Module):
         wanted = {column.name for bound in self.terms for column in bound.columns}
         if wanted != targets.keys():
             raise ValueError(f"the terms read {sorted(wanted)}, got targets {sorted(targets)}; give exactly those")
-        logits, tokens = self.student.outputs(images)
+        logits, tokens, unformed = self.student.outputs(images, form_change=self._form_change)
         total = torch.zeros((), device=logits.device)
         values: dict[str, Tensor] = {}
         for bound in self.terms:
@@ -60,11 +62,17 @@ class DistillationStep(nn.Module):
                 teacher=[targets[column.name] for column in bound.columns],
                 images=images,
                 network=bound.network_of(self.student),
+                unformed={} if unformed is None else dict.fromkeys(self._change_taps(bound), unformed),
             )
             module = self.adapters[bound.label] if bound.label in self.adapters else None  # noqa: SIM401 - has no get
             values[bound.label] = bound.term(inputs, module)
             total = total + bound.term.weight * values[bound.label]
         return {"loss": total, **values}, logits
+
+    def _change_taps(self, bound: BoundTerm) -> list[int]:
+        """Which of a term's taps are the tokens of the student's change."""
+        kinds = [self.student.taps[number].kind for number in bound.tap_numbers]
+        return [number for number, kind in enumerate(kinds) if kind == "change"]
 
     @property
     def reads_logits(self) -> bool:

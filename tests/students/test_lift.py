@@ -4,10 +4,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdcache.errors import ModelError
 from kdcache.models import Tap, TapReader, count_parameters
 from kdcache.students.lift import Lift, LiftChange
+from tests.kernels.traffic import Traffic
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
 
@@ -39,6 +42,40 @@ def test_logits_are_a_linear_map_of_the_mean_lifted_token() -> None:
         torch.testing.assert_close(lift(images), logits, rtol=0, atol=0)
     assert tokens.shape == (2, 16, 24)
     torch.testing.assert_close(tokens.mean(-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
+
+
+def test_tokens_that_are_not_formed_are_the_same_tokens() -> None:
+    lift = Lift(timm.create_model("vit_tiny_patch16_224", **SMALL), width=24, num_classes=5).double().eval()
+    torch.nn.init.normal_(lift.norm.weight)
+    torch.nn.init.normal_(lift.norm.bias)
+    tokens = torch.randn(2, 16, 12, dtype=torch.float64)
+    logits, formed = lift.finish(tokens)
+    others, unformed = lift.finish_unformed(tokens)
+    torch.testing.assert_close(others, logits, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(unformed.whole(), formed, rtol=1e-10, atol=1e-12)
+    assert unformed.tokens.shape == (2, 16, 12)
+
+
+@pytest.mark.parametrize("batch", [64, 256])
+def test_a_step_holds_no_token_of_the_teachers_width(batch: int) -> None:
+    """Counted at 192 to 768 in float32: the projection, its normalised form and the gradients of both."""
+    peaks: dict[str, int] = {}
+    lift = Lift(timm.create_model("deit_tiny_patch16_224", depth=1), width=768, num_classes=10)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for form in ("formed", "unformed"):
+            tokens = torch.empty(batch, 196, 192, requires_grad=True)
+            stored = torch.empty(batch, 196, 768, dtype=torch.float16)
+            with Traffic() as seen:
+                if form == "formed":
+                    logits, lifted = lift.finish(tokens)
+                    loss = F.mse_loss(lifted, stored.float())
+                else:
+                    logits, unformed = lift.finish_unformed(tokens)
+                    loss = unformed.mse(stored)
+                (loss + logits.sum()).backward()
+            peaks[form] = seen.peak_bytes
+    one = batch * 196 * 768 * 4
+    assert peaks["formed"] - peaks["unformed"] > 2 * one, {name: peak / one for name, peak in peaks.items()}
 
 
 def test_every_parameter_gets_a_gradient() -> None:
