@@ -18,7 +18,7 @@ from kdcache_kernels import gram, sweep
 from kdcache_kernels.dispatch import Choice, choose
 from kdcache_kernels.projection_problem import Problem
 
-# Above this ratio of widths the Gram form does less work than forming the projection (KERNELS 4).
+# Above this ratio of widths the Gram form does less work than forming the projection.
 _GRAM_RATIO = 1.5
 _KERNELS = {
     "gram": ("gram_sums", "gram_small", "gram_ds"),

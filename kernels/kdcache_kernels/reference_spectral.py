@@ -56,7 +56,7 @@ def spectral_align(student_map: Tensor, teacher_map: Tensor) -> Tensor:
         student_map: (B, C_s, H, W).
         teacher_map: (B, C_t, H, W).
 
-    Source: arXiv:2412.19055; METHODS 3.2.
+    Source: arXiv:2412.19055.
     """
     channels = min(student_map.shape[1], teacher_map.shape[1])
     return F.mse_loss(_spectrum(student_map, channels), _spectrum(teacher_map, channels))

@@ -28,7 +28,7 @@ def spectral_align(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
     Returns: scalar float32 or float64.
     Raises: ValueError for shapes or dtypes that do not fit.
-    Source: arXiv:2412.19055; METHODS 3.2.
+    Source: arXiv:2412.19055.
     """
     if student_map.dim() != 4 or student_map.numel() == 0:
         raise ValueError(f"student_map must be (B, C_s, H, W) and not empty, got shape {tuple(student_map.shape)}")

@@ -28,7 +28,7 @@ def token_spectrum(tokens: Tensor, *, levels: Sequence[float] = (0.9,), fold: bo
         tokens: (N, D) or (B, L, D), float; a slice such as ``tokens[:, 1:]`` is not copied. Channels that do not lie
             side by side are copied first.
         levels: Shares of the energy, each in (0, 1].
-        fold: False for all D bins as an FFT orders them (METHODS 1.3, published numbers); True for the D // 2 + 1 bins
+        fold: False for all D bins as an FFT orders them (the numbers of arXiv:2511.15572); True for the D // 2 + 1 bins
             of a real FFT, with both halves' energy in each.
 
     Returns:
@@ -55,7 +55,7 @@ def skipped_tokens(bandwidth: Tensor) -> Tensor:
 
 
 def cumulative_energy(energy: Tensor) -> Tensor:
-    """The curve whose crossings METHODS 1.3 publishes: energy of the first 1, 2, ... bins, float64, ends at 1."""
+    """The curve whose crossings arXiv:2511.15572 publishes: energy of the first 1, 2, ... bins, float64, ends at 1."""
     return energy.double().cumsum(-1)
 
 

@@ -52,7 +52,7 @@ def test_spectrum_and_intensity_are_of_all_bins(random: np.random.Generator, wid
 @pytest.mark.parametrize(
     ("values", "has_u_shape", "minimum_at"),
     [
-        # Published entropies of a student (METHODS 2.2), SoftKD and SpectralKD.
+        # Published entropies of a student (arXiv:2511.06848), SoftKD and SpectralKD.
         ([2.43, 2.01, 1.82, 1.80, 1.84, 1.97, 2.16, 2.37, 2.68, 2.94, 3.01, 3.34], True, 3),
         ([1.75, 1.30, 1.16, 0.96, 0.86, 0.84, 0.98, 1.13, 1.43, 1.70, 1.67, 2.19], True, 5),
         ([1.0, 2.0, 3.0, 4.0], False, 0),

@@ -51,7 +51,7 @@ def test_grids_need_not_be_square(random: np.random.Generator) -> None:
 
 
 def test_two_loud_first_and_six_loud_last_layers_give_the_published_pairs() -> None:
-    """Intensities made up in the described shape give the lists of METHODS 3.1."""
+    """Intensities made up in the described shape give the lists that arXiv:2412.19055 prints."""
     intensities = [3.0, 2.8, *np.linspace(1.2, 0.5, 8), *np.linspace(0.55, 1.4, 8), *np.linspace(2.4, 4.0, 6)]
     pairs = propose_layer_pairs(intensities, range(24), student_depth=12)
     assert pairs.teacher == [0, 1, 18, 19, 20, 21, 22, 23]

@@ -15,7 +15,7 @@ SHAPES = [(4, 16, 24), (3, 49, 20), (2, 7, 7), (1, 1, 5)]
 
 
 def by_svd(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """METHODS 1.2 to the letter, in float64: squared singular values and required dimensions of each image."""
+    """arXiv:2511.15572 to the letter in float64: squared singular values and required dimensions of each image."""
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False) ** 2
     shares = values.cumsum(axis=1) / values.sum(axis=1, keepdims=True)
     dims = [[int(np.argmax(share >= level / 100)) + 1 for level in RANK_LEVELS] for share in shares]

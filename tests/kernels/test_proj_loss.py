@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.kernels.problems import LOSSES, Inputs, exact, gradients, make, relative_error, three_ways
 
-# Caps of the relative error: what rounding the result alone may cost, and a little more (KERNELS 9).
+# Caps of the relative error: what rounding the result alone may cost, and a little more.
 CAPS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 6e-3}
 SHAPES = [((96, 64), 128), ((3, 43, 48), 100), ((70, 37), 77), ((5, 20), 31), ((64, 48), 50)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

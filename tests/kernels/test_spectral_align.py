@@ -87,7 +87,7 @@ def test_maps_are_read_where_they_lie(form: str, channels: tuple[int, int]) -> N
 
 
 def test_published_numbers(form: str) -> None:
-    """METHODS 6.2: a constant offset at 14 x 14 gives 0.875 of the mean squared error; pooling takes pair means."""
+    """A constant offset at 14 x 14 gives 0.875 of the mean squared error; pooling takes pair means."""
     student = maps((1, 4, 14, 14), torch.float32).to(form)
     torch.testing.assert_close(spectral_align(student, student + 2).cpu(), torch.tensor(0.875 * 4))
     teacher = maps((1, 8, 14, 14), torch.float32, seed=1).to(form)

@@ -88,7 +88,7 @@ def test_outlier_channels_and_a_mean(form: str, width: int) -> None:
 
 
 def test_tokens_of_one_channel_or_of_one_frequency(form: str) -> None:
-    """METHODS 6.2: a single channel has all bins alike, a constant one bin."""
+    """A single channel has all bins alike, a constant one bin."""
     one_hot, constant = torch.zeros(5, 384, device=form), torch.full((5, 384), 0.5, device=form)
     one_hot[:, 17] = 3
     energy, bandwidth = token_spectrum(one_hot, levels=(0.5, 0.9))

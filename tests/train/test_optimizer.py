@@ -16,7 +16,7 @@ def rates(
 
 
 def test_the_papers_trace() -> None:
-    """Batch 2048, 300 epochs: epochs 0 and 1 both at 1e-6, the peak at epoch 6 (METHODS 6.2 item 7)."""
+    """Batch 2048, 300 epochs: epochs 0 and 1 both at 1e-6, the peak at epoch 6."""
     found = rates(
         SchedulerConfig(warmup_epochs=5, step="epoch"), epochs=300, steps_per_epoch=10, batch_size=2048,
         steps=[epoch * 10 for epoch in range(7)],
