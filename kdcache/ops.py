@@ -9,6 +9,7 @@ from kdcache_kernels import (
     mean_spectrum_from_second_moment,
     spectral_align,
     token_spectrum,
+    watch_forms,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "mean_spectrum_from_second_moment",
     "spectral_align",
     "token_spectrum",
+    "watch_forms",
 ]

@@ -229,5 +229,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         f"data, peak memory {size_text(summary['peak_memory_bytes'])}, {summary['num_parameters'] / 1e6:.2f} M "
         f"parameters{_before_factoring(summary)}"
     )
+    for operation, form in summary["fused_operations"].items():
+        print(f"{operation} ran in {form}")
     print(f"{out}: student.safetensors, metrics.jsonl, summary.json")
     print(f"next: kdcache eval {out} --data ..., kdcache export {out} --out ...")

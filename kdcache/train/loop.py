@@ -286,6 +286,7 @@ def _summary(run: _Run) -> dict[str, Any]:
         "target_bytes_per_view": sum(column.stride_bytes for column in run.loader.records.columns),
         "peak_memory_bytes": peak_memory_bytes(run.device),
         "precision": run.trainer.precision,
+        "fused_operations": run.trainer.forms,
         "device": str(run.device),
     }
 

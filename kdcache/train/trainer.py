@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import UsageError
+from kdcache.ops import watch_forms
 from kdcache.seeds import derived_seed
 from kdcache.stream.batch import Batch
 from kdcache.train.config import RunConfig
@@ -32,6 +33,10 @@ class Trainer:
         device: Where it runs.
         steps_per_epoch: Optimizer steps in an epoch.
 
+    Attributes:
+        precision: Of the forward passes: fp32, bf16 or fp16.
+        forms: What fused operations ran as, and why; see `ops.watch_forms`.
+
     Raises: UsageError for fp16 on a CPU or checkpointing that the student does not know.
     """
 
@@ -44,6 +49,7 @@ class Trainer:
         )
         if self.precision == "fp16" and device.type == "cpu":
             raise UsageError("precision fp16 needs an accelerator; use bf16 or fp32 on a CPU")
+        self.forms: dict[str, str] = {}
         self._step = setup.step.to(device).train()
         if config.grad_checkpointing:
             if not hasattr(self._step.student.model, "set_grad_checkpointing"):
@@ -114,7 +120,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Resume from what `state_dict` gave."""
         self._step.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
@@ -124,7 +130,7 @@ class Trainer:
     def _run(self, batch: Batch, rows: slice) -> dict[str, Tensor]:
         targets = {column.name: batch.targets[column.name].rows(rows) for column in self._setup.columns}
         images = self._resized(batch.normalized(rows))
-        with self._autocast():
+        with self._autocast(), watch_forms(self.forms):
             return self._forward(images, batch.labels[rows], targets)[0]
 
     def _resized(self, images: Tensor) -> Tensor:

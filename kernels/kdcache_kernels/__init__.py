@@ -1,5 +1,6 @@
 """Feature-distillation losses and token spectra on stored targets. Needs torch, and Triton on a GPU."""
 
+from kdcache_kernels.dispatch import watch_forms
 from kdcache_kernels.feature_loss import FeatureLoss, explain_backend, layer_norm_affine
 from kdcache_kernels.lift import LiftedTokens, lift_mse, lift_tokens
 from kdcache_kernels.proj_loss import from_components, proj_cosine, proj_mse, proj_smooth_l1
@@ -28,4 +29,5 @@ __all__ = [
     "skipped_tokens",
     "spectral_align",
     "token_spectrum",
+    "watch_forms",
 ]

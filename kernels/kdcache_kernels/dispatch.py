@@ -11,7 +11,8 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,31 @@ class Choice:
     form: Literal["torch", "triton"]
     reason: str
     configs: Mapping[str, Config] = field(default_factory=dict)
+
+
+_watchers: list[dict[str, str]] = []
+
+
+@contextmanager
+def watch_forms(seen: dict[str, str]) -> Iterator[None]:
+    """Note what runs within the block.
+
+    Args:
+        seen: Gets the operations with their widths, and form and reason of each: ``torch: KD_KERNELS=torch`` of
+            ``proj_mse 192 to 768``. Operations in float64, which have no kernels, may be left out.
+    """
+    _watchers.append(seen)
+    try:
+        yield
+    finally:
+        _watchers.pop()
+
+
+def noted(operation: str, choice: Choice) -> Choice:
+    """The choice, once all who watch have noted it."""
+    for seen in _watchers:
+        seen[operation] = f"{choice.form}: {choice.reason}"
+    return choice
 
 
 # One decision, read from top to bottom in the order in which it is taken.

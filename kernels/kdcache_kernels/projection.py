@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcache_kernels import gram, sweep
-from kdcache_kernels.dispatch import Choice, choose
+from kdcache_kernels.dispatch import Choice, choose, noted
 from kdcache_kernels.projection_problem import Problem
 
 # Above this ratio of widths the Gram form does less work than forming the projection.
@@ -46,6 +46,11 @@ def algorithm(problem: Problem, kind: str) -> str:
 
 def choice(problem: Problem, kind: str) -> Choice:
     """Triton or torch, and why."""
+    depth, width = problem.weight.shape
+    return noted(f"proj_{kind} {width} to {depth}", _choice(problem, kind))
+
+
+def _choice(problem: Problem, kind: str) -> Choice:
     how = algorithm(problem, kind)
     student, basis = problem.student, problem.basis
     if student.dtype == torch.float64 or (student.is_cuda and student.dtype == torch.float32):

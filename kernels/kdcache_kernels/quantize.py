@@ -5,7 +5,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from kdcache_kernels.dispatch import choose
+from kdcache_kernels.dispatch import choose, noted
 from kdcache_kernels.quantized import LARGEST, WIDEST, Format
 from kdcache_kernels.token_chunks import check_tokens
 
@@ -43,7 +43,7 @@ def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor,
 @torch.library.custom_op("kd::quantize", mutates_args=())
 def _quantize(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     width = tokens.shape[-1]
-    choice = choose(["quantize_rows"], tokens, width)
+    choice = noted(f"quantize {width}", choose(["quantize_rows"], tokens, width))
     if choice.form == "torch" or width > WIDEST:
         return _quantize_in_torch(tokens, codec)
     from kdcache_kernels.device.quantize_rows import launch

@@ -104,7 +104,9 @@ def _triton_configs(student_map: Tensor, teacher_map: Tensor) -> dict[str, dispa
     """Launch settings of both kernels; empty where plain torch runs."""
     if _compute_dtype(student_map, teacher_map) == torch.float64:
         return {}
-    choice = dispatch.choose(_KERNELS, student_map, student_map.shape[1])
+    width = student_map.shape[1]
+    operation = f"spectral_align {width} and {teacher_map.shape[1]}"
+    choice = dispatch.noted(operation, dispatch.choose(_KERNELS, student_map, width))
     return dict(choice.configs) if choice.form == "triton" else {}
 
 

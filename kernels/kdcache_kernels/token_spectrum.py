@@ -64,7 +64,7 @@ def _token_spectrum(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Te
     width = tokens.shape[-1]
     kernel = "spectrum_fold4" if width % 4 == 0 and width <= _WIDEST_FOLD4 else "spectrum_dft"
     if tokens.dtype != torch.float64:
-        choice = dispatch.choose([kernel], tokens, width)
+        choice = dispatch.noted(f"token_spectrum {width}", dispatch.choose([kernel], tokens, width))
         if choice.form == "triton":
             return _triton_form(tokens, levels, fold, kernel, choice.configs[kernel])
     return _torch_form(tokens, levels, fold)

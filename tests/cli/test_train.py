@@ -35,6 +35,7 @@ def test_train_and_eval(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "top-1" in shown.out
     assert "10/10 steps, " in shown.err
     assert "epoch 1: top-1" in shown.err
+    assert "proj_mse 12 to 24 ran in torch: " in shown.out
     summary = json.loads((tmp_path / "run" / "summary.json").read_bytes())
     assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(summary["top1"])

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from kdcache_kernels import dispatch
+from kdcache_kernels import (
+    dispatch,
+    proj_cosine,
+    proj_mse,
+    quantize,
+    spectral_align,
+    token_spectrum,
+    watch_forms,
+)
 from kdcache_kernels.dispatch import choose, read_table
 
 CPU = torch.zeros(1)
@@ -78,3 +86,25 @@ def test_a_cpu_runs_torch_without_a_word(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_shipped_tables_are_read() -> None:
     assert {"gram_sums", "gram_ds", "gram_small"} <= read_table("interpreter").keys()
     assert read_table("sm_12345") == {}
+
+
+def test_what_ran_is_noted_within_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_KERNELS", "torch")
+    tokens, weight, targets = torch.randn(6, 8), torch.randn(12, 8), torch.randn(6, 12)
+    proj_mse(tokens, weight, None, targets)
+    outer: dict[str, str] = {}
+    inner: dict[str, str] = {}
+    with watch_forms(outer):
+        token_spectrum(tokens)
+        with watch_forms(inner):
+            proj_cosine(tokens, weight, None, targets)
+            quantize(tokens)
+        spectral_align(torch.randn(2, 4, 3, 3), torch.randn(2, 8, 3, 3))
+    wanted = ("proj_cosine 8 to 12", "quantize 8", "spectral_align 4 and 8", "token_spectrum 8")
+    assert sorted(outer) == list(wanted)
+    assert sorted(inner) == list(wanted[:2])
+    assert set(outer.values()) == {"torch: KD_KERNELS=torch"}
+    with pytest.raises(ZeroDivisionError), watch_forms(outer):
+        _ = 1 / 0
+    proj_mse(tokens, weight, None, targets)
+    assert sorted(outer) == list(wanted)

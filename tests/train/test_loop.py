@@ -17,10 +17,12 @@ from kdcache.errors import (
     SourceError,
     UsageError,
 )
+from kdcache.methods.base import Method
 from kdcache.methods.feature import feature
 from kdcache.methods.lift import lift
 from kdcache.methods.logit import logit
 from kdcache.methods.none import none
+from kdcache.methods.spectral import spectral
 from kdcache.methods.wide_last import wide_last
 from kdcache.teacher.extract import extract
 from kdcache.train import train
@@ -210,6 +212,26 @@ def test_the_views_of_all_epochs_are_used(tiny_root: Path, tmp_path: Path) -> No
 def test_online_needs_teachers(tiny_root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="online=True and load_teachers go together"):
         train(tiny_root, tmp_path / "run", tiny_run("online=true"))
+
+
+@pytest.mark.parametrize(
+    ("method", "operation"),
+    [
+        (lift(teacher=("blocks.-1/patch:int8",)), "proj_mse 12 to 24"),
+        (feature(teacher=("blocks.-1/patch:int8",), loss="cosine"), "proj_cosine 12 to 24"),
+        (spectral(teacher=("blocks.-1/patch:int8",)), "spectral_align 12 and 24"),
+        (none(), None),
+    ],
+    ids=["lift", "feature", "spectral", "none"],
+)
+def test_fused_operations_run_by_default_and_the_summary_says_how(
+    tiny_root: Path, tmp_path: Path, method: Method, operation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KD_KERNELS", "torch")
+    codec = "none" if operation is None else "fp16"
+    run = tiny_run(f"data.codec={codec}", method=method, epochs=1)
+    found = train(tiny_root, tmp_path / "run", run)["fused_operations"]
+    assert found == ({} if operation is None else {operation: "torch: KD_KERNELS=torch"})
 
 
 def test_memory_is_that_of_this_process(tiny_root: Path, tmp_path: Path) -> None:
