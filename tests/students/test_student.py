@@ -42,7 +42,7 @@ def test_students_give_logits_and_tokens(
     assert [str(tap) for tap in student.taps] == read
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
-        logits, tokens = student.outputs(images)
+        logits, tokens, _ = student.outputs(images)
         torch.testing.assert_close(student(images), logits)
     assert logits.shape == (2, 5)
     shapes = [(2, 1 if tap.kind == "prefix" else 16, width) for tap, width in zip(taps, channels, strict=True)]
@@ -91,7 +91,7 @@ def test_grids() -> None:
 def test_any_architecture_can_be_a_plain_student() -> None:
     student = build_student(spec(name="resnet18", kwargs={}, image_size=64))
     student.set_taps([Tap("patch")])
-    logits, (tokens,) = student.outputs(torch.randn(2, 3, 64, 64))
+    logits, (tokens,), _ = student.outputs(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 5)
     assert tokens.shape == (2, 4, 512)
     assert student.no_weight_decay() == set()

@@ -79,7 +79,7 @@ def test_a_merged_student_is_a_plain_model_that_gives_the_same(
     images = torch.randn(2, 3, size, size)
     student.eval().set_taps([Tap("patch")])
     with torch.inference_mode():
-        logits, (tokens,) = student.outputs(images)
+        logits, (tokens,), _ = student.outputs(images)
         merged, facts = merge_student(student, spec)
         assert facts == StudentSpec(name=name, kwargs={**plain, **depth}, num_classes=5, image_size=size)
         loaded = timm.create_model(name, **{**kwargs, **depth}).eval()
