@@ -3,8 +3,6 @@
 from kdcache_kernels import (
     FeatureLoss,
     LiftedTokens,
-    explain_backend,
-    lift_mse,
     lift_tokens,
     mean_spectrum_from_second_moment,
     spectral_align,
@@ -15,8 +13,6 @@ from kdcache_kernels import (
 __all__ = [
     "FeatureLoss",
     "LiftedTokens",
-    "explain_backend",
-    "lift_mse",
     "lift_tokens",
     "mean_spectrum_from_second_moment",
     "spectral_align",

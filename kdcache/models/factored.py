@@ -5,6 +5,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from kdcache.models.build import count_parameters
+
 FactorInit = Literal["svd", "random"]
 
 
@@ -43,7 +45,7 @@ class FactoredLinear(nn.Sequential):
 
 def count_dense_parameters(model: nn.Module) -> int:
     """Number of parameters that a model would have with each of its factored layers as one."""
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = count_parameters(model)
     for layer in model.modules():
         if isinstance(layer, FactoredLinear):
             factors = sum(each.numel() for name, each in layer.named_parameters() if name.endswith("weight"))
