@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdcache.cache.base import BaseFingerprint, BaseManifest, BaseShard
+from kdcache.cache.base import BaseFingerprint, BaseManifest, BaseShard, planned_shards
 from kdcache.cache.facts import ColumnSummary, FileFacts
 from kdcache.cache.group import GroupFingerprint, GroupManifest, GroupShard
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, read_group_index
@@ -13,21 +13,29 @@ from kdcache.cache.index import ShardIndex, read_index
 from kdcache.cache.job import committed_files, read_ledger
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.cache.statistics import Fidelity, TokenStatistics
-from kdcache.errors import IncompleteCacheError, Remedy
+from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
 
 
 def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequence[str]) -> BaseManifest:
     """The manifest of a base whose shards are all done.
 
-    Raises: IncompleteCacheError if a shard is not committed.
+    Raises: IncompleteCacheError if a shard is not committed, CorruptCacheError if one does not account for every image
+        that was planned for it.
     """
     shards: list[BaseShard] = []
     modes: Counter[str] = Counter()
     num_rotated = 0
+    planned = {shard.name: shard.num_samples for shard in planned_shards(fingerprint)}
     for name in names:
         _require(paths, name)
         index: ShardIndex = read_index(paths.shard(INDEX, name))
         num_bad = len(read_ledger(paths.shard(LEDGER, name)))
+        if len(index) + num_bad != planned[name]:
+            raise CorruptCacheError(
+                f"{paths.root}: shard {name} holds {len(index)} images and its ledger names {num_bad}, "
+                f"{planned[name]} were planned",
+                remedy=Remedy.REPAIR,
+            )
         files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
         shards.append(BaseShard(name=name, num_samples=len(index), num_bad=num_bad, files=files))
         modes.update(mode.decode() for mode in index.modes)
@@ -42,26 +50,35 @@ def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequen
 
 
 def assemble_group(
-    paths: CachePaths, fingerprint: GroupFingerprint, base_digest: str, names: Sequence[str]
+    paths: CachePaths, fingerprint: GroupFingerprint, base: BaseManifest, base_digest: str
 ) -> GroupManifest:
     """The manifest of a group whose shards are all done.
 
     Args:
         paths: The group.
         fingerprint: How it was made.
-        base_digest: sha256 of its base's manifest.
-        names: The shards.
+        base: Its base, which says how many records a shard has.
+        base_digest: sha256 of the base's manifest.
 
-    Raises: IncompleteCacheError if a shard is not committed.
+    Raises: IncompleteCacheError if a shard is not committed, CorruptCacheError if a column of one has not one record
+        for every view.
     """
     shards: list[GroupShard] = []
     summaries: dict[str, _Summary] = {}
-    for name in names:
+    for shard in base.shards:
+        name, num_records = shard.name, shard.num_samples * base.fingerprint.views.num_views
         _require(paths, name)
         # One at a time: the second moments of all shards together would be gigabytes.
         index: GroupIndex = read_group_index(paths.shard(INDEX, name))
         files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
         shards.append(GroupShard(name=name, files=files))
+        for column, each in {**index.columns, **index.pixels}.items():
+            if len(each.crc32) != num_records:
+                raise CorruptCacheError(
+                    f"{paths.root}: shard {name} has {len(each.crc32)} records of column {column}, {num_records} are "
+                    "wanted",
+                    remedy=Remedy.REPAIR,
+                )
         for column, each in index.columns.items():
             summaries.setdefault(column, _Summary()).add(each)
     return GroupManifest(

@@ -18,6 +18,9 @@ class ColumnBuilder:
         facts: A column of tokens, logits or embeddings.
         statistics: ``full`` or ``light``, as in the group's fingerprint.
         base: Of the base.
+
+    Attributes:
+        num_records: Records so far.
     """
 
     def __init__(self, facts: ColumnFacts, statistics: str, base: BaseFingerprint) -> None:
@@ -32,7 +35,7 @@ class ColumnBuilder:
         self._sums: list[Array] = []
         self._squares: list[Array] = []
         self._spectra: list[Array] = []
-        self._num_records = 0
+        self.num_records = 0
 
     def add(self, decoded: Array, checksums: Array) -> None:
         """Take in the decoded values (B, *shape) and the payload checksums (B,) of the next records."""
@@ -42,9 +45,9 @@ class ColumnBuilder:
         self._squares.append(squares)
         self._checksums.append(checksums)
         if self._spectrum_every:
-            first = -self._num_records % self._spectrum_every
+            first = -self.num_records % self._spectrum_every
             self._spectra.append(singular_energies(tokens[first :: self._spectrum_every]))
-        self._num_records += len(decoded)
+        self.num_records += len(decoded)
 
     @property
     def is_constant(self) -> bool:
@@ -53,7 +56,7 @@ class ColumnBuilder:
 
     def finish(self, fidelity: Fidelity | None) -> ColumnIndex:
         """The column's part of the index. Args: fidelity: Of its codec, where it is known."""
-        records = range(0, self._num_records, self._spectrum_every) if self._spectrum_every else ()
+        records = range(0, self.num_records, self._spectrum_every) if self._spectrum_every else ()
         return ColumnIndex(
             stride=self.layout.stride_bytes,
             crc32=_joined(self._checksums, (0,), np.uint32),

@@ -15,7 +15,7 @@ from kdcache.cache.job import Job
 from kdcache.cache.manifest import write_manifest
 from kdcache.cache.paths import INDEX, CachePaths
 from kdcache.cache.writer import BadSample, BaseShardWriter
-from kdcache.errors import IncompleteCacheError
+from kdcache.errors import IncompleteCacheError, Remedy
 
 Manifest = TypeVar("Manifest", BaseManifest, GroupManifest)
 
@@ -40,12 +40,12 @@ class TaskWriter:
     """Writes the pending part of one shard.
 
     Args:
-        name: The shard.
+        shard: Its plan.
         base: None if its images are there.
         groups: By name, those that are pending.
     """
 
-    name: str
+    shard: PlannedShard
     base: BaseShardWriter | None
     groups: dict[str, GroupShardWriter]
 
@@ -115,13 +115,19 @@ class Extraction:
             fingerprint = self.groups[group]
             self._jobs[group].clear(name, [column.name for column in fingerprint.columns])
             writers[group] = GroupShardWriter(self.paths.group(group), fingerprint, self.base, name)
-        return TaskWriter(name, base, writers)
+        return TaskWriter(task.shard, base, writers)
 
     def commit(self, writer: TaskWriter, bad: Sequence[BadSample]) -> None:
         """Commit a shard, images first, unless another job has taken over.
 
-        Raises: CacheBusyError, ShardConflictError, DiskFullError.
+        Args:
+            writer: Of the shard.
+            bad: Images of its plan that are not in it.
+
+        Raises: CacheBusyError, ShardConflictError, DiskFullError; IncompleteCacheError where an image or a record is
+            missing, and then nothing is committed.
         """
+        self._require_all(writer, writer.shard.num_samples - len(bad))
         for job in self._all_jobs():
             job.check()
         if writer.base is not None:
@@ -129,7 +135,20 @@ class Extraction:
         for group in writer.groups.values():
             group.commit()
         for job in self._all_jobs():
-            job.attempts(writer.name).unlink(missing_ok=True)
+            job.attempts(writer.shard.name).unlink(missing_ok=True)
+
+    def _require_all(self, writer: TaskWriter, num_samples: int) -> None:
+        num_records = num_samples * self.base.views.num_views
+        counts = [("images", writer.base.num_samples, num_samples)] if writer.base is not None else []
+        for name, group in writer.groups.items():
+            counts += [(f"records of {name}/{column}", n, num_records) for column, n in group.num_records.items()]
+        for what, found, wanted in counts:
+            if found != wanted:
+                raise IncompleteCacheError(
+                    f"{self.paths.root}: shard {writer.shard.name} has {found} {what}, {wanted} are wanted; it was not "
+                    "committed",
+                    remedy=Remedy.FINISH_EXTRACTION,
+                )
 
     def count_attempt(self, name: str) -> int:
         """Note durably that work on a shard begins; returns which attempt this is, from 1."""
@@ -163,7 +182,7 @@ class Extraction:
         groups: dict[str, GroupManifest] = {}
         for name, fingerprint in self.groups.items():
             paths = self.paths.group(name)
-            group = _assembled(paths, names, partial(assemble_group, paths, fingerprint, digest, names))
+            group = _assembled(paths, names, partial(assemble_group, paths, fingerprint, base, digest))
             if group is None:
                 return None
             groups[name] = group

@@ -90,6 +90,11 @@ class GroupShardWriter(TarsWriter):
                 member = self.tars[name].append(member_name(key, view), header, data)
                 builder.add(zlib.crc32(data), member.offset + len(header), len(data))
 
+    @property
+    def num_records(self) -> dict[str, int]:
+        """Records so far, by column."""
+        return {name: each.num_records for name, each in {**self.columns, **self._pixels}.items()}
+
     def commit(self) -> GroupIndex:
         """Make the shard visible: the column tars, then the index that names them all."""
         for tar in self.tars.values():
@@ -113,6 +118,11 @@ class PixelBuilder:
     def add(self, crc32: int, offset: int, size: int) -> None:
         """Take in one record."""
         self._rows.append((crc32, offset, size))
+
+    @property
+    def num_records(self) -> int:
+        """Records so far."""
+        return len(self._rows)
 
     def finish(self) -> PixelIndex:
         """The column's part of the index."""

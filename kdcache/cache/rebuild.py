@@ -81,7 +81,7 @@ def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupMa
     for name in names:
         keys = read_index(base_paths.shard(INDEX, name))
         _replace(paths.shard(INDEX, name), group_index_bytes(_group_index(paths, fingerprint, base, name, keys)))
-    manifest = assemble_group(paths, fingerprint, base_digest, names)
+    manifest = assemble_group(paths, fingerprint, base, base_digest)
     write_manifest(paths, manifest)
     return manifest
 

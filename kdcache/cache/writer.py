@@ -94,6 +94,11 @@ class BaseShardWriter(TarsWriter):
         self._image_members.append(tar.append(f"{sample.key}.{extension}", image) if embed else None)
         self._samples.append(sample)
 
+    @property
+    def num_samples(self) -> int:
+        """Images so far."""
+        return len(self._samples)
+
     def commit(self, bad: Sequence[BadSample]) -> ShardIndex:
         """Make the shard visible: the tar, then the ledger, then the index that names both.
 

@@ -38,7 +38,8 @@ _WORDS = {
     Remedy.ADD_PATCH_TAP: "add one with `kdcache extract --add --tap blocks.-1/patch`",
     Remedy.ADD_PIXELS: "add them with `kdcache extract --add --pixels raw`, or use replayed views",
     Remedy.WIDER_CODEC: (
-        "check the teacher's weights and input; for values beyond 65,504 use `--codec bf16`, int8 or fp32"
+        "check the teacher's weights and input; for values beyond 65,504 use `--codec bf16`, int8 or fp32 "
+        "(with another --out if there are finished shards, which have this codec)"
     ),
     Remedy.FINER_CODEC: "choose a finer --codec (int8 < bf16 < fp16 < fp32), or allow more with --max-error",
     Remedy.ACCEPT_BAD_IMAGES: "repair the source and extract into another folder, or accept them with --max-bad",

@@ -93,7 +93,10 @@ class Background(Generic[Item]):
 
 @final
 class WriteStage:
-    """Runs tasks one after the other in one thread; at most a few wait. A task's error is raised at the next call.
+    """Runs tasks one after the other in one thread; at most a few wait.
+
+    A task's error is raised at the next call. Tasks behind one that failed do not run: what they would finish lacks
+    what the failed one would have written.
 
     Args:
         behind: Tasks that may wait.
@@ -105,6 +108,7 @@ class WriteStage:
         self._pending: deque[Future[None]] = deque()
         self._behind = behind
         self._times = times
+        self._has_failed = False
 
     def submit(self, task: Callable[[], None]) -> None:
         """Queue a task, waiting while too many are pending."""
@@ -112,7 +116,16 @@ class WriteStage:
         while len(self._pending) >= self._behind or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
         self._times.write_s += time.perf_counter() - asked
-        self._pending.append(self._pool.submit(task))
+        self._pending.append(self._pool.submit(self._run, task))
+
+    def _run(self, task: Callable[[], None]) -> None:
+        if self._has_failed:
+            return
+        try:
+            task()
+        except BaseException:
+            self._has_failed = True
+            raise
 
     def finish(self) -> None:
         """Wait for all tasks."""

@@ -87,7 +87,7 @@ class ShardSink:
     def _open(self, item: RecordBatch | ShardEnd) -> TaskWriter:
         if self._writer is None:
             self._writer = self._extraction.open_shard(item.task)
-        assert self._writer.name == item.task.shard.name, "a shard must end before the next begins"
+        assert self._writer.shard.name == item.task.shard.name, "a shard must end before the next begins"
         return self._writer
 
     def _check_fidelity(self, writer: TaskWriter) -> None:
@@ -97,7 +97,7 @@ class ShardSink:
                 error = fidelity.summary()["relative_error"]
                 if limit is not None and error > limit:
                     raise BadRecordError(
-                        f"shard {writer.name}, column {group}/{column}: relative error {error:.3g}, more than "
+                        f"shard {writer.shard.name}, column {group}/{column}: relative error {error:.3g}, more than "
                         f"max_error, {limit:g}",
                         remedy=Remedy.FINER_CODEC,
                     )
@@ -107,6 +107,6 @@ class ShardSink:
             for column, builder in own.columns.items():
                 if builder.is_constant:
                     raise BadRecordError(
-                        f"shard {writer.name}, column {group}/{column}: the teacher's outputs are exactly the same for "
-                        "every token; check its weights, its input normalisation and the images"
+                        f"shard {writer.shard.name}, column {group}/{column}: the teacher's outputs are exactly the "
+                        "same for every token; check its weights, its input normalisation and the images"
                     )

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -8,7 +9,7 @@ from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.facts import FileFacts
 from kdcache.cache.group_index import group_index_bytes, read_group_index
 from kdcache.cache.paths import CachePaths
-from kdcache.errors import IncompleteCacheError
+from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
 from tests.cache.support import overwrite
 from tests.conftest import GROUP
 
@@ -21,7 +22,7 @@ def test_manifests_are_made_of_the_indexes_alone(groups_root: Path) -> None:
     cache = open_cache(groups_root)
     assert assemble_base(cache.paths, cache.manifest.fingerprint, names(cache)) == cache.manifest
     for group in cache.groups.values():
-        made = assemble_group(group.paths, group.manifest.fingerprint, cache.digest, names(cache))
+        made = assemble_group(group.paths, group.manifest.fingerprint, cache.manifest, cache.digest)
         assert made == group.manifest
 
 
@@ -51,9 +52,31 @@ def test_one_shard_of_unknown_fidelity_makes_it_unknown(cache_copy: Path) -> Non
     index = read_group_index(path)
     index.columns["blocks-1-patch-int8"].fidelity = None
     overwrite(path, group_index_bytes(index))
-    made = assemble_group(group.paths, group.manifest.fingerprint, cache.digest, names(cache))
+    made = assemble_group(group.paths, group.manifest.fingerprint, cache.manifest, cache.digest)
     assert made.columns["blocks-1-patch-int8"].fidelity == {}
     assert made.columns["blocks-1-patch-fp16"] == group.manifest.columns["blocks-1-patch-fp16"]
+
+
+def test_a_column_that_lacks_records_makes_no_manifest(cache_copy: Path) -> None:
+    """Whoever committed it: the index and its files agree, and the shard is short all the same."""
+    cache = open_cache(cache_copy)
+    group = cache.groups[GROUP]
+    path = group.paths.shard("index", "train-000001")
+    index = read_group_index(path)
+    index.columns["head-logits-fp16"].crc32 = index.columns["head-logits-fp16"].crc32[:-1]
+    overwrite(path, group_index_bytes(index))
+    message = "shard train-000001 has 15 records of column head-logits-fp16, 16 are wanted"
+    with pytest.raises(CorruptCacheError, match=message) as caught:
+        assemble_group(group.paths, group.manifest.fingerprint, cache.manifest, cache.digest)
+    assert caught.value.remedy is Remedy.REPAIR
+
+
+def test_an_image_that_is_neither_stored_nor_in_the_ledger_makes_no_manifest(cache_copy: Path) -> None:
+    cache = open_cache(cache_copy)
+    planned = msgspec.structs.replace(cache.manifest.fingerprint.source, num_samples=21)
+    fingerprint = msgspec.structs.replace(cache.manifest.fingerprint, source=planned)
+    with pytest.raises(CorruptCacheError, match="train-000002 holds 4 images and its ledger names 0, 5 were planned"):
+        assemble_base(CachePaths(cache_copy), fingerprint, names(cache))
 
 
 def test_an_unfinished_shard_is_named(cache_copy: Path) -> None:
@@ -64,4 +87,4 @@ def test_an_unfinished_shard_is_named(cache_copy: Path) -> None:
     group = cache.groups[GROUP]
     group.paths.shard("index", "train-000002").unlink()
     with pytest.raises(IncompleteCacheError, match="train-000002 is not finished"):
-        assemble_group(group.paths, group.manifest.fingerprint, cache.digest, names(cache))
+        assemble_group(group.paths, group.manifest.fingerprint, cache.manifest, cache.digest)

@@ -4,7 +4,7 @@ import pytest
 
 from kdcache.cache import Extraction, open_cache
 from kdcache.cache.extraction import ShardTask
-from kdcache.errors import CacheBusyError, CacheMismatchError
+from kdcache.errors import CacheBusyError, CacheMismatchError, IncompleteCacheError
 from kdcache.teacher.extract import extract
 from tests.conftest import GROUP, file_hashes, tiny_add
 
@@ -93,6 +93,23 @@ def test_opening_a_shard_clears_what_has_no_index_and_touches_nothing_else(group
     gone = {name for name in before if name.startswith("wide/") and name.endswith("train-000001.tar")}
     assert len(gone) == 2
     assert file_hashes(groups_copy) == {name: found for name, found in before.items() if name not in gone}
+
+
+def test_a_shard_that_lacks_an_image_or_a_record_is_not_committed(groups_copy: Path) -> None:
+    cache = open_cache(groups_copy)
+    (groups_copy / "index" / "train-000001.h5").unlink()
+    (groups_copy / "wide" / "index" / "train-000000.h5").unlink()
+    groups = {"wide": cache.groups["wide"].manifest.fingerprint}
+    extraction = Extraction(groups_copy, cache.manifest.fingerprint, groups, "job", writes_base=True)
+    for number, message in ((1, "has 0 images, 8 are wanted"), (0, "has 0 records of wide/blocks-1-patch-int8, 16")):
+        task = extraction.task(extraction.planned()[number])
+        assert task is not None
+        writer = extraction.open_shard(task)
+        with pytest.raises(IncompleteCacheError, match=f"shard train-00000{number} {message}"):
+            extraction.commit(writer, [])
+        writer.discard()
+        assert extraction.task(extraction.planned()[number]) == task
+    extraction.close()
 
 
 def test_two_groups_may_be_written_at_once_and_one_may_not_by_two(groups_copy: Path) -> None:

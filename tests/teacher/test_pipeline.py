@@ -85,6 +85,25 @@ def test_a_failed_task_stops_the_next_submit() -> None:
     stage.close()
 
 
+@pytest.mark.parametrize("error", [OSError("disk full"), MemoryError(), KeyboardInterrupt()], ids=repr)
+def test_no_task_runs_behind_one_that_failed(error: BaseException) -> None:
+    """The end of a shard must not be written after a batch of it was refused."""
+    stage, begin, seen = WriteStage(behind=3, times=StageTimes()), threading.Event(), []
+
+    def broken() -> None:
+        begin.wait(5)
+        raise error
+
+    stage.submit(broken)
+    stage.submit(lambda: seen.append("end of the shard"))
+    stage.submit(lambda: seen.append("next shard"))
+    begin.set()
+    with pytest.raises(type(error)):
+        stage.finish()
+    stage.close()
+    assert seen == []
+
+
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_as_many_items_wait_as_allowed(ahead: int) -> None:
     made: list[int] = []

@@ -1,14 +1,17 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kdcache.cache import open_cache
-from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
+from kdcache.cache.group_writer import GroupShardWriter
+from kdcache.errors import BadRecordError, DiskFullError, Remedy, TooManyBadImagesError
 from kdcache.teacher import extract as extract_module
+from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
 from kdcache.teacher.model import Teacher
-from tests.conftest import tiny_add, tiny_extract
+from tests.conftest import file_hashes, tiny_add, tiny_extract
 
 
 def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -21,6 +24,61 @@ def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path
     extract(replace(config, max_error=0.1))
 
 
+def one_shard(out: Path) -> ExtractConfig:
+    """A pass of three batches."""
+    return tiny_extract(out, limit=8, taps=("head/logits",))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    extract(one_shard(root))
+    return file_hashes(root)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2], ids=["first batch", "middle batch", "last batch"])
+@pytest.mark.parametrize("kind", [BadRecordError, DiskFullError, MemoryError])
+def test_a_shard_with_a_refused_batch_is_never_committed(
+    undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], batch: int
+) -> None:
+    """However often it is tried; once the cause is gone, the same run makes what an undisturbed one makes."""
+    original, calls = GroupShardWriter.add_records, []
+
+    def refused(self: GroupShardWriter, *arguments: Any) -> None:
+        calls.append(self)
+        if len(calls) == 1 + batch:
+            raise kind("refused")
+        original(self, *arguments)
+
+    for _ in range(2):
+        calls.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(GroupShardWriter, "add_records", refused)
+            with pytest.raises(kind, match="refused"):
+                extract(one_shard(tmp_path / "c"))
+        assert not list((tmp_path / "c").rglob("*.h5"))
+        assert not list((tmp_path / "c").rglob("*.tar"))
+    extract(one_shard(tmp_path / "c"))
+    assert file_hashes(tmp_path / "c") == undisturbed
+
+
+def test_the_codec_that_a_refusal_advises_can_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values beyond fp16's 65,504: nothing was committed, so that another codec is not another plan's."""
+    original = Teacher.run
+
+    def large(self: Teacher, *arguments: Any, **keywords: Any) -> Any:
+        return {tap: values * 1e7 for tap, values in original(self, *arguments, **keywords).items()}
+
+    monkeypatch.setattr(extract_module.Teacher, "run", large)
+    config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch",))
+    for _ in range(2):
+        with pytest.raises(BadRecordError, match=r"codec fp16 makes of the teacher's value -?inf") as caught:
+            extract(config)
+        assert caught.value.remedy is Remedy.WIDER_CODEC
+    extract(replace(config, codec="bf16"))
+    assert [column.facts.codec for column in open_cache(tmp_path / "c").columns] == ["bf16"]
+
+
 def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All weights zero: every token is the same, and somebody would train on it for a month."""
     original = Teacher.run
@@ -30,8 +88,10 @@ def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return {tap: values if tap == "head/logits" else values * 0 for tap, values in outputs.items()}
 
     monkeypatch.setattr(extract_module.Teacher, "run", dead)
-    with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
-        extract(tiny_extract(tmp_path / "c"))
+    for _ in range(2):
+        with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
+            extract(tiny_extract(tmp_path / "c"))
+        assert not list((tmp_path / "c").rglob("*.h5"))
 
 
 def test_too_many_bad_images_fail_the_run_and_lose_nothing(photos: Path, tmp_path: Path) -> None:
