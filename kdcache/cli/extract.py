@@ -17,9 +17,11 @@ from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from kdcache.images import Source
     from kdcache.teacher.extract import ExtractReport
 
 USAGE = "(--data DATA --teacher NAME | --add [--teacher NAME]) --out DIR [options]"
+_MAX_CLASSES = 12
 EXAMPLE = """examples:
   kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher cait_s24_224 --tap blocks.-1/patch \\
       --tap head/logits --codec int8 --views 2 --view-recipe rrc-flip --out caches/inet
@@ -42,6 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
     )
     data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
+    data.add_argument(
+        "--class-order",
+        choices=("natural", "sorted"),
+        default=default,
+        help="of class folders: as timm's, or by code points (natural)",
+    )
+    data.add_argument(
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help="names of class folders, one a line, in the order of the teacher's classes",
+    )
     data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
@@ -162,8 +177,12 @@ def run(arguments: argparse.Namespace) -> int:
             bad = f", {counted(progress.num_bad, 'bad image')}" if progress.num_bad else ""
             reporter.update(progress.num_records, progress.num_pending, f"limited by {progress.bottleneck}{bad}")
 
+        def announce(source: "Source") -> None:
+            if env.is_main and not as_json:
+                print(source_text(source, str(config.data)), file=sys.stderr)
+
         try:
-            report = extract(config, env=env, on_progress=show)
+            report = extract(config, env=env, on_source=announce, on_progress=show)
         except HungImageError as error:
             # A thread is stuck inside a decoder and would keep the interpreter from ending.
             print(f"kdcache extract: error: {error}", file=sys.stderr, flush=True)
@@ -173,6 +192,29 @@ def run(arguments: argparse.Namespace) -> int:
     elif env.is_main or report.base is not None:
         print(_summary(report, config.out))
     return 0
+
+
+def source_text(source: "Source", data: str) -> str:
+    """What was found: images, what was passed over, labels and where they are from, classes."""
+    images = source.images
+    bare = [image.key for image in images if image.label < 0]
+    lines = [f"{data}: {counted(len(images), 'image')}"]
+    if any(source.passed_over.values()):
+        lines.append(f"  passed over: {source.passed_over_text()}")
+    if len(bare) == len(images):
+        lines.append("  labels: none; students can be trained on the teacher alone")
+    elif bare:
+        lines.append(
+            f"  labels: {len(images) - len(bare)} of {len(images)}, from {source.label_source}; the first without is "
+            f"{bare[0]!r}"
+        )
+    else:
+        lines.append(f"  labels: all, from {source.label_source}")
+    if num_classes := source.num_classes:
+        names = [f"{index} {name}" for index, name in enumerate(source.class_names)]
+        shown = names if len(names) <= _MAX_CLASSES else [*names[: _MAX_CLASSES - 1], "…", names[-1]]
+        lines.append(f"  classes: {num_classes}" + (f": {', '.join(shown)}" if shown else ", by number"))
+    return "\n".join(lines)
 
 
 def _as_json(report: "ExtractReport") -> dict[str, Any]:

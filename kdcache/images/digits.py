@@ -19,6 +19,7 @@ class DigitsSource(Source):
     """
 
     kind = "digits"
+    label_source = "the data set"
 
     def __init__(self, split: str) -> None:
         # Only users of the digits should pay for the import.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kdcache.errors import SourceError
+from kdcache.images.classes import ClassRule
 from kdcache.images.digits import SPLITS, DigitsSource
 from kdcache.images.folder import FolderSource
 from kdcache.images.source import Source
@@ -11,12 +12,13 @@ from kdcache.images.tars import TarSource
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, classes: ClassRule | None = None) -> Source:
     """Open a source.
 
     Args:
         text: A folder of class folders; a tar, ``.tar.gz`` or a brace pattern of them; or ``digits``, ``digits:train``,
             ``digits:test``.
+        classes: The order of class folders; None takes timm's.
 
     Raises: SourceError.
     """
@@ -30,7 +32,7 @@ def open_source(text: str) -> Source:
     if text.endswith(_TAR_ENDINGS):
         return TarSource(text)
     if Path(text).is_dir():
-        return FolderSource(Path(text))
+        return FolderSource(Path(text), classes)
     raise SourceError(
         f"{text!r}: no such folder; wanted a folder of class folders, tars ({', '.join(_TAR_ENDINGS)}, brace "
         "patterns) or digits"

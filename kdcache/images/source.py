@@ -1,6 +1,7 @@
 """Where images come from: one interface over folders, tars and the embedded digits."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,11 +34,15 @@ class Source(ABC):
         kind: folder, tar or digits.
         images: In the source's own order.
         class_names: By class index; empty where the source has no names.
+        passed_over: Files or members that were found and are not taken, by reason.
+        label_source: Where labels come from, in words; empty where there are none.
     """
 
     kind: str
     images: Sequence[SourceImage]
     class_names: Sequence[str]
+    passed_over: Counter[str] = Counter()
+    label_source: str = ""
 
     @abstractmethod
     def read(self, position: int) -> bytes:
@@ -49,6 +54,11 @@ class Source(ABC):
     @abstractmethod
     def size_bytes(self, position: int) -> int:
         """Size of one image file."""
+
+    def passed_over_text(self) -> str:
+        """What was passed over: ``2 .heic, 1 beside the class folders``."""
+        kinds = sorted(self.passed_over.items(), key=lambda each: (-each[1], each[0]))
+        return ", ".join(f"{count} {reason}" for reason, count in kinds if count)
 
     @property
     def num_classes(self) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name, safe_name
+from kdcache.images.classes import ClassOrder, ClassRule
 from kdcache.per_class import check_subset
 from kdcache.views import RECIPES
 
@@ -57,6 +58,8 @@ class ExtractConfig:
         image_size: S; None takes the teacher's own.
         interpolation: None takes the teacher's own, and bicubic for ``deit``.
         seed: Of the views, the order, and random teacher weights.
+        class_order: Of class folders: ``natural`` as timm's, or ``sorted`` by code points.
+        class_map: File with the names of class folders in the order of the classes, in place of `class_order`.
         limit: Images to take; None for all.
         per_class: Images to take of each class: ``5``, or ``1%`` of them; None for all. See kdcache.per_class.
         per_class_seed: Of that draw; None takes `seed`.
@@ -96,6 +99,8 @@ class ExtractConfig:
     limit: int | None = None
     per_class: str | None = None
     per_class_seed: int | None = None
+    class_order: ClassOrder = "natural"
+    class_map: Path | None = None
     order: Order = "shuffle"
     images: Images = "embed"
     split: str = "train"
@@ -116,7 +121,13 @@ class ExtractConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, kind in (("order", Order), ("images", Images), ("precision", Precision), ("statistics", Statistics)):
+        for name, kind in (
+            ("order", Order),
+            ("images", Images),
+            ("precision", Precision),
+            ("statistics", Statistics),
+            ("class_order", ClassOrder),
+        ):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
         if self.view_recipe not in RECIPES:
@@ -167,6 +178,11 @@ class ExtractConfig:
         if match is None or not self.pixels.startswith("jpeg"):
             return 0
         return int(match[1] or _DEFAULT_QUALITY)
+
+    @property
+    def classes(self) -> ClassRule:
+        """The order of class folders."""
+        return ClassRule(order=self.class_order, class_map=self.class_map)
 
     @property
     def group_name(self) -> str:

@@ -18,7 +18,7 @@ from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
 from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
-from kdcache.images import open_source
+from kdcache.images import Source, open_source
 from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
@@ -95,7 +95,11 @@ class _Pass:
 
 
 def extract(
-    config: ExtractConfig, *, env: WorkerEnv | None = None, on_progress: Callable[[Progress], None] = lambda _: None
+    config: ExtractConfig,
+    *,
+    env: WorkerEnv | None = None,
+    on_source: Callable[[Source], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> ExtractReport:
     """Run the teacher over the images and write the cache; running it again resumes where it stopped.
 
@@ -105,22 +109,23 @@ def extract(
     Args:
         config: What to do.
         env: This worker; None reads the environment.
+        on_source: Called with the images of a new cache, before the teacher is loaded.
         on_progress: Called after every batch.
 
     Raises: any KdcacheError; finished shards are safe after each of them.
     """
     env = env or worker_env()
-    begin = _begin_adding if config.add else _begin_new
-    started = begin(config, env)
+    started = _begin_adding(config, env) if config.add else _begin_new(config, env, on_source)
     try:
         return _run(config, env, started, on_progress)
     finally:
         started.extraction.close()
 
 
-def _begin_new(config: ExtractConfig, env: WorkerEnv) -> _Pass:
+def _begin_new(config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source], None]) -> _Pass:
     assert config.data is not None, "the config checks it"
-    source = open_source(config.data)
+    source = open_source(config.data, config.classes)
+    on_source(source)
     # A folder that cannot be written is found before the teacher is loaded.
     make_folder(CachePaths(config.out).job)
     teacher = _teacher(config, env, config.image_size)
@@ -142,7 +147,7 @@ def _begin_new(config: ExtractConfig, env: WorkerEnv) -> _Pass:
 def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     manifest, _ = read_base(CachePaths(config.out))
     base = manifest.fingerprint
-    source = open_source(config.data) if config.data is not None else None
+    source = open_source(config.data, config.classes) if config.data is not None else None
     reader = ReplayReader(config.out, source)
     reader.check()
     teacher = _teacher(config, env, base.views.size) if config.teacher is not None else None

@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kdcache.cache import open_cache
+from kdcache.cli.extract import source_text
 from kdcache.cli.main import main
+from kdcache.images import open_source
 from tests.cli.support import extract_words, fails
 from tests.conftest import GROUP
 
@@ -76,6 +79,29 @@ def test_a_few_images_of_each_class(photos: Path, tmp_path: Path, capsys: pytest
     assert "would be ignored" in fails(capsys, few("--per-class-seed", "4"), code=2)
     assert "uneven; use one" in fails(capsys, few("--per-class", "1", "--limit", "3"), code=2)
     assert "got 'some'" in fails(capsys, few("--per-class", "some"), code=2)
+
+
+def test_images_labels_and_classes_are_shown_before_the_teacher_is_loaded(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdcache.teacher.extract.Teacher", lambda *_, **__: pytest.fail("the teacher was loaded"))
+    (photos / "cat" / "raw.heic").touch()
+    (tmp_path / "map.txt").write_text("dog\nfish\ncat\n")
+    words = extract_words(tmp_path / "c", "--class-map", str(tmp_path / "map.txt"), data=str(photos))
+    with pytest.raises(pytest.fail.Exception, match="the teacher was loaded"):
+        main(words)
+    assert capsys.readouterr().err == (
+        f"{photos}: 6 images\n  passed over: 1 .heic\n  labels: all, from class folders\n"
+        "  classes: 3: 0 dog, 1 fish, 2 cat\n"
+    )
+
+
+def test_images_without_labels_are_counted_and_the_first_is_named(photos: Path) -> None:
+    source = open_source(str(photos))
+    source.images = [replace(image, label=-1) if image.key == "dog/2.png" else image for image in source.images]
+    text = source_text(source, "d")
+    assert "labels: 5 of 6, from class folders; the first without is 'dog/2.png'" in text
+    assert "labels: none; students can be trained" in source_text(open_source(str(photos / "cat")), "d")
 
 
 def test_bad_images_are_counted_and_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

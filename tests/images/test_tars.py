@@ -62,8 +62,72 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
 
 def test_the_same_key_twice_in_one_tar(tmp_path: Path) -> None:
     make_tar(tmp_path / "a.tar", {"k.jpg": b"x", "other.jpg": b"y", "k.png": b"z"})
-    with pytest.raises(SourceError, match="occurs twice"):
+    with pytest.raises(SourceError, match=r"members of 'k' are not adjacent.*tar --sort=name"):
         TarSource(str(tmp_path / "a.tar"))
+
+
+def found(path: Path, *members: str) -> list[tuple[str, bytes, int]]:
+    """(key, bytes, label) of a tar whose images hold their own names and whose labels are all 3."""
+    source = TarSource(
+        str(make_tar(path, {name: b"3" if name.lower().endswith("cls") else name.encode() for name in members}))
+    )
+    return [(image.key, source.read(position), image.label) for position, image in enumerate(source.images)]
+
+
+def test_a_plain_extension_comes_before_a_longer_one(tmp_path: Path) -> None:
+    """Members of a sample are sorted by name, so that the depth map comes first."""
+    assert found(tmp_path / "t.tar", "a.cls", "a.depth.png", "a.jpg", "a.seg.png") == [("a", b"a.jpg", 3)]
+    assert TarSource(str(tmp_path / "t.tar")).passed_over == {"further images of a sample": 2}
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (("I.01.jpg", "I.02.jpg", "I.03.jpg", "I.04.jpg"), r"4 images share the key .I.: I.01.jpg, .*, …; a key ends"),
+        (("a.jpg", "a.png"), "'a' has 2 images: a.jpg, a.png; leave one"),
+        (("a.cls", "a.jpg", "a.other.cls"), "'a' has 2 labels: a.cls, a.other.cls"),
+        (("a.jpg", "b.jpg", "a.cls", "b.cls"), "members of 'a' are not adjacent"),
+    ],
+    ids=["dots in names", "two images", "two labels", "labels behind all images"],
+)  # fmt: skip
+def test_what_is_no_one_sample_is_refused(tmp_path: Path, members: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        found(tmp_path / "t.tar", *members)
+
+
+@pytest.mark.parametrize("label", ["a.CLS", "a.output.cls"])
+def test_labels_by_other_spellings(tmp_path: Path, label: str) -> None:
+    assert found(tmp_path / "t.tar", "a.input.JPG", label) == [("a", b"a.input.JPG", 3)]
+    assert TarSource(str(tmp_path / "t.tar")).label_source == ".cls members"
+
+
+def test_what_a_mac_packs_beside_each_file_is_passed_over(tmp_path: Path) -> None:
+    members = (
+        "./._a.jpg",
+        "./a.jpg",
+        "./._a.cls",
+        "./a.cls",
+        "__MACOSX/b/._c.jpg",
+        "b/.DS_Store",
+        "b/._c.jpg",
+        "b/c.jpg",
+    )
+    assert found(tmp_path / "t.tar", *members) == [("./a", b"./a.jpg", 3), ("b/c", b"b/c.jpg", -1)]
+    assert TarSource(str(tmp_path / "t.tar")).passed_over == {"hidden files": 5}
+
+
+def test_every_member_that_is_not_taken_is_counted(tmp_path: Path) -> None:
+    found(tmp_path / "t.tar", "a.jpg", "a.json", "a.txt", "b.jpg", "b.json", "c.cls", "README", "d.heic")
+    assert TarSource(str(tmp_path / "t.tar")).passed_over_text() == (
+        "2 .json, 1 .heic, 1 .txt, 1 labels without an image, 1 without extension"
+    )
+
+
+@pytest.mark.parametrize("text", [b"cat", b"20260101000", b"-1", b"1.0", b"", b"\xff"])
+def test_a_label_that_is_no_class_index_names_its_member(tmp_path: Path, text: bytes) -> None:
+    make_tar(tmp_path / "t.tar", {"k.jpg": b"x", "k.cls": text})
+    with pytest.raises(SourceError, match=r"k.cls holds '.*', wanted a class index such as 17 \(below 1,000,000\)"):
+        TarSource(str(tmp_path / "t.tar"))
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
@@ -100,13 +164,9 @@ def test_links_devices_and_sparse_files_are_no_images(tmp_path: Path) -> None:
         info = tarfile.TarInfo("good.jpg")
         info.size = 1
         tar.addfile(info, io.BytesIO(b"x"))
-    assert [image.key for image in TarSource(str(tmp_path / "t.tar")).images] == ["good"]
-
-
-def test_a_label_that_is_no_number(tmp_path: Path) -> None:
-    make_tar(tmp_path / "t.tar", {"k.jpg": b"x", "k.cls": b"cat"})
-    with pytest.raises(SourceError, match=r"k.cls holds 'cat', wanted a class index"):
-        TarSource(str(tmp_path / "t.tar"))
+    source = TarSource(str(tmp_path / "t.tar"))
+    assert [image.key for image in source.images] == ["good"]
+    assert source.passed_over == {"links": 2, "special files": 2}
 
 
 def test_no_images_at_all(tmp_path: Path) -> None:

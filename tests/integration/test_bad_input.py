@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_teacher_loads(
     monkeypatch.setattr(extract_module, "Teacher", lambda *_, **__: pytest.fail("the teacher was loaded"))
     # Another user may not even read the digits, where the virtual environment is this user's alone.
     digits = extract_module.open_source("digits:train")
-    monkeypatch.setattr(extract_module, "open_source", lambda data: digits)
+    monkeypatch.setattr(extract_module, "open_source", lambda *_: digits)
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     (tmp_path / "locked").mkdir(mode=0o555)
