@@ -159,12 +159,12 @@ def _read_tar(path: Path, descriptor: int, passed_over: "Counter[str]") -> Itera
                 "`tar --sort=name`"
             )
         done.add(key)
-        if len(labels) > 1:
-            raise SourceError(f"{path}: {key!r} has {len(labels)} labels: {_named(labels)}; leave one")
         if not images:
             passed_over["labels without an image"] += 1
             continue
         image = _one_image(path, key, images)
+        if len(labels) > 1:
+            raise SourceError(f"{path}: {key!r} has {len(labels)} labels: {_named(labels)}; leave one")
         passed_over.update(["further images of a sample"] * (len(images) - 1))
         yield _complete(
             path, descriptor, key, image, _read_label(path, descriptor, labels[0]) if labels else UNLABELLED

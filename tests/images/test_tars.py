@@ -84,11 +84,12 @@ def test_a_plain_extension_comes_before_a_longer_one(tmp_path: Path) -> None:
     ("members", "message"),
     [
         (("I.01.jpg", "I.02.jpg", "I.03.jpg", "I.04.jpg"), r"4 images share the key .I.: I.01.jpg, .*, …; a key ends"),
+        (("I.01.cls", "I.01.jpg", "I.02.cls", "I.02.jpg"), "2 images share the key .I.: .*; a key ends"),
         (("a.jpg", "a.png"), "'a' has 2 images: a.jpg, a.png; leave one"),
         (("a.cls", "a.jpg", "a.other.cls"), "'a' has 2 labels: a.cls, a.other.cls"),
         (("a.jpg", "b.jpg", "a.cls", "b.cls"), "members of 'a' are not adjacent"),
     ],
-    ids=["dots in names", "two images", "two labels", "labels behind all images"],
+    ids=["dots in names", "dots in names of labels too", "two images", "two labels", "labels behind all images"],
 )  # fmt: skip
 def test_what_is_no_one_sample_is_refused(tmp_path: Path, members: tuple[str, ...], message: str) -> None:
     with pytest.raises(SourceError, match=message):
