@@ -32,36 +32,7 @@ EXAMPLE = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; a flag that is not given keeps the default of ExtractConfig."""
     default = argparse.SUPPRESS
-    data = parser.add_argument_group("images")
-    data.add_argument(
-        "--data",
-        default=default,
-        help="folder of class folders, tars (.tar, .tar.gz, braces), or digits; with --add only where the cache refers "
-        "to its images",
-    )
-    data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
-    data.add_argument(
-        "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
-    )
-    data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
-    data.add_argument(
-        "--class-order",
-        choices=("natural", "sorted"),
-        default=default,
-        help="of class folders: as timm's, or by code points (natural)",
-    )
-    data.add_argument(
-        "--class-map",
-        type=Path,
-        metavar="FILE",
-        default=default,
-        help="names of class folders, one a line, in the order of the teacher's classes",
-    )
-    data.add_argument(
-        "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
-    )
-    data.add_argument("--max-bad", type=float, metavar="F", default=default, help="fraction of unusable images (0.01)")
-    data.add_argument("--image-timeout", type=float, metavar="S", default=default, dest="image_timeout_s", help="(120)")
+    _add_images(parser)
 
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--teacher", metavar="NAME", default=default, help="any timm model")
@@ -100,6 +71,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     _add_views(parser)
     _add_output(parser)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    default = argparse.SUPPRESS
+    data = parser.add_argument_group("images")
+    data.add_argument(
+        "--data",
+        default=default,
+        help="folder of class folders, tars (.tar, .tar.gz, braces), or digits; with --add only where the cache refers "
+        "to its images",
+    )
+    data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
+    data.add_argument(
+        "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
+    )
+    data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
+    data.add_argument(
+        "--class-order",
+        choices=("natural", "sorted"),
+        default=default,
+        help="of class folders: as timm's, or by code points (natural)",
+    )
+    data.add_argument(
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        default=default,
+        help="names of class folders, one a line, in the order of the teacher's classes",
+    )
+    data.add_argument(
+        "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
+    )
+    data.add_argument("--max-bad", type=float, metavar="F", default=default, help="fraction of unusable images (0.01)")
+    data.add_argument("--image-timeout", type=float, metavar="S", default=default, dest="image_timeout_s", help="(120)")
 
 
 def _add_views(parser: argparse.ArgumentParser) -> None:

@@ -155,8 +155,8 @@ def _read_tar(path: Path, descriptor: int, passed_over: "Counter[str]") -> Itera
             continue
         if key in done:
             raise SourceError(
-                f"{path}: members of {key!r} are not adjacent, so that they are no sample; pack the tar again with "
-                "`tar --sort=name`"
+                f"{path}: members of {key!r} are not adjacent, so that they are no sample; pack the tar again "
+                "with its members sorted by name"
             )
         done.add(key)
         if not images:

@@ -62,7 +62,7 @@ def test_a_key_in_two_tars_names_both(tmp_path: Path) -> None:
 
 def test_the_same_key_twice_in_one_tar(tmp_path: Path) -> None:
     make_tar(tmp_path / "a.tar", {"k.jpg": b"x", "other.jpg": b"y", "k.png": b"z"})
-    with pytest.raises(SourceError, match=r"members of 'k' are not adjacent.*tar --sort=name"):
+    with pytest.raises(SourceError, match=r"members of 'k' are not adjacent.*sorted by name"):
         TarSource(str(tmp_path / "a.tar"))
 
 
