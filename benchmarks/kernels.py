@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("--toy interprets the kernels: set TRITON_INTERPRET=1", file=sys.stderr)
         return 2
     meter = Meter(torch.device("cpu" if arguments.toy else "cuda"), time.monotonic() + 60 * arguments.minutes)
+    _repair_interpreter(meter)
     result: dict[str, Any] = {}
     for _ in _measured(meter, sections, result, arguments.workers):
         # After every section: a call that is cut off keeps what it has.
@@ -107,7 +108,16 @@ def _shared(function: Callable[[Meter], Result], meter: Meter, workers: int) -> 
         return list(pool.map(function, meters))
 
 
+def _repair_interpreter(meter: Meter) -> None:
+    """At toy size the kernels are interpreted, and Triton's interpreter forgets what bfloat16 is."""
+    if meter.is_toy:
+        from tests.kernels.interpreter import repair
+
+        repair()
+
+
 def _check(meter: Meter) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    _repair_interpreter(meter)
     errors: list[dict[str, str]] = []
     return kernels_check.run(meter, errors), errors
 

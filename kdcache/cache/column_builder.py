@@ -7,9 +7,10 @@ from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.codecs import Codec
 from kdcache.cache.encoded import EncodedRecords
 from kdcache.cache.facts import ColumnFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group_index import ColumnIndex
 from kdcache.cache.record import Array, RecordLayout
-from kdcache.cache.statistics import Fidelity, TokenStatistics, singular_energies, spectrum_step
+from kdcache.cache.statistics import TokenStatistics, singular_energies, spectrum_step
 from kdcache.cache.token_sums import TokenSums, sum_tokens
 
 

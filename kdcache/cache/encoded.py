@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.record import Array
-from kdcache.cache.statistics import Fidelity
 from kdcache.cache.token_sums import TokenSums
 
 

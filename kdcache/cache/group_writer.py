@@ -9,13 +9,13 @@ from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.column_builder import ColumnBuilder
 from kdcache.cache.encoded import EncodedRecords
 from kdcache.cache.facts import JPEG, ColumnFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.group_index import GroupIndex, PixelIndex, group_index_bytes
 from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX, CachePaths
 from kdcache.cache.record import Array
 from kdcache.cache.shard import META_MEMBER, append_records, member_name
-from kdcache.cache.statistics import Fidelity
 from kdcache.cache.writer import TarsWriter
 from kdcache.durable import write_file
 from kdcache.errors import BadRecordError, Remedy
@@ -70,9 +70,11 @@ class GroupShardWriter(TarsWriter):
             fields = column.codec.encode(given)
             decoded = column.codec.decode(fields, column.shape)
             _refuse_non_finite(decoded, names, column.facts, f"codec {column.facts.codec} makes of the teacher's value")
-            # Logits are known up to a constant, and what they are for is probabilities.
-            pair = (_softmax(given), _softmax(decoded)) if column.facts.kind == "logits" else (given, decoded)
-            self.fidelity[name].update(*pair)
+            if column.facts.kind == "logits":
+                # They are known up to a constant, and what they are for is probabilities.
+                self.fidelity[name].update(_softmax(given), _softmax(decoded), by_channel=False)
+            else:
+                self.fidelity[name].update(given, decoded)
             column.add(decoded, append_records(self.tars[name], column.layout, members, column.layout.pack(fields)))
 
     def add_pixels(self, names: Names, pixels: Array, jpegs: Sequence[bytes] | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from kdcache.cache.record import Array
-from kdcache.cache.token_sums import TokenSums, sum_tokens
+from kdcache.cache.token_sums import Moments, TokenSums, sum_tokens
 
 # Singular values cost far more than everything else here, and a percentile over images needs hundreds, not millions.
 _NUM_SPECTRA = 1024
@@ -77,8 +77,7 @@ class TokenStatistics:
 
     def add(self, sums: TokenSums) -> None:
         """Add records by their sums, which hold moments where these statistics keep them."""
-        if sums.num_tokens:
-            self._merge_moments(sums.num_tokens, sums.mean, sums.m2)
+        self._merge_moments(sums.moments)
         self.minimum = np.minimum(self.minimum, sums.minimum)
         self.maximum = np.maximum(self.maximum, sums.maximum)
         self.raw_moment += sums.raw_moment
@@ -95,21 +94,17 @@ class TokenStatistics:
                 f"cannot merge statistics of {other.num_channels} channels into those of {self.num_channels}, or with "
                 "and without second moments"
             )
-        if other.count:
-            self._merge_moments(other.count, other.mean, other.m2)
+        self._merge_moments(Moments(other.count, other.mean, other.m2))
         self.minimum = np.minimum(self.minimum, other.minimum)
         self.maximum = np.maximum(self.maximum, other.maximum)
         self.raw_moment += other.raw_moment
         self.unit_moment += other.unit_moment
         self.num_zero_tokens += other.num_zero_tokens
 
-    def _merge_moments(self, count: int, mean: Array, m2: Array) -> None:
-        # Chan, Golub, LeVeque: exact combination of two samples' means and squared deviations.
-        total = self.count + count
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (count / total)
-        self.m2 = self.m2 + m2 + np.square(delta) * (self.count * count / total)
-        self.count = total
+    def _merge_moments(self, moments: Moments) -> None:
+        own = Moments(self.count, self.mean, self.m2)
+        own.merge(moments)
+        self.count, self.mean, self.m2 = own.count, own.mean, own.m2
 
 
 def merged(parts: Iterable[TokenStatistics]) -> TokenStatistics:
@@ -157,61 +152,3 @@ def spectrum_step(num_samples: int, shard_samples: int) -> int:
     num_shards = max(1, -(-num_samples // shard_samples))
     per_shard = min(MAX_SPECTRA_PER_SHARD, -(-_NUM_SPECTRA // num_shards))
     return max(1, shard_samples // per_shard)
-
-
-@dataclass
-class Fidelity:
-    """How much of the teacher's values a codec keeps, summed over records.
-
-    Attributes:
-        energy: Sum of squares of the teacher's values.
-        error: Sum of squared differences to the decoded values.
-        kept: Sum of squares of the decoded values.
-        cosine: Sum over tokens of the cosine between teacher and decoded token.
-        num_tokens: Tokens with a cosine, i.e. non-zero on both sides.
-    """
-
-    energy: float = 0.0
-    error: float = 0.0
-    kept: float = 0.0
-    cosine: float = 0.0
-    num_tokens: int = 0
-
-    def as_array(self) -> Array:
-        """(5,) float64, the attributes in order."""
-        return np.array([self.energy, self.error, self.kept, self.cosine, self.num_tokens], np.float64)
-
-    @classmethod
-    def from_array(cls, values: Array) -> "Fidelity":
-        """What as_array gave. Raises: ValueError for another length."""
-        energy, error, kept, cosine, num_tokens = values.tolist()
-        return cls(energy, error, kept, cosine, int(num_tokens))
-
-    def update(self, values: Array, decoded: Array) -> None:
-        """Compare (..., C) float32 values with what the codec gives back."""
-        energy = np.einsum("...c,...c->...", values, values, dtype=np.float64)
-        kept = np.einsum("...c,...c->...", decoded, decoded, dtype=np.float64)
-        dot = np.einsum("...c,...c->...", values, decoded, dtype=np.float64)
-        difference = values - decoded
-        valid = (energy > 0) & (kept > 0)
-        self.energy += float(energy.sum())
-        self.kept += float(kept.sum())
-        self.error += float(np.einsum("...c,...c->...", difference, difference, dtype=np.float64).sum())
-        self.cosine += float((dot[valid] / np.sqrt(energy[valid] * kept[valid])).sum())
-        self.num_tokens += int(valid.sum())
-
-    def merge(self, other: "Fidelity") -> None:
-        """Add what another shard measured."""
-        self.energy += other.energy
-        self.error += other.error
-        self.kept += other.kept
-        self.cosine += other.cosine
-        self.num_tokens += other.num_tokens
-
-    def summary(self) -> dict[str, float]:
-        """relative_error (of norms), mean token cosine, and the fraction of energy kept."""
-        return {
-            "relative_error": float(np.sqrt(self.error / self.energy)) if self.energy else 0.0,
-            "cosine": self.cosine / self.num_tokens if self.num_tokens else 1.0,
-            "energy_kept": self.kept / self.energy if self.energy else 1.0,
-        }

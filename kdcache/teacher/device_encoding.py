@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kdcache.cache.codecs import Packed
 from kdcache.cache.encoded import EncodedRecords
 from kdcache.cache.facts import ColumnFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.record import Array
-from kdcache.cache.statistics import Fidelity
-from kdcache.cache.token_sums import TokenSums
+from kdcache.cache.token_sums import Moments, TokenSums
 from kdcache.ops import quantize, second_moment
 from kdcache.stream.targets import decode, field_dtype
 
@@ -49,26 +50,24 @@ class EncodingOnItsWay:
         """
         cuts = accumulate(self.sizes, initial=0)
         parts: list[Array] = [self.sums[first:last].numpy() for first, last in pairwise(cuts)]
-        fidelity, num_extreme, num_zero, columns, squares, mean, m2, minimum, maximum, raw, unit = parts
+        totals, lost, num_extreme, num_zero, columns, squares, mean, m2, minimum, maximum, raw, unit = parts
         if num_extreme[0]:
             return None
-        num_channels = self.shape[-1]
+        num_channels, num_tokens = self.shape[-1], len(self.payload) * self.shape[0]
         moment_shape = (num_channels, num_channels) if raw.size else (0, 0)
         return EncodedRecords(
             self.payload.numpy(),
             TokenSums(
-                num_tokens=len(self.payload) * self.shape[0],
                 column_sums=columns.reshape(-1, num_channels),
                 squares=squares,
-                mean=mean,
-                m2=m2,
+                moments=Moments(num_tokens, mean, m2),
                 minimum=minimum,
                 maximum=maximum,
                 raw_moment=raw.reshape(moment_shape),
                 unit_moment=unit.reshape(moment_shape),
                 num_zero_tokens=int(num_zero[0]),
             ),
-            Fidelity.from_array(fidelity),
+            Fidelity.from_arrays(np.append(totals, num_tokens), lost.reshape(3, num_channels)),
         )
 
 
@@ -116,27 +115,37 @@ class DeviceEncoder:
 
 
 def _sums(values: Tensor, decoded: Tensor, *, with_moments: bool) -> list[Tensor]:
-    """Fidelity, tokens of extreme size, tokens of zeros, then the fields of TokenSums from `column_sums` on."""
+    """The five totals of Fidelity and what it keeps of each channel; tokens of extreme size, tokens of zeros; then the
+    fields of TokenSums from `column_sums` on.
+    """
     wide = torch.float64
     energy, kept = (each.square().sum(-1, dtype=wide) for each in (values, decoded))
     dot = (values * decoded).sum(-1, dtype=wide)
-    error = (values - decoded).square().sum(dtype=wide)
+    channel_error = (values - decoded).square().sum((0, 1), dtype=wide)
     valid = (energy > 0) & (kept > 0)
     cosine = (dot / (energy * kept).sqrt()).where(valid, 0).sum()
-    fidelity = torch.stack([energy.sum(), error, kept.sum(), cosine, valid.sum().to(wide)])
+    totals = torch.stack([energy.sum(), channel_error.sum(), kept.sum(), cosine, valid.sum().to(wide)])
+    lost = torch.stack([*_moments(values), channel_error])
     num_extreme = _is_extreme(values, energy).sum() + _is_extreme(decoded, kept).sum()
     num_tokens = decoded.shape[0] * decoded.shape[1]
     column_sums = decoded.sum(1, dtype=wide)
-    mean = column_sums.sum(0) / max(num_tokens, 1)
-    # Around a float32 copy of the mean: no cancellation for channels far from zero.
-    shift = mean.float()
-    m2 = (decoded - shift).square().sum((0, 1), dtype=wide) - num_tokens * (mean - shift.to(wide)).square()
+    mean, m2 = _moments(decoded)
     num_zero = (kept == 0).sum() if with_moments else kept.new_zeros(())
     none = decoded.new_empty(0)
     raw = second_moment(decoded) * num_tokens if with_moments else none
     unit = second_moment(decoded, unit_norm=True) * (num_tokens - num_zero) if with_moments else none
     extremes = decoded.amin((0, 1)), decoded.amax((0, 1))
-    return [fidelity, num_extreme, num_zero, column_sums, kept.sum(-1), mean, m2, *extremes, raw, unit]
+    return [totals, lost, num_extreme, num_zero, column_sums, kept.sum(-1), mean, m2, *extremes, raw, unit]
+
+
+def _moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each channel, and sum of squared deviations from it, (C,) each."""
+    num_tokens = tokens.shape[0] * tokens.shape[1]
+    mean = tokens.sum((0, 1), dtype=torch.float64) / num_tokens
+    # Around a float32 copy of the mean: no cancellation for channels far from zero.
+    shift = mean.float()
+    m2 = (tokens - shift).square().sum((0, 1), dtype=torch.float64) - num_tokens * (mean - shift.double()).square()
+    return mean, m2.clamp_min(0)
 
 
 def _is_extreme(tokens: Tensor, energy: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from kdcache.cache.extraction import Extraction, TaskWriter
 from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
-from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.config import DEFAULT_MAX_ERROR, ExtractConfig
 from kdcache.teacher.forward import TeacherOutputs
 
 
@@ -88,13 +88,18 @@ class ShardSink:
         return self._writer
 
     def _check_fidelity(self, writer: TaskWriter) -> None:
-        limit = self._config.max_error
         for group, own in writer.groups.items():
             for column, fidelity in own.fidelity.items():
-                error = fidelity.summary()["relative_error"]
-                if limit is not None and error > limit:
+                found = fidelity.summary()
+                limit = self._config.max_error
+                if limit is None:
+                    if not fidelity.channels.count:
+                        continue
+                    limit = DEFAULT_MAX_ERROR
+                error = found.get("centred_error", found["relative_error"])
+                if error > limit:
                     raise BadRecordError(
-                        f"shard {writer.shard.name}, column {group}/{column}: relative error {error:.3g}, more than "
+                        f"shard {writer.shard.name}, column {group}/{column}: {_error_text(found)}, more than "
                         f"max_error, {limit:g}",
                         remedy=Remedy.FINER_CODEC,
                     )
@@ -107,3 +112,13 @@ class ShardSink:
                         f"shard {writer.shard.name}, column {group}/{column}: the teacher's outputs are exactly the "
                         "same for every token; check its weights, its input normalisation and the images"
                     )
+
+
+def _error_text(found: dict[str, float]) -> str:
+    """What a codec loses, the figure that decides first."""
+    if "centred_error" not in found:
+        return f"relative error {found['relative_error']:.3g}"
+    return (
+        f"error {found['centred_error']:.3g} of the spread around the channels' means ({found['relative_error']:.3g} "
+        f"of the values themselves; {found['channels_above_tenth']:.0%} of the channels lose more than a tenth)"
+    )

@@ -4,9 +4,9 @@ import numpy as np
 
 from kdcache.cache import Cache
 from kdcache.cache.encoded import EncodedRecords
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group_writer import GroupShardWriter
 from kdcache.cache.paths import CachePaths
-from kdcache.cache.statistics import Fidelity
 from kdcache.cache.token_sums import sum_tokens
 from kdcache.durable import sha256_file
 from tests.conftest import GROUP

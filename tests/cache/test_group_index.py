@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from kdcache.cache.facts import FileFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, PixelIndex, group_index_bytes, read_group_index
 from kdcache.cache.hdf5 import hdf5_bytes, read_hdf5
-from kdcache.cache.statistics import Fidelity, TokenStatistics
+from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CorruptCacheError
 
 

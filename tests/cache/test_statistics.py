@@ -3,7 +3,6 @@ import pytest
 
 from kdcache.cache.statistics import (
     MAX_SPECTRA_PER_SHARD,
-    Fidelity,
     TokenStatistics,
     merged,
     singular_energies,
@@ -85,20 +84,6 @@ def test_how_many_spectra_a_cache_keeps(num_samples: int, shard_samples: int) ->
     assert sum(kept) <= max(4 * 1024, len(sizes))
 
 
-def test_fidelity_by_hand() -> None:
-    fidelity = Fidelity()
-    fidelity.update(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), np.array([[3.0, 0.0], [0.0, 0.0]], np.float32))
-    assert fidelity.summary() == pytest.approx({"relative_error": 0.8, "cosine": 0.6, "energy_kept": 9 / 25})
-    other = Fidelity()
-    other.update(np.array([[1.0, 0.0]], np.float32), np.array([[1.0, 0.0]], np.float32))
-    fidelity.merge(other)
-    assert fidelity.summary()["cosine"] == pytest.approx(0.8)
-
-
-def test_fidelity_of_nothing_is_perfect() -> None:
-    assert Fidelity().summary() == {"relative_error": 0.0, "cosine": 1.0, "energy_kept": 1.0}
-
-
 @pytest.mark.parametrize("shape", [(0, 6, 4), (0, 4, 6), (2, 0, 4)], ids=str)
 def test_no_images_and_no_tokens(random: np.random.Generator, shape: tuple[int, int, int]) -> None:
     empty = np.zeros(shape, np.float32)
@@ -116,6 +101,3 @@ def test_no_images_and_no_tokens(random: np.random.Generator, shape: tuple[int, 
     alone.update(values)
     np.testing.assert_array_equal(statistics.mean, alone.mean)
     np.testing.assert_array_equal(statistics.unit_moment, alone.unit_moment)
-    fidelity = Fidelity()
-    fidelity.update(empty, empty)
-    assert fidelity == Fidelity()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdcache.cache.facts import ColumnFacts, ColumnKind
-from kdcache.cache.statistics import Fidelity
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.token_sums import TokenSums, sum_tokens
 from kdcache.teacher.device_encoding import DeviceEncoder, can_encode_on_device
 
@@ -44,11 +44,16 @@ def test_a_device_gives_what_the_writer_computes(codec: str, with_moments: bool,
     found = DeviceEncoder(facts, with_moments=with_moments).start(torch.from_numpy(values)).finish()
     assert found is not None
     np.testing.assert_array_equal(found.payload, payload)
+    np.testing.assert_allclose(found.sums.moments.mean, sums.moments.mean, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found.sums.moments.m2, sums.moments.m2, rtol=1e-5)
     for name, wanted in vars(sums).items():
+        if name == "moments":
+            continue
         # As close as float32 products of values of the largest size allow.
         atol = 1e-6 * np.abs(wanted).max() if np.size(wanted) else 0
         np.testing.assert_allclose(getattr(found.sums, name), wanted, rtol=2e-6, atol=atol, err_msg=name)
-    np.testing.assert_allclose(found.fidelity.as_array(), fidelity.as_array(), rtol=1e-5)
+    for name, wanted in fidelity.arrays().items():
+        np.testing.assert_allclose(found.fidelity.arrays()[name], wanted, rtol=1e-5, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30, 1e-25], ids=str)

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kdcache.cache import open_cache
 from kdcache.cache.group_writer import GroupShardWriter
@@ -16,12 +17,33 @@ from tests.conftest import file_hashes, tiny_add, tiny_extract
 
 def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), max_error=1e-4)
-    message = r"column vit-tiny-patch16-224/blocks-1-patch-int8: relative error .* more than max_error, 0.0001"
+    message = (
+        r"column vit-tiny-patch16-224/blocks-1-patch-int8: error 0\.\d+ of the spread around the channels' means "
+        r"\(.* of the values themselves; 0% of the channels lose more than a tenth\), more than max_error, 0.0001"
+    )
     with pytest.raises(BadRecordError, match=message) as caught:
         extract(config)
     assert caught.value.remedy is Remedy.FINER_CODEC
     assert not list((tmp_path / "c" / "samples").iterdir())
     extract(replace(config, max_error=0.1))
+
+
+def test_tokens_that_a_codec_ruins_are_refused_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel a hundred times the others: a finer codec keeps them, and whoever wants int8 all the same says so."""
+    original = Teacher.outputs
+
+    def massive(self: Teacher, *arguments: Any, **keywords: Any) -> Any:
+        outputs = original(self, *arguments, **keywords)
+        return {tap: values + 300 * (torch.arange(values.shape[-1]) == 5) for tap, values in outputs.items()}
+
+    monkeypatch.setattr(extract_module.Teacher, "outputs", massive)
+    config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), limit=8)
+    with pytest.raises(
+        BadRecordError, match=r"\d+% of the channels lose more than a tenth\), more than max_error, 0\.1"
+    ):
+        extract(config)
+    extract(replace(config, taps=("blocks.1/patch:fp16",), out=tmp_path / "finer"))
+    extract(replace(config, max_error=2.0))
 
 
 def one_shard(out: Path) -> ExtractConfig:
