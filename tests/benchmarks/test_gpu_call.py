@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import gpu_call
 from benchmarks.__main__ import main
-from benchmarks.gpu_call import PARTS, Call, Part
+from benchmarks.gpu_call import Call
+from benchmarks.gpu_call_parts import PARTS, Part
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
