@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import codec_names, counted, print_json, size_text
 from kdcache.config import parse_pairs
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     teacher.add_argument("--teacher", metavar="NAME", default=default, help="any timm model")
     teacher.add_argument("--teacher-weights", metavar="W", default=default, help="hub, random or a file (default: hub)")
     teacher.add_argument(
-        "--teacher-kwargs", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
+        "--teacher-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
     )
     teacher.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default=default, help="autocast type")
     teacher.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1")
@@ -76,30 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_images(parser: argparse.ArgumentParser) -> None:
     default = argparse.SUPPRESS
     data = parser.add_argument_group("images")
-    data.add_argument(
-        "--data",
-        default=default,
-        help="folder of class folders, tars (.tar, .tar.gz, braces), or digits; with --add only where the cache refers "
-        "to its images",
-    )
+    add_data(data, "--data", help=f"{DATA_HELP}; with --add only where the cache refers to its images")
     data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
     data.add_argument(
         "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
     )
     data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
-    data.add_argument(
-        "--class-order",
-        choices=("natural", "sorted"),
-        default=default,
-        help="of class folders: as timm's, or by code points (natural)",
-    )
-    data.add_argument(
-        "--class-map",
-        type=Path,
-        metavar="FILE",
-        default=default,
-        help="names of class folders, one a line, in the order of the teacher's classes",
-    )
+    add_rules(data)
     data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
@@ -120,6 +104,7 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     )
     views.add_argument(
         "--view-params",
+        action="extend",
         nargs="+",
         metavar="K=V",
         default=[],

@@ -28,9 +28,12 @@ class FolderSource(Source):
         self._root = root
         self.passed_over = Counter[str]()
         self._dangling: set[Path] = set()
-        found = {name: self._image_files(root / name) for name in self._folders(root)}
+        try:
+            found = {name: self._image_files(root / name) for name in self._folders(root)}
+            loose = self._loose_images()
+        except OSError as error:
+            raise SourceError(f"{error.filename}: cannot be listed ({error.strerror}); nothing is left out") from None
         found = {name: paths for name, paths in found.items() if paths}
-        loose = self._loose_images()
         images: list[SourceImage] = []
         self._paths: list[Path] = []
         if found:

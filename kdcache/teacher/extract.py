@@ -18,7 +18,7 @@ from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
 from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
-from kdcache.images import Source, open_source
+from kdcache.images import Source, open_again, open_source
 from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
@@ -124,7 +124,7 @@ def extract(
 
 def _begin_new(config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source], None]) -> _Pass:
     assert config.data is not None, "the config checks it"
-    source = open_source(config.data, config.classes)
+    source = open_source(config.data, config.source_rules)
     on_source(source)
     # A folder that cannot be written is found before the teacher is loaded.
     make_folder(CachePaths(config.out).job)
@@ -147,7 +147,7 @@ def _begin_new(config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Sourc
 def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     manifest, _ = read_base(CachePaths(config.out))
     base = manifest.fingerprint
-    source = open_source(config.data, config.classes) if config.data is not None else None
+    source = open_again(config.data, base.source.rules)
     reader = ReplayReader(config.out, source)
     reader.check()
     teacher = _teacher(config, env, base.views.size) if config.teacher is not None else None

@@ -17,7 +17,7 @@ def test_kinds(photos: Path) -> None:
     [
         ("digits:val", "the parts all, train, test"),
         ("s3://bucket/x.tar", "URLs are not read"),
-        ("no/such/folder", "no such folder"),
+        ("no/such/folder", "no such file or folder; there is no folder"),
         ("no/such.tar", "no such file"),
     ],
 )
