@@ -13,6 +13,8 @@ from kdcache.images.labels import class_index
 from kdcache.images.source import UNLABELLED, Source
 
 _MAX_LINE_BYTES = 1 << 16
+# Also those that are no class index, so that they are refused and no class of that name is made.
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ def take_labels(source: Source, path: Path, classes: ClassRule) -> None:
 def _classes(path: Path, lines: Sequence[_Line], classes: ClassRule) -> tuple[dict[str, int], list[str]]:
     """Index of each class by name, and their names; nothing where labels are numbers and no names are given."""
     given = classes.known_names()
-    if not given and not all(line.label.isdecimal() for line in lines):
-        numbers = [line for line in lines if line.label.isdecimal()]
-        if numbers and len(numbers) > len(lines) / 2:
-            odd = next(line for line in lines if not line.label.isdecimal())
+    numbers = [line for line in lines if _NUMBER.fullmatch(line.label)]
+    if not given and len(numbers) < len(lines):
+        if len(numbers) > len(lines) / 2:
+            odd = next(line for line in lines if line not in numbers)
             raise SourceError(
                 f"{path}, line {odd.number}: the label is {odd.label!r}, most others are numbers; wanted one or the "
                 "other"

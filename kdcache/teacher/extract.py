@@ -207,7 +207,8 @@ def _run(
     num_pending = sum(task.shard.num_samples for task in tasks) * num_views
     times, began, num_records = StageTimes(), time.perf_counter(), 0
     writing = WriteStage(behind=_BATCHES_BEHIND, times=times)
-    with graceful_stop() as stop, ThreadPoolExecutor(_threads(config), thread_name_prefix="kdcache-decode") as pool:
+    pool = ThreadPoolExecutor(_threads(config), thread_name_prefix="kdcache-decode")
+    with graceful_stop() as stop:
         batches = Background(
             plan_batches(extraction, started.images_of, tasks, pool, config=config, stop=stop),
             ahead=_BATCHES_AHEAD,
@@ -228,6 +229,8 @@ def _run(
             writing.finish()
         finally:
             batches.stop()
+            # A thread that hangs in a decoder would keep a pool that waits from ever telling.
+            pool.shutdown(wait=False, cancel_futures=True)
             writing.close()
             sink.discard()
     seconds = time.perf_counter() - began

@@ -8,7 +8,8 @@ import pytest
 SURFACE = {
     "demo": "--out --epochs --seeds --teacher-epochs --json",
     "extract": """
-        --data --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map --limit --per-class --per-class-seed --order --max-bad --image-timeout
+        --data --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map
+        --limit --per-class --per-class-seed --order --max-bad --image-timeout
         --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
         --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads

@@ -137,7 +137,7 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     end = 3 * (512 + 1024)
     for size in [*range(0, end + 512, 512), 100, 700, 1500]:
         (tmp_path / "t.tar").write_bytes(data[:size])
-        with pytest.raises(SourceError, match="truncated or damaged|empty file|if it was one, it is damaged"):
+        with pytest.raises(SourceError, match=r"truncated or damaged|empty file|if it was one, it is damaged"):
             open_source(str(tmp_path / "t.tar"))
 
 
@@ -146,7 +146,7 @@ def test_damaged_gzip_is_noticed(tmp_path: Path) -> None:
     data = path.read_bytes()
     for damaged in (data[: len(data) // 2], data[:-4], b"not gzip", data[:50] + b"\0" * 20 + data[70:]):
         path.write_bytes(damaged)
-        with pytest.raises(SourceError, match="truncated or damaged|it begins with b'not gzip'"):
+        with pytest.raises(SourceError, match=r"truncated or damaged|it begins with b.not gzip"):
             open_source(str(path))
 
 
