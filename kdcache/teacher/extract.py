@@ -23,6 +23,7 @@ from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.estimate import PassEstimate, estimate_pass
 from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.pipeline import Background, StageTimes, WriteStage
@@ -98,7 +99,7 @@ def extract(
     config: ExtractConfig,
     *,
     env: WorkerEnv | None = None,
-    on_source: Callable[[Source], None] = lambda _: None,
+    on_source: Callable[[Source, PassEstimate], None] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> ExtractReport:
     """Run the teacher over the images and write the cache; running it again resumes where it stopped.
@@ -109,7 +110,8 @@ def extract(
     Args:
         config: What to do.
         env: This worker; None reads the environment.
-        on_source: Called with the images of a new cache, before the teacher is loaded.
+        on_source: Called with the images of a new cache and what the pass will take, before the teacher is loaded; None
+            estimates nothing.
         on_progress: Called after every batch.
 
     Raises: any KdcacheError; finished shards are safe after each of them.
@@ -122,16 +124,19 @@ def extract(
         started.extraction.close()
 
 
-def _begin_new(config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source], None]) -> _Pass:
+def _begin_new(
+    config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source, PassEstimate], None] | None
+) -> _Pass:
     assert config.data is not None, "the config checks it"
     source = open_source(config.data, config.source_rules)
-    on_source(source)
+    plan = plan_source(source, config)
+    if on_source is not None:
+        on_source(source, estimate_pass(config, plan, env))
     # A folder that cannot be written is found before the teacher is loaded.
     make_folder(CachePaths(config.out).job)
     teacher = _teacher(config, env, config.image_size)
     assert teacher is not None, "the config checks it"
     recipe = plan_recipe(config, teacher)
-    plan = plan_source(source, config)
     base = base_fingerprint(config, teacher, plan, recipe)
     groups = group_fingerprints(config, base, teacher)
     _refuse_another_base(config, base)

@@ -49,7 +49,8 @@ def test_an_image_that_hangs_ends_the_command_in_its_time(tmp_path: Path, thread
     kwargs = "--teacher-kwargs img_size=16 patch_size=8 depth=1 embed_dim=24 num_heads=3"
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "kdcache", *words.split(), *kwargs.split(), "--data", str(root), "--out", str(tmp_path / "c")],
+        [sys.executable, "-m", "kdcache", *words.split(), *kwargs.split(), "--data", str(root),
+         "--out", str(tmp_path / "c")],
         env={**os.environ, "PYTHONPATH": f"{HOSTILE}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
