@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from kdcache import __version__
 from kdcache.cli.parser import verb_parser
 from kdcache.cli.remedies import error_text
+from kdcache.cli.text import printable
 from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
 
 # Verb: what it does. The module is kdcache.cli.<verb>.
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.run(parser.parse_args(words[1:]))
     except KdcacheError as error:
-        print(f"kdcache {words[0]}: error: {error_text(error)}", file=sys.stderr)
+        print(f"kdcache {words[0]}: error: {printable(error_text(error))}", file=sys.stderr)
         if isinstance(error, InterruptedRunError):
             return 128 + error.signal_number
         return _USAGE_EXIT if isinstance(error, UsageError) else 1

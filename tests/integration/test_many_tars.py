@@ -1,4 +1,4 @@
-"""Far more tars than a process may open, all of them counting their images from 0, through every verb that reads them."""
+"""More tars than a process may open, all of which count their images from 0, through every verb that reads them."""
 
 import json
 import subprocess
