@@ -1,6 +1,7 @@
 """The parser of every verb: a flag with one value may be given once, lists add up."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, final
@@ -8,7 +9,10 @@ from typing import Any, final
 
 @final
 class StoreOnce(argparse.Action):
-    """Keeps the value of a flag, and refuses another one: the first would be lost without a word."""
+    """Keeps the value of a flag, and refuses another one: the first would be lost without a word.
+
+    No flag takes a negative number, NaN or infinity, but for seeds.
+    """
 
     _given: Any = None
 
@@ -24,6 +28,8 @@ class StoreOnce(argparse.Action):
             if self._given not in (None, values):
                 raise argparse.ArgumentError(self, f"given twice, {self._given} and {values}; give it once")
             self._given = values
+        if isinstance(values, (int, float)) and "seed" not in self.dest and not 0 <= values < math.inf:
+            raise argparse.ArgumentError(self, f"wanted a number of at least 0, got {values}")
         setattr(namespace, self.dest, values)
 
 

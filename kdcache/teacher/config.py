@@ -152,6 +152,11 @@ class ExtractConfig:
             raise ValueError(f"views must be at most 100, got {self.views}")
         if not self.taps:
             raise ValueError("at least one tap is needed, for example blocks.-1/patch")
+        for name in ("image_timeout_s", "max_error"):
+            value = getattr(self, name)
+            # NaN is not above 0 either.
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad is a fraction between 0 and 1, got {self.max_bad}")
         self._check_parts()
