@@ -28,7 +28,8 @@ class StoreOnce(argparse.Action):
             if self._given not in (None, values):
                 raise argparse.ArgumentError(self, f"given twice, {self._given} and {values}; give it once")
             self._given = values
-        if isinstance(values, (int, float)) and "seed" not in self.dest and not 0 <= values < math.inf:
+        is_number = self.type in (int, float) and "seed" not in self.dest
+        if is_number and not 0 <= float(str(values)) < math.inf:
             raise argparse.ArgumentError(self, f"wanted a number of at least 0, got {values}")
         setattr(namespace, self.dest, values)
 

@@ -152,18 +152,12 @@ class ExtractConfig:
             raise ValueError(f"views must be at most 100, got {self.views}")
         if not self.taps:
             raise ValueError("at least one tap is needed, for example blocks.-1/patch")
-        for name in ("image_timeout_s", "max_error"):
-            value = getattr(self, name)
-            # NaN is not above 0 either.
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad is a fraction between 0 and 1, got {self.max_bad}")
         self._check_parts()
 
     def _check_parts(self) -> None:
-        check_subset(self.per_class, self.per_class_seed)
-        _ = self.source_rules  # checks itself
+        self._check_images()
         if self.per_class is not None and self.limit is not None:
             raise ValueError(f"limit={self.limit} would make the classes of per_class={self.per_class} uneven; use one")
         match = _PIXELS.fullmatch(self.pixels)
@@ -190,6 +184,15 @@ class ExtractConfig:
             name for name in BASE_SETTINGS if getattr(self, name) != ({} if name == "view_params" else defaults[name])
         ]:
             raise ValueError(f"{', '.join(changed)}: fixed by the base, which adding a group does not change")
+
+    def _check_images(self) -> None:
+        check_subset(self.per_class, self.per_class_seed)
+        _ = self.source_rules  # checks itself
+        for name in ("image_timeout_s", "max_error"):
+            value = getattr(self, name)
+            # NaN is not above 0 either.
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
 
     @property
     def jpeg_quality(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.facts import ColumnFacts
-from kdcache.cache.statistics import NUM_SPECTRA_PER_SHARD
+from kdcache.cache.statistics import MAX_SPECTRA_PER_SHARD
 from kdcache.errors import DiskFullError, Remedy
 from kdcache.teacher.plan import SourcePlan
 
@@ -71,9 +71,9 @@ def records_bytes(columns: Sequence[ColumnFacts], num_records: int, num_shards: 
         channels = column.shape[-1]
         tokens = column.shape[0] if len(column.shape) > 1 else 1
         statistics = 4 * channels + (2 * channels**2 if is_full and column.kind != "pixels" else 0)
-        spectra = NUM_SPECTRA_PER_SHARD * min(tokens, channels) if is_full else 0
+        spectra = min(num_records, num_shards * MAX_SPECTRA_PER_SHARD) * min(tokens, channels) if is_full else 0
         total += num_records * (_record_bytes(column) + 4 * channels + 12)
-        total += num_shards * (8 * statistics + 4 * spectra + _PER_COLUMN_SHARD_BYTES)
+        total += num_shards * (8 * statistics + _PER_COLUMN_SHARD_BYTES) + 4 * spectra
     return total
 
 
