@@ -25,10 +25,13 @@ def apply_settings(config: Config, settings: Iterable[str]) -> Config:
 
     Raises: UsageError for a name that does not exist (with the nearest ones) or a value of the wrong kind.
     """
+    seen: dict[str, str] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(f"{setting}: wanted NAME=VALUE, for example optimizer.weight_decay=0.1")
+        if seen.setdefault(path, text) != text:
+            raise UsageError(f"{path} is given twice, {seen[path]} and {text}; give it once")
         config = _replace(config, path.split("."), text, setting)
     return config
 
@@ -43,6 +46,8 @@ def parse_pairs(pairs: Iterable[str], where: str) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"{where} {pair}: wanted NAME=VALUE, for example img_size=224")
+        if name in values:
+            raise UsageError(f"{where} {pair}: {name} is given twice; give it once")
         try:
             values[name] = json.loads(text)
         except ValueError:

@@ -42,6 +42,11 @@ class Remedy(enum.Enum):
 
     # Images and weights.
     PASS_SOURCE = "pass_source"
+    KEYS_TO_LAST_DOT = "keys_to_last_dot"  # choices
+    PREFIX_KEYS = "prefix_keys"
+    CHOOSE_IMAGE = "choose_image"  # choices
+    CHOOSE_LABELS = "choose_labels"  # choices
+    NAME_CLASSES = "name_classes"
     NAME_WEIGHTS = "name_weights"
     LOCAL_WEIGHTS = "local_weights"
     MODEL_OF_WEIGHTS = "model_of_weights"

@@ -28,10 +28,10 @@ class SubsetFacts(Facts, frozen=True):
     seed: int
 
 
-class SourceFacts(Facts, frozen=True):
+class SourceFacts(Facts, frozen=True, omit_defaults=True):
     """Which images. `keys_sha256` is over the source keys in the order of the cache, one per line.
 
-    `subset` is None where they are not drawn by class.
+    `subset` is None where they are not drawn by class. `rules` are settings of the source's keys other than the usual.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class SourceFacts(Facts, frozen=True):
     keys_sha256: str
     num_classes: int
     class_names: list[str]
+    rules: dict[str, str] = {}
 
 
 class ViewFacts(Facts, frozen=True):

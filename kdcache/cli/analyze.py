@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import add_data
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted
 from kdcache.config import parse_pairs
@@ -43,13 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--group", metavar="NAME", help="of the cache (default: each, in a folder of its own if several)")
     what.add_argument("--model", metavar="NAME", help="a timm model instead of a cache")
     what.add_argument(
-        "--weights", nargs="+", metavar="W", help="of --model: hub, random or files; several are compared over training"
+        "--weights",
+        action="extend",
+        nargs="+",
+        metavar="W",
+        help="of --model: hub, random or files; several are compared over training",
     )
-    what.add_argument("--model-kwargs", nargs="+", metavar="K=V", default=[], help="further arguments of the model")
+    what.add_argument(
+        "--model-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
+    )
     what.add_argument("--image-size", type=int, metavar="S", help="side of the view (the model's)")
     what.add_argument("--run", type=Path, metavar="RUN", help="the student of a finished run, and its checkpoints")
     what.add_argument("--tap", action="append", metavar="TAP", help=TAP_HELP)
-    what.add_argument("--data", help="images of --model or --run; of a cache that refers to its images (for pictures)")
+    add_data(what, "--data", help="images of --model or --run; of a cache that refers to its images (for pictures)")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--images",
@@ -65,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     more = parser.add_argument_group("also")
     more.add_argument("--student", metavar="NAME", help="diagnose for this timm model")
-    more.add_argument("--student-kwargs", nargs="+", metavar="K=V", default=[], help="its further arguments")
+    more.add_argument(
+        "--student-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="its further arguments"
+    )
     more.add_argument(
         "--rank-table", type=Path, metavar="FILE.csv", help="rank,accuracy: effective rank region and knee"
     )
@@ -212,7 +221,7 @@ def _cache_source(
 ) -> "tuple[TokenSource, list[str]]":
     from kdcache.analysis.cache_tokens import CacheTokens, choose_columns
     from kdcache.cache.cache import open_cache
-    from kdcache.images import open_source
+    from kdcache.images import open_again
 
     cache = open_cache(arguments.cache)
     columns, left_out = choose_columns(cache, arguments.column, group)
@@ -222,7 +231,7 @@ def _cache_source(
         num_images=_num_images(arguments),
         batch_size=arguments.batch_size,
         device=device,
-        source=open_source(arguments.data) if arguments.data is not None else None,
+        source=open_again(arguments.data, cache.manifest.fingerprint.source.rules),
     )
     return tokens, left_out
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import add_data
 from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="stored views, or replayed from the images (auto: stored if there are any)",
     )
-    stream.add_argument("--data", help="the source, for a cache that refers to its images")
+    add_data(stream, "--data", help="the source, for a cache that refers to its images")
     stream.add_argument("--batch-size", type=int, default=256, metavar="B", help="views in a batch (256)")
     stream.add_argument("--views-per-sample", type=int, default=1, metavar="V", help="views of an image in a batch (1)")
     how = parser.add_argument_group("how")
@@ -57,14 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure."""
     from kdcache.cache.cache import open_cache
     from kdcache.costs.streaming import bench_stream
-    from kdcache.images import open_source
+    from kdcache.images import open_again
     from kdcache.stream.config import StreamConfig
     from kdcache.stream.pixels import can_deliver_pixels
 
     if arguments.step_ms <= 0 or arguments.seconds <= 0:
         raise UsageError("--step-ms and --seconds must be positive")
     cache = open_cache(arguments.cache)
-    source = open_source(arguments.data) if arguments.data is not None else None
+    source = open_again(arguments.data, cache.manifest.fingerprint.source.rules)
     images = arguments.images
     if images is None:
         has_pixels = can_deliver_pixels(cache, arguments.pixels, has_source=source is not None)

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules, rules_of
 from kdcache.cli.text import WEIGHTS_HELP, print_json
 from kdcache.errors import UsageError
 
@@ -17,16 +18,17 @@ EXAMPLE = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--data", required=True, metavar="D", help="folder of class folders, tars, or digits:test")
+    add_data(parser, "--data", required=True, help=f"{DATA_HELP}; folders of some of the classes are enough")
     parser.add_argument("--weights", default="last", metavar="W", help=WEIGHTS_HELP)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward (64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    add_rules(parser.add_argument_group("images"))
     probe = parser.add_argument_group(
         "linear probe",
         "BatchNorm and a linear layer on the frozen student, trained by LARS on features that are kept in RUN/probe",
     )
     probe.add_argument("--probe", action="store_true", help="train a probe and evaluate it on --data")
-    probe.add_argument("--probe-data", metavar="D", help="labelled images that it is trained on")
+    add_data(probe, "--probe-data", help="labelled images that it is trained on")
     probe.add_argument("--probe-token", choices=("class", "mean"), help="what it reads (class)")
     probe.add_argument("--probe-seeds", type=int, metavar="N", help="probes to train, for mean ± sd (3)")
     probe.add_argument(
@@ -64,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device, process_group
-    from kdcache.images import open_source
-    from kdcache.train.evaluate import check_classes, evaluate
+    from kdcache.images import open_for_classes
+    from kdcache.train.evaluate import evaluate
     from kdcache.train.folder import load_student
     from kdcache.train.kept_weights import weights_name
 
@@ -73,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device, env)
     weights = weights_name(arguments.run, arguments.weights)
     student, spec, view, class_names = load_student(arguments.run, weights=weights)
-    source = open_source(arguments.data)
-    check_classes(source, class_names)
+    source = open_for_classes(arguments.data, class_names, rules_of(arguments))
     with process_group(env, device):
         accuracy = evaluate(
             student.to(device),

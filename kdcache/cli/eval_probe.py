@@ -5,12 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import rules_of
 from kdcache.cli.text import counted, print_json
 from kdcache.config import apply_settings
 from kdcache.distributed.env import worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.errors import UsageError
-from kdcache.images import open_source
+from kdcache.images import open_for_classes, open_source
 from kdcache.train.probe import ProbeConfig, ProbeResult, linear_probe, too_few_steps
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ def run_probe(arguments: argparse.Namespace) -> int:
     env = worker_env()
     if env.world_size > 1:
         raise UsageError("--probe runs in one process, for the student runs once; start it without torchrun")
-    config = _config(arguments)
+    config, rules = _config(arguments), rules_of(arguments)
+    training = open_source(arguments.probe_data, rules)
     results = linear_probe(
         arguments.run,
-        open_source(arguments.probe_data),
-        open_source(arguments.data),
+        training,
+        open_for_classes(arguments.data, training.class_names, rules),
         config,
         weights=arguments.weights,
         batch_size=arguments.batch_size,

@@ -7,21 +7,21 @@ With --add another teacher, precision, tap or codec, or the pixels themselves, j
 import argparse
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules
+from kdcache.cli.extract_text import agreement_text, caution_text, next_text, report_facts, source_text, summary_text
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import codec_names, counted, fidelity_text, print_json, size_text
+from kdcache.cli.text import codec_names, counted, print_json, printable
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
     from kdcache.images import Source
-    from kdcache.teacher.extract import ExtractReport
+    from kdcache.teacher.estimate import PassEstimate
 
 USAGE = "(--data DATA --teacher NAME | --add [--teacher NAME]) --out DIR [options]"
-_MAX_CLASSES = 12
 EXAMPLE = """examples:
   kdcache extract --data 'imagenet/train-{0000..1023}.tar' --teacher cait_s24_224 --tap blocks.-1/patch \\
       --tap head/logits --codec int8 --views 2 --view-recipe rrc-flip --out caches/inet
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     teacher.add_argument("--teacher", metavar="NAME", default=default, help="any timm model")
     teacher.add_argument("--teacher-weights", metavar="W", default=default, help="hub, random or a file (default: hub)")
     teacher.add_argument(
-        "--teacher-kwargs", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
+        "--teacher-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
     )
     teacher.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default=default, help="autocast type")
     teacher.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1")
@@ -82,30 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_images(parser: argparse.ArgumentParser) -> None:
     default = argparse.SUPPRESS
     data = parser.add_argument_group("images")
-    data.add_argument(
-        "--data",
-        default=default,
-        help="folder of class folders, tars (.tar, .tar.gz, braces), or digits; with --add only where the cache refers "
-        "to its images",
-    )
+    add_data(data, "--data", help=f"{DATA_HELP}; with --add only where the cache refers to its images")
     data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
     data.add_argument(
         "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
     )
     data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
-    data.add_argument(
-        "--class-order",
-        choices=("natural", "sorted"),
-        default=default,
-        help="of class folders: as timm's, or by code points (natural)",
-    )
-    data.add_argument(
-        "--class-map",
-        type=Path,
-        metavar="FILE",
-        default=default,
-        help="names of class folders, one a line, in the order of the teacher's classes",
-    )
+    add_rules(data)
     data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
@@ -126,6 +109,7 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     )
     views.add_argument(
         "--view-params",
+        action="extend",
         nargs="+",
         metavar="K=V",
         default=[],
@@ -166,7 +150,9 @@ def run(arguments: argparse.Namespace) -> int:
     if "taps" in values:
         values["taps"] = tuple(values["taps"])
 
+    from kdcache.cache.cache import open_cache
     from kdcache.distributed.env import worker_env
+    from kdcache.teacher.agreement import label_agreement
     from kdcache.teacher.config import BASE_SETTINGS, ExtractConfig
     from kdcache.teacher.extract import Progress, extract
     from kdcache.teacher.reading import HungImageError
@@ -188,86 +174,22 @@ def run(arguments: argparse.Namespace) -> int:
             bad = f", {counted(progress.num_bad, 'bad image')}" if progress.num_bad else ""
             reporter.update(progress.num_records, progress.num_pending, f"limited by {progress.bottleneck}{bad}")
 
-        def announce(source: "Source") -> None:
-            if env.is_main and not as_json:
-                print(source_text(source, str(config.data)), file=sys.stderr)
+        def announce(source: "Source", estimate: "PassEstimate") -> None:
+            print(printable(source_text(source, str(config.data), estimate)), file=sys.stderr)
 
+        on_source = announce if env.is_main and not as_json else None
         try:
-            report = extract(config, env=env, on_source=announce, on_progress=show)
+            report = extract(config, env=env, on_source=on_source, on_progress=show)
         except HungImageError as error:
             # A thread is stuck inside a decoder and would keep the interpreter from ending.
-            print(f"kdcache extract: error: {error}", file=sys.stderr, flush=True)
+            print(f"kdcache extract: error: {printable(str(error))}", file=sys.stderr, flush=True)
             os._exit(1)
+    found = label_agreement(open_cache(config.out)) if report.base is not None else []
     if as_json:
-        print_json(_as_json(report))
+        print_json(report_facts(report, found))
     elif env.is_main or report.base is not None:
-        print(_summary(report, config.out))
+        lines = [summary_text(report, config.out), *map(agreement_text, found), *next_text(report, config.out)]
+        print("\n".join(lines))
+        if caution := caution_text(found, is_random=config.teacher_weights == "random"):
+            print(caution, file=sys.stderr)
     return 0
-
-
-def source_text(source: "Source", data: str) -> str:
-    """What was found: images, what was passed over, labels and where they are from, classes."""
-    images = source.images
-    bare = [image.key for image in images if image.label < 0]
-    lines = [f"{data}: {counted(len(images), 'image')}"]
-    if any(source.passed_over.values()):
-        lines.append(f"  passed over: {source.passed_over_text()}")
-    if len(bare) == len(images):
-        lines.append("  labels: none; students can be trained on the teacher alone")
-    elif bare:
-        lines.append(
-            f"  labels: {len(images) - len(bare)} of {len(images)}, from {source.label_source}; the first without is "
-            f"{bare[0]!r}"
-        )
-    else:
-        lines.append(f"  labels: all, from {source.label_source}")
-    if num_classes := source.num_classes:
-        names = [f"{index} {name}" for index, name in enumerate(source.class_names)]
-        shown = names if len(names) <= _MAX_CLASSES else [*names[: _MAX_CLASSES - 1], "…", names[-1]]
-        lines.append(f"  classes: {num_classes}" + (f": {', '.join(shown)}" if shown else ", by number"))
-    return "\n".join(lines)
-
-
-def _as_json(report: "ExtractReport") -> dict[str, Any]:
-    return {
-        "finished": report.base is not None,
-        "groups": list(report.groups),
-        "shards_written": report.num_shards,
-        "shards_skipped": report.num_skipped,
-        "views_written": report.num_records,
-        "seconds": report.seconds,
-        "times": asdict(report.times),
-        "num_bad": report.base.num_bad if report.base else None,
-    }
-
-
-def _summary(report: "ExtractReport", out: Path) -> str:
-    lines: list[str] = []
-    if report.num_records:
-        fractions = ", ".join(f"{stage} {fraction:.0%}" for stage, fraction in report.times.shares().items())
-        rate = report.num_records / report.seconds
-        lines.append(
-            f"{out}: {report.num_records} views in {report.seconds:.1f} s ({rate:.1f} views/s), limited by "
-            f"{report.times.bottleneck} ({fractions})"
-        )
-    base = report.base
-    if base is None:
-        lines.append(
-            f"{out}: this worker is done and some shards are still pending: wait for the other workers, "
-            "or run the same command again"
-        )
-        return "\n".join(lines)
-    if not report.num_shards:
-        lines.append(f"{out}: nothing was pending, all {report.num_skipped} shards are there")
-    lines.append(
-        f"{out}: {counted(base.num_samples, 'image')} x {counted(base.fingerprint.views.num_views, 'view')} in "
-        f"{counted(len(base.shards), 'shard')}"
-        + (f", {counted(base.num_bad, 'bad image')} (see {out / 'ledger'})" if base.num_bad else "")
-    )
-    for name, group in report.groups.items():
-        for column in group.fingerprint.columns:
-            known = group.columns.get(column.name)
-            cost = fidelity_text(known.fidelity) if known is not None else ""
-            lines.append(f"  {name}/{column.name}: {size_text(group.part_bytes(column.name))}{cost}")
-    lines.append(f"next: kdcache verify {out}")
-    return "\n".join(lines)

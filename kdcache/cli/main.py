@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from kdcache import __version__
+from kdcache.cli.parser import verb_parser
 from kdcache.cli.remedies import error_text
+from kdcache.cli.text import printable
 from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
 
 # Verb: what it does. The module is kdcache.cli.<verb>.
@@ -40,18 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] not in VERBS:
         return _top_level(words)
     module = importlib.import_module(f"kdcache.cli.{words[0]}")
-    parser = argparse.ArgumentParser(
-        prog=f"kdcache {words[0]}",
-        usage=f"kdcache {words[0]} {module.USAGE}",
-        description=module.__doc__.strip() if module.__doc__ else None,
-        epilog=module.EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
+    parser = verb_parser(words[0], module)
     try:
         return module.run(parser.parse_args(words[1:]))
     except KdcacheError as error:
-        print(f"kdcache {words[0]}: error: {error_text(error)}", file=sys.stderr)
+        print(f"kdcache {words[0]}: error: {printable(error_text(error))}", file=sys.stderr)
         if isinstance(error, InterruptedRunError):
             return 128 + error.signal_number
         return _USAGE_EXIT if isinstance(error, UsageError) else 1

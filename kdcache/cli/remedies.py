@@ -54,6 +54,17 @@ _WORDS = {
     ),
     # Images and weights.
     Remedy.PASS_SOURCE: "pass the source it was extracted from with --data",
+    Remedy.KEYS_TO_LAST_DOT: (
+        "end keys at the last one with `--tar-keys last-dot`, or take one image of each with --image-member, one of "
+        "{choices}"
+    ),
+    Remedy.PREFIX_KEYS: "or put the name of its tar in front of every key with `--key-prefix tar`",
+    Remedy.CHOOSE_IMAGE: "choose with --image-member, one of {choices}",
+    Remedy.CHOOSE_LABELS: "choose with --label-member, one of {choices}",
+    Remedy.NAME_CLASSES: (
+        "give the names of the classes in their order with --class-map FILE, or leave these labels out with "
+        "`--label-member none`"
+    ),
     Remedy.NAME_WEIGHTS: "name the weights it was extracted with by --teacher-weights",
     Remedy.LOCAL_WEIGHTS: "check the network and HF_HOME, or pass a local file with --teacher-weights FILE",
     Remedy.MODEL_OF_WEIGHTS: (

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import add_data
 from kdcache.cli.remedies import error_text
 from kdcache.cli.text import counted, fidelity_text, print_json, size_text
 from kdcache.errors import UsageError
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picture.add_argument("--key", help="which image (default: the first)")
     picture.add_argument("--view", type=int, default=0, help="which view (0)")
     picture.add_argument("--column", help="which column (default: the first patch column)")
-    picture.add_argument("--data", help="the source, for a cache that refers to its images")
+    add_data(picture, "--data", help="the source, for a cache that refers to its images")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -159,7 +160,7 @@ def _versions(facts: dict[str, Any]) -> str:
 
 
 def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
-    from kdcache.images import open_source
+    from kdcache.images import open_again
     from kdcache.reports.token_map import draw_token_map
     from kdcache.stream.images import ViewReplayer
     from kdcache.stream.reader import ShardReader
@@ -173,7 +174,7 @@ def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.view < num_views:
         raise UsageError(f"--view {arguments.view}: the cache has views 0 to {num_views - 1}")
     reader = ShardReader(cache, [chosen[0]], check="size")
-    source = open_source(arguments.data) if arguments.data else None
+    source = open_again(arguments.data, cache.manifest.fingerprint.source.rules)
     replayer = ViewReplayer(cache, reader, source, check_share=1.0)
     sample = _find(cache, arguments.key)
     shard, row = reader.locate(sample)

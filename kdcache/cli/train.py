@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import add_data
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import print_json, size_text
 from kdcache.cli.train_config import read_config
@@ -71,14 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--cache", type=Path, required=True, metavar="DIR", help="a finished cache")
     what.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
     what.add_argument("--student", metavar="NAME", help="any timm model")
-    what.add_argument("--student-kwargs", nargs="+", metavar="K=V", help="further arguments of the student")
+    what.add_argument(
+        "--student-kwargs", action="extend", nargs="+", metavar="K=V", help="further arguments of the student"
+    )
     what.add_argument(
         "--student-weights", metavar="W", help="what the student begins with: hub, a file, or random (the default)"
     )
     what.add_argument("--method", metavar="M[:K=V,...]", help=f"{', '.join(METHODS)}; with settings of its own")
     what.add_argument("--change", metavar="C[:K=V,...]", help="of the student, in place of the method's; see below")
     what.add_argument("--term", action="append", default=[], dest="terms", metavar="T[:K=V,...]", help="see below")
-    what.add_argument("--data", metavar="D", help="the images, for a cache that refers to them")
+    add_data(what, "--data", help="the images, for a cache that refers to them")
     what.add_argument("--per-class", metavar="N|P%", help="train on N images, or P%% of the images, of every class")
     what.add_argument("--per-class-seed", type=int, metavar="S", help="of that draw (the run's seed)")
     what.add_argument(
@@ -101,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
     how.add_argument("--batch-size", type=int, metavar="N", help="views in a batch, over all ranks together (64)")
-    how.add_argument("--eval-data", metavar="D", help="labelled images to evaluate the student on after every epoch")
+    add_data(how, "--eval-data", help="labelled images to evaluate the student on after every epoch")
     how.add_argument("--seed", type=int, help="of weights, order and dropout (0)")
     how.add_argument("--device", help="auto, cpu, cuda, cuda:1")
     how.add_argument("--tensorboard", action="store_true", default=None, help="write TensorBoard events as well")

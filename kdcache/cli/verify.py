@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdcache.cli.data_flags import add_data
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json, size_text
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rerun-teacher", type=int, metavar="N", default=0, help="compare N images with a fresh forward"
     )
     fresh.add_argument("--teacher-weights", metavar="W", help="hub, random or a file (default: as in the manifest)")
-    fresh.add_argument("--data", help="the source, for a cache that refers to its images")
+    add_data(fresh, "--data", help="the source, for a cache that refers to its images")
     fresh.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -2,7 +2,7 @@
 
 from kdcache.images.decode import DecodedImage, decode_image, decode_pixels, decoder_versions
 from kdcache.images.jpeg import decode_jpeg, encode_jpeg
-from kdcache.images.open import open_source
+from kdcache.images.open import open_again, open_for_classes, open_source
 from kdcache.images.source import Source, SourceImage
 
 __all__ = [
@@ -14,5 +14,7 @@ __all__ = [
     "decode_pixels",
     "decoder_versions",
     "encode_jpeg",
+    "open_again",
+    "open_for_classes",
     "open_source",
 ]

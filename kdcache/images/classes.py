@@ -26,10 +26,12 @@ class ClassRule:
             the same folders has the same classes; ``sorted`` by code points, as torchvision does.
         class_map: A text file with one class folder's name on each line, in the order of the classes (as timm's; for
             example the 1,000 wnids of ImageNet, for a subset of its folders); takes the place of `order`.
+        names: The same by a program, for example the classes of a cache.
     """
 
     order: ClassOrder = "natural"
     class_map: Path | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.order not in get_args(ClassOrder):
@@ -44,15 +46,30 @@ class ClassRule:
 
         Raises: SourceError for a class map that cannot be read, or that lacks one of the folders.
         """
-        if self.class_map is None:
+        if not self.has_names:
             return sorted(folders) if self.order == "sorted" else natural_order(folders)
-        names = _read_class_map(self.class_map)
+        names = self.known_names()
         if missing := natural_order(set(folders) - set(names)):
+            found = f"class {missing[0]!r} ({len(missing)} of {len(folders)})"
+            if self.class_map is None:
+                raise SourceError(
+                    f"{where}: {found} is none of the {len(names)} classes {', '.join(names[:3])}, … that are known "
+                    "here; its images would have no class, so move it away"
+                )
             raise SourceError(
-                f"{where}: class folder {missing[0]!r} ({len(missing)} of {len(folders)}) is not in {self.class_map}, "
-                f"which names {len(names)} classes; add it there, or move the folder away"
+                f"{where}: {found} is not in {self.class_map}, which names {len(names)} classes; add it there, or "
+                "move it away"
             )
         return names
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the classes are given, whatever the images have."""
+        return self.class_map is not None or bool(self.names)
+
+    def known_names(self) -> list[str]:
+        """The given classes by index; empty where the images decide. Raises: SourceError for an unreadable map."""
+        return list(self.names) if self.class_map is None else _read_class_map(self.class_map)
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -65,6 +82,11 @@ def is_dropping(name: str) -> bool:
     return name.startswith(".") or name.lower() in _DROPPINGS
 
 
+def are_splits(folders: Collection[str]) -> bool:
+    """Whether all of some folders are called train, val, test or the like."""
+    return all(_SPLIT.fullmatch(name) for name in folders)
+
+
 def refuse_splits(root: Path, folders: Sequence[str], *, is_nested: bool) -> None:
     """Refuse the root of a train/val tree, whose "classes" would be its splits, and a folder that only wraps classes.
 
@@ -75,7 +97,7 @@ def refuse_splits(root: Path, folders: Sequence[str], *, is_nested: bool) -> Non
 
     Raises: SourceError naming the folder that was meant.
     """
-    if all(_SPLIT.fullmatch(name) for name in folders) and (is_nested or len(folders) > 1):
+    if are_splits(folders) and (is_nested or len(folders) > 1):
         first = next((name for name in folders if name.lower().startswith("train")), folders[0])
         raise SourceError(
             f"{root}: its folders are the splits {', '.join(folders)}, not classes; pass one of them: {root / first}"

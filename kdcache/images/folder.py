@@ -28,9 +28,12 @@ class FolderSource(Source):
         self._root = root
         self.passed_over = Counter[str]()
         self._dangling: set[Path] = set()
-        found = {name: self._image_files(root / name) for name in self._folders(root)}
+        try:
+            found = {name: self._image_files(root / name) for name in self._folders(root)}
+            loose = self._loose_images()
+        except OSError as error:
+            raise SourceError(f"{error.filename}: cannot be listed ({error.strerror}); nothing is left out") from None
         found = {name: paths for name, paths in found.items() if paths}
-        loose = self._loose_images()
         images: list[SourceImage] = []
         self._paths: list[Path] = []
         if found:
@@ -68,17 +71,16 @@ class FolderSource(Source):
         return path.stat().st_size if path.is_file() else 0
 
     def _folders(self, root: Path) -> list[str]:
-        found = sorted(entry.name for entry in os.scandir(root) if _is_folder(entry))
+        found = [entry.name for entry in _entries(root) if _is_folder(entry)]
         self.passed_over.update(f"folder {name}" for name in found if is_dropping(name))
         return [name for name in found if not is_dropping(name)]
 
     def _loose_images(self) -> list[Path]:
-        entries = sorted(os.scandir(self._root), key=lambda entry: entry.name)
-        return [Path(entry.path) for entry in entries if not _is_folder(entry) and self._is_image(entry)]
+        return [Path(entry.path) for entry in _entries(self._root) if not _is_folder(entry) and self._is_image(entry)]
 
     def _image_files(self, folder: Path) -> list[Path]:
         found: list[Path] = []
-        for entry in os.scandir(folder):
+        for entry in _entries(folder):
             if not _is_folder(entry):
                 found += [Path(entry.path)] if self._is_image(entry) else []
             elif is_dropping(entry.name):
@@ -119,6 +121,11 @@ class FolderSource(Source):
 def _is_nested(folder: Path, images: list[Path]) -> bool:
     parents = {path.parent for path in images}
     return folder not in parents and len({path.relative_to(folder).parts[0] for path in images}) > 1
+
+
+def _entries(folder: Path) -> "list[os.DirEntry[str]]":
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kdcache.errors import SourceError
+from kdcache.errors import Remedy, SourceError
 
 UNLABELLED = -1
 
@@ -66,11 +66,12 @@ class Source(ABC):
         return max([len(self.class_names), *(image.label + 1 for image in self.images)])
 
 
-def refuse_duplicates(places: Sequence[tuple[str, str]]) -> None:
+def refuse_duplicates(places: Sequence[tuple[str, str]], *, several_tars: bool = False) -> None:
     """Refuse a source that holds one key twice.
 
     Args:
         places: (key, where) of every image.
+        several_tars: Whether their names can keep the keys apart.
 
     Raises: SourceError naming both places.
     """
@@ -79,6 +80,7 @@ def refuse_duplicates(places: Sequence[tuple[str, str]]) -> None:
         if key in seen:
             raise SourceError(
                 f"key {key!r} occurs twice: in {seen[key]} and in {where}; everything is joined by key, so keys must "
-                "be unique: rename or remove one of them"
+                "be unique: rename or remove one of them",
+                remedy=Remedy.PREFIX_KEYS if several_tars and seen[key] != where else None,
             )
         seen[key] = where

@@ -1,240 +1,282 @@
-"""WebDataset tars of images: ``.tar``, ``.tar.gz``, brace patterns."""
+"""WebDataset tars of images: which members are the image of a sample and its label."""
 
-import gzip
-import os
-import tarfile
-import tempfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import groupby
+from os.path import commonpath
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from braceexpand import UnbalancedBracesError, braceexpand  # pyright: ignore[reportAttributeAccessIssue]
-
-from kdcache.errors import SourceError
-from kdcache.images.classes import is_dropping
+from kdcache.errors import Remedy, SourceError
+from kdcache.images.archives import Archives
 from kdcache.images.decode import EXTENSIONS, image_extension
-from kdcache.images.source import UNLABELLED, Source, SourceImage, refuse_duplicates
+from kdcache.images.labels import (
+    JSON,
+    LABEL_EXTENSIONS,
+    MAX_JSON_BYTES,
+    MAX_LABEL_BYTES,
+    LabelChoices,
+    choose_labels,
+    wanted_values,
+)
+from kdcache.images.members import Member, members
+from kdcache.images.rules import FOLDER, NO_LABELS, SourceRules
+from kdcache.images.source import Source, SourceImage, refuse_duplicates
 
-MAX_COMPRESSION_RATIO = 200
-MAX_MEMBER_BYTES = 1 << 30
-_PIECE_BYTES = 1 << 20
-MAX_LABEL_BYTES = 32
-# No data set has as many; a date or an identifier is larger.
-MAX_CLASSES = 1_000_000
 _MAX_NAMED = 3
+_TAR_SUFFIXES = (".tar", ".gz", ".tgz", ".bz2", ".xz")
+_ARCHIVES = ("tar", "gz", "tgz", "zip", "bz2", "xz", "zst", "7z", "rar")
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """Where an image's bytes lie."""
 
-    path: Path
-    descriptor: int
+    tar: int
     offset: int
     size_bytes: int
 
 
-class TarSource(Source):
-    """Images of one or more tars, read in place; a compressed tar is first unpacked into an anonymous temporary file.
+class _Sample(NamedTuple):
+    """The members of a sample that count."""
 
-    A sample is all members that share a name up to the first dot of the last path component (WebDataset's rule): one
-    image, and the class index as text in ``.cls`` if there is one. Every other member is counted by the reason why it
-    is not taken, hidden ones included.
+    key: str
+    image: Member
+    labels: list[Member]
+
+
+class TarSource(Source):
+    """Images of one or more tars, read in place; compressed ones are first unpacked into a temporary file.
+
+    A sample is all members that share a key (see SourceRules): one image, and a label if there is one. Every other
+    member is counted by the reason why it is not taken, hidden ones included.
 
     Args:
-        pattern: A path, or a brace pattern such as ``data/train-{000..127}.tar``.
+        paths: The tars.
+        rules: How keys, images and labels are found.
 
-    Raises: SourceError for missing or damaged tars, duplicate keys, samples that are not adjacent or have several
-        images to choose from, and labels that are no class index.
+    Raises: SourceError for damaged tars, duplicate keys, samples that are not adjacent or have several images or labels
+        to choose from, and labels that are no class index; DiskFullError where a tar cannot be unpacked.
     """
 
     kind = "tar"
 
-    def __init__(self, pattern: str) -> None:
-        self.class_names = []
+    def __init__(self, paths: Sequence[Path], rules: SourceRules | None = None) -> None:
+        rules = rules or SourceRules()
         self.passed_over = Counter[str]()
+        self._archives = Archives(paths)
+        reader = _TarReader(self._archives, rules, self.passed_over)
+        prefixes = _prefixes(paths) if rules.key_prefix == "tar" else [""] * len(paths)
         images: list[SourceImage] = []
+        choices: list[LabelChoices] = []
         self._places: list[_Place] = []
-        self._files = [_open(path) for path in _expand(pattern)]
-        for path, descriptor in self._files:
-            for image, place in _read_tar(path, descriptor, self.passed_over):
-                images.append(image)
-                self._places.append(place)
-        self.images = images
+        for number, prefix in enumerate(prefixes):
+            for sample in reader.samples(number):
+                key = prefix + sample.key
+                images.append(SourceImage(key, key, image_extension(sample.image.name) or "", -1))
+                self._places.append(_Place(number, sample.image.offset, sample.image.size_bytes))
+                choices.append(reader.choices(number, sample))
         if not images:
             found = f"; passed over: {self.passed_over_text()}" if self.passed_over else ""
-            raise SourceError(f"{pattern}: no images in these tars (extensions {', '.join(EXTENSIONS)}){found}")
-        self.label_source = ".cls members" if any(image.label != UNLABELLED for image in images) else ""
+            wanted = f"image member {rules.image_member!r}" if rules.image_member else "images"
+            raise SourceError(f"{paths[0]}: no {wanted} in these tars (extensions {', '.join(EXTENSIONS)}){found}")
         keys = [image.key for image in images]
-        refuse_duplicates(list(zip(keys, (str(place.path) for place in self._places), strict=True)))
+        places = [str(paths[place.tar]) for place in self._places]
+        refuse_duplicates(list(zip(keys, places, strict=True)), several_tars=len(paths) > 1)
+        labels = choose_labels(choices, rules)
+        self.passed_over.update(reader.unused_labels(labels.used))
+        self.images = [
+            SourceImage(image.key, image.readable_key, image.extension, label)
+            for image, label in zip(images, labels.indices, strict=True)
+        ]
+        self.class_names, self.label_source = list(labels.class_names), labels.source
 
     def read(self, position: int) -> bytes:
         place = self._places[position]
-        data = os.pread(place.descriptor, place.size_bytes, place.offset)
+        data = self._archives.read(place.tar, place.offset, place.size_bytes)
         if len(data) != place.size_bytes:
-            raise SourceError(f"{place.path}: became shorter while it was read; restore it and run the command again")
+            path = self._archives.paths[place.tar]
+            raise SourceError(f"{path}: became shorter while it was read; restore it and run the command again")
         return data
 
     def size_bytes(self, position: int) -> int:
         return self._places[position].size_bytes
 
-    def __del__(self) -> None:
-        for _, descriptor in getattr(self, "_files", []):
-            os.close(descriptor)
+
+class _TarReader:
+    """Groups the members of tars into samples.
+
+    Args:
+        archives: The tars.
+        rules: How keys, images and labels are found.
+        passed_over: Gets what is not taken, by reason.
+    """
+
+    def __init__(self, archives: Archives, rules: SourceRules, passed_over: "Counter[str]") -> None:
+        self._archives, self._rules, self._passed_over = archives, rules, passed_over
+        self._label_members = Counter[str]()
+        wanted = rules.label_member
+        if wanted in (NO_LABELS, FOLDER):
+            self._extensions: tuple[str, ...] = ()
+        elif wanted is None:
+            self._extensions = (*LABEL_EXTENSIONS, JSON)
+        else:
+            self._extensions = (wanted.partition(":")[0].strip(".").lower(),)
+
+    def unused_labels(self, used: str) -> "Counter[str]":
+        """Members that could have held labels and were not needed, by extension."""
+        return Counter({f".{name}": count for name, count in self._label_members.items() if name != used})
+
+    def samples(self, number: int) -> Iterator[_Sample]:
+        """The samples of a tar; one is complete when the next key begins."""
+        path = self._archives.paths[number]
+        done: set[str] = set()
+        found = members(self._archives, number, self._passed_over)
+        for key, group in groupby(found, key=lambda member: split_member_name(member.name, self._rules)[0]):
+            images: list[Member] = []
+            labels: list[Member] = []
+            for member in group:
+                self._sort_in(member, images, labels)
+            if not images and not labels:
+                continue
+            if key in done:
+                raise SourceError(
+                    f"{path}: members of {key!r} are not adjacent, so that they are no sample; pack the tar again "
+                    "with its members sorted by name"
+                )
+            done.add(key)
+            image = self._one_image(path, key, images) if images else None
+            if image is not None:
+                yield _Sample(key, image, labels)
+            elif not images:
+                self._passed_over["labels without an image"] += 1
+
+    def choices(self, number: int, sample: _Sample) -> LabelChoices:
+        """What may be the label of a sample."""
+        path = self._archives.paths[number]
+        by_extension: dict[str, list[Member]] = {}
+        for member in sample.labels:
+            by_extension.setdefault(_last(member.name), []).append(member)
+        self._label_members.update(by_extension.keys())
+        if LABEL_EXTENSIONS[0] in by_extension:
+            by_extension = {LABEL_EXTENSIONS[0]: by_extension[LABEL_EXTENSIONS[0]]}
+        values: dict[str, Any] = {}
+        for extension, found in by_extension.items():
+            member = self._one_label(path, sample.key, extension, found)
+            limit = MAX_JSON_BYTES if extension == JSON else MAX_LABEL_BYTES
+            data = self._archives.read(number, member.offset, min(member.size_bytes, limit))
+            try:
+                values |= wanted_values(extension, data, self._rules)
+            except ValueError as error:
+                raise SourceError(f"{path}: {member.name} {error}") from None
+        folder = "/".join(part for part in sample.image.name.split("/")[:-1] if part not in ("", "."))
+        return LabelChoices(path, sample.key, folder, values)
+
+    def _sort_in(self, member: Member, images: list[Member], labels: list[Member]) -> None:
+        last = _last(member.name)
+        if last in self._extensions or self._is_named_label(member):
+            labels.append(member)
+        elif image_extension(member.name):
+            images.append(member)
+        elif last in _ARCHIVES:
+            self._passed_over[f"archives .{last}"] += 1
+        else:
+            self._passed_over[f".{last}" if last else "without extension"] += 1
+
+    def _is_named_label(self, member: Member) -> bool:
+        """Whether the wanted label is all that follows the key, as in ``output.cls``."""
+        return split_member_name(member.name, self._rules)[1].lower() in self._extensions
+
+    def _one_image(self, path: Path, key: str, images: list[Member]) -> Member | None:
+        """The image of a sample: ``x.jpg`` before ``x.depth.png``, where no rule says which.
+
+        Raises: SourceError where that does not decide.
+        """
+        wanted = self._rules.image_member
+        if wanted is not None:
+            chosen = _matching(images, wanted, self._rules)
+            others = len(images) - min(len(chosen), 1)
+            self._passed_over.update(["images other than the wanted member"] * others)
+            if len(chosen) <= 1:
+                return chosen[0] if chosen else None
+        else:
+            chosen = [member for member in images if "." not in split_member_name(member.name, self._rules)[1]]
+            if len(images) == 1 or len(chosen) == 1:
+                self._passed_over.update(["further images of a sample"] * (len(images) - 1))
+                return (chosen or images)[0]
+        endings = list(dict.fromkeys(split_member_name(each.name, self._rules)[1] for each in chosen or images))
+        if chosen and len(endings) > 1:
+            raise SourceError(
+                f"{path}: {key!r} has {len(chosen)} images: {_named(chosen)}; one is taken of each sample",
+                remedy=Remedy.CHOOSE_IMAGE,
+                choices=", ".join(endings),
+            )
+        raise SourceError(
+            f"{path}: {len(images)} images share the key {key!r}: {_named(images)}; a key ends at the first dot of a "
+            "name (WebDataset's rule)",
+            remedy=Remedy.KEYS_TO_LAST_DOT,
+            choices=", ".join(endings[:_MAX_NAMED]) + (", …" if len(endings) > _MAX_NAMED else ""),
+        )
+
+    def _one_label(self, path: Path, key: str, extension: str, labels: list[Member]) -> Member:
+        plain = [each for each in labels if split_member_name(each.name, self._rules)[1].lower() == extension]
+        if len(labels) == 1 or (len(plain) == 1 and self._rules.label_member is not None):
+            return (plain or labels)[0]
+        endings = list(dict.fromkeys(split_member_name(each.name, self._rules)[1] for each in labels))
+        raise SourceError(
+            f"{path}: {key!r} has {len(labels)} labels: {_named(labels)}; one is taken of each sample",
+            remedy=Remedy.CHOOSE_LABELS,
+            choices=", ".join([*endings, NO_LABELS]),
+        )
 
 
-def expand_braces(pattern: str) -> list[Path]:
-    """The paths a brace pattern names, whether they exist or not. Raises: SourceError for unbalanced braces."""
-    try:
-        return [Path(text) for text in braceexpand(pattern)]
-    except UnbalancedBracesError:
-        raise SourceError(f"{pattern}: braces are not balanced; a pattern looks like train-{{000..127}}.tar") from None
-
-
-def split_member_name(member: str) -> tuple[str, str]:
-    """Sample key and extension, parted by the first dot of the last path component: WebDataset's rule."""
+def split_member_name(member: str, rules: SourceRules) -> tuple[str, str]:
+    """Sample key and extension, parted at a dot of the last path component."""
     folder, _, name = member.rpartition("/")
-    stem, _, extension = name.partition(".")
+    if rules.tar_keys == "first-dot":
+        stem, _, extension = name.partition(".")
+    else:
+        stem, dot, extension = name.rpartition(".")
+        stem = stem if dot else extension
+        extension = extension if dot else ""
     return (f"{folder}/{stem}" if folder else stem), extension
 
 
-def parse_class(data: bytes, *, where: str) -> int:
-    """The class index in the bytes of a ``.cls`` member. Raises: SourceError for anything else."""
-    text = data.decode("ascii", "replace").strip()
-    if not text.isdecimal() or int(text) >= MAX_CLASSES:
-        raise SourceError(f"{where} holds {text!r}, wanted a class index such as 17 (below {MAX_CLASSES:,})")
-    return int(text)
+def _prefixes(paths: Sequence[Path]) -> list[str]:
+    """For each tar its name without ending, with the folders in which several tars differ."""
+    folders = [path.absolute().parent for path in paths]
+    shared = commonpath(folders)
+    names: list[str] = []
+    for path, folder in zip(paths, folders, strict=True):
+        name = path.name
+        while Path(name).suffix.lower() in _TAR_SUFFIXES:
+            name = Path(name).stem
+        names.append(f"{(folder.relative_to(shared) / name).as_posix()}/")
+    return names
 
 
-def _expand(pattern: str) -> list[Path]:
-    paths = expand_braces(pattern)
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise SourceError(
-            f"{missing[0]}: no such file ({len(missing)} of {len(paths)} tars of {pattern!r} are missing); check the "
-            "path"
-        )
-    return paths
+def _matching(images: list[Member], wanted: str, rules: SourceRules) -> list[Member]:
+    """The images whose ending is, ends with or begins with what is wanted; those that are it come first."""
+    wanted = _plain(wanted)
+    endings = [_plain(split_member_name(each.name, rules)[1]) for each in images]
+    exact = [each for each, ending in zip(images, endings, strict=True) if ending == wanted]
+    return exact or [
+        each
+        for each, ending in zip(images, endings, strict=True)
+        if f".{ending}.".endswith(f".{wanted}.") or ending.startswith(f"{wanted}.")
+    ]
 
 
-def _open(path: Path) -> tuple[Path, int]:
-    if path.suffix not in (".gz", ".tgz"):
-        return path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    limit = path.stat().st_size * MAX_COMPRESSION_RATIO
-    with tempfile.TemporaryFile() as spool, gzip.open(path) as packed:
-        try:
-            while piece := packed.read(_PIECE_BYTES):
-                spool.write(piece)
-                if spool.tell() > limit:
-                    raise SourceError(f"{path}: unpacks to over {MAX_COMPRESSION_RATIO} times its size; no image tar")
-        except (OSError, EOFError, zlib.error) as error:
-            raise SourceError(f"{path}: truncated or damaged ({error}); fetch it again") from None
-        spool.flush()
-        return path, os.dup(spool.fileno())
+def _plain(ending: str) -> str:
+    """Lower case, with one spelling of the last part."""
+    front, dot, last = ending.strip(".").lower().rpartition(".")
+    return f"{front}{dot}{image_extension(last) or last}"
 
 
-def _read_tar(path: Path, descriptor: int, passed_over: "Counter[str]") -> Iterator[tuple[SourceImage, _Place]]:
-    """Group the members of one tar; a sample is complete when the next key begins."""
-    done: set[str] = set()
-    members = _members(path, descriptor, passed_over)
-    for key, group in groupby(members, key=lambda member: split_member_name(member.name)[0]):
-        images: list[tarfile.TarInfo] = []
-        labels: list[tarfile.TarInfo] = []
-        for member in group:
-            last = member.name.rpartition("/")[2].rpartition(".")[2].lower()
-            if last == "cls":
-                labels.append(member)
-            elif image_extension(member.name):
-                images.append(member)
-            else:
-                passed_over[f".{last}" if "." in member.name.rpartition("/")[2] else "without extension"] += 1
-        if not images and not labels:
-            continue
-        if key in done:
-            raise SourceError(
-                f"{path}: members of {key!r} are not adjacent, so that they are no sample; pack the tar again "
-                "with its members sorted by name"
-            )
-        done.add(key)
-        if not images:
-            passed_over["labels without an image"] += 1
-            continue
-        image = _one_image(path, key, images)
-        if len(labels) > 1:
-            raise SourceError(f"{path}: {key!r} has {len(labels)} labels: {_named(labels)}; leave one")
-        passed_over.update(["further images of a sample"] * (len(images) - 1))
-        yield _complete(
-            path, descriptor, key, image, _read_label(path, descriptor, labels[0]) if labels else UNLABELLED
-        )
+def _last(name: str) -> str:
+    stem, _, last = name.rpartition("/")[2].rpartition(".")
+    return last.lower() if stem else ""
 
 
-def _one_image(path: Path, key: str, images: list[tarfile.TarInfo]) -> tarfile.TarInfo:
-    """The image of a sample: ``x.jpg`` before ``x.depth.png``. Raises: SourceError where that does not decide."""
-    plain = [member for member in images if "." not in split_member_name(member.name)[1]]
-    if len(images) == 1 or len(plain) == 1:
-        return (plain or images)[0]
-    if plain:
-        raise SourceError(f"{path}: {key!r} has {len(plain)} images: {_named(plain)}; leave one in each sample")
-    raise SourceError(
-        f"{path}: {len(images)} images share the key {key!r}: {_named(images)}; a key ends at the first dot of a name "
-        "(WebDataset's rule), so rename them without dots, or unpack them into a folder"
-    )
-
-
-def _named(members: list[tarfile.TarInfo]) -> str:
-    names = [member.name for member in members]
+def _named(some: list[Member]) -> str:
+    names = [member.name for member in some]
     return ", ".join(names[:_MAX_NAMED]) + (", …" if len(names) > _MAX_NAMED else "")
-
-
-def _members(path: Path, descriptor: int, passed_over: "Counter[str]") -> Iterator[tarfile.TarInfo]:
-    """The files of a tar that may belong to a sample; all others are counted."""
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        total = os.fstat(descriptor).st_size
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    if reason := _unusable(member):
-                        passed_over[reason] += 1
-                    elif member.offset_data + member.size > total:
-                        raise tarfile.ReadError(f"{member.name} goes beyond the end of the file")
-                    elif not member.isdir():
-                        yield member
-                _require_end(tar, total)
-        except (tarfile.TarError, EOFError) as error:
-            raise SourceError(f"{path}: truncated or damaged tar ({error}); fetch it again") from None
-
-
-def _unusable(member: tarfile.TarInfo) -> str:
-    """Why a member can be no part of a sample; empty for one that can, and for folders."""
-    if member.isdir():
-        return ""
-    if any(is_dropping(part) for part in member.name.split("/") if part not in (".", "..")):
-        # With the AppleDouble file ._x.jpg that macOS packs beside each x.jpg.
-        return "hidden files"
-    if member.issym() or member.islnk():
-        return "links"
-    # The stated size of a sparse file is not what it holds.
-    if not member.isreg() or member.issparse():
-        return "special files"
-    return "" if member.size <= MAX_MEMBER_BYTES else f"files over {MAX_MEMBER_BYTES >> 30} GiB"
-
-
-def _require_end(tar: tarfile.TarFile, total: int) -> None:
-    # tarfile takes a cut at a block boundary for the end; only two blocks of zeros are.
-    if tar.offset + tarfile.BLOCKSIZE > total:
-        raise tarfile.ReadError("no end mark")
-
-
-def _complete(path: Path, descriptor: int, key: str, member: tarfile.TarInfo, label: int) -> tuple[SourceImage, _Place]:
-    return SourceImage(key, key, image_extension(member.name) or "", label), _Place(
-        path, descriptor, member.offset_data, member.size
-    )
-
-
-def _read_label(path: Path, descriptor: int, member: tarfile.TarInfo) -> int:
-    data = os.pread(descriptor, min(member.size, MAX_LABEL_BYTES), member.offset_data)
-    return parse_class(data, where=f"{path}: {member.name}")

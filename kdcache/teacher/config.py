@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name, safe_name
 from kdcache.images.classes import ClassOrder, ClassRule
+from kdcache.images.rules import KeyPrefix, SourceRules, TarKeys
 from kdcache.per_class import check_subset
 from kdcache.views import RECIPES
 
@@ -25,6 +26,13 @@ BASE_SETTINGS = (
     "limit",
     "per_class",
     "per_class_seed",
+    "class_order",
+    "class_map",
+    "tar_keys",
+    "image_member",
+    "label_member",
+    "key_prefix",
+    "labels",
     "order",
     "images",
     "split",
@@ -62,6 +70,7 @@ class ExtractConfig:
         seed: Of the views, the order, and random teacher weights.
         class_order: Of class folders: ``natural`` as timm's, or ``sorted`` by code points.
         class_map: File with the names of class folders in the order of the classes, in place of `class_order`.
+        tar_keys, image_member, label_member, key_prefix, labels: How tars and labels are read; see SourceRules.
         limit: Images to take; None for all.
         per_class: Images to take of each class: ``5``, or ``1%`` of them; None for all. See kdcache.per_class.
         per_class_seed: Of that draw; None takes `seed`.
@@ -105,6 +114,11 @@ class ExtractConfig:
     per_class_seed: int | None = None
     class_order: ClassOrder = "natural"
     class_map: Path | None = None
+    tar_keys: TarKeys = "first-dot"
+    image_member: str | None = None
+    label_member: str | None = None
+    key_prefix: KeyPrefix = "none"
+    labels: Path | None = None
     order: Order = "shuffle"
     images: Images = "embed"
     split: str = "train"
@@ -147,7 +161,7 @@ class ExtractConfig:
         self._check_parts()
 
     def _check_parts(self) -> None:
-        check_subset(self.per_class, self.per_class_seed)
+        self._check_images()
         if self.per_class is not None and self.limit is not None:
             raise ValueError(f"limit={self.limit} would make the classes of per_class={self.per_class} uneven; use one")
         match = _PIXELS.fullmatch(self.pixels)
@@ -175,6 +189,15 @@ class ExtractConfig:
         ]:
             raise ValueError(f"{', '.join(changed)}: fixed by the base, which adding a group does not change")
 
+    def _check_images(self) -> None:
+        check_subset(self.per_class, self.per_class_seed)
+        _ = self.source_rules  # checks itself
+        for name in ("image_timeout_s", "max_error"):
+            value = getattr(self, name)
+            # NaN is not above 0 either.
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
     @property
     def jpeg_quality(self) -> int:
         """Quality of the JPEG that every view goes through; 0 for none."""
@@ -184,9 +207,16 @@ class ExtractConfig:
         return int(match[1] or _DEFAULT_QUALITY)
 
     @property
-    def classes(self) -> ClassRule:
-        """The order of class folders."""
-        return ClassRule(order=self.class_order, class_map=self.class_map)
+    def source_rules(self) -> SourceRules:
+        """How the images are read."""
+        return SourceRules(
+            classes=ClassRule(order=self.class_order, class_map=self.class_map),
+            tar_keys=self.tar_keys,
+            image_member=self.image_member,
+            label_member=self.label_member,
+            key_prefix=self.key_prefix,
+            labels=self.labels,
+        )
 
     @property
     def group_name(self) -> str:

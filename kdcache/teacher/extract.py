@@ -18,11 +18,12 @@ from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
 from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
-from kdcache.images import Source, open_source
+from kdcache.images import Source, open_again, open_source
 from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.estimate import PassEstimate, estimate_pass
 from kdcache.teacher.forward import Forward
 from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
 from kdcache.teacher.model import Teacher
@@ -99,7 +100,7 @@ def extract(
     config: ExtractConfig,
     *,
     env: WorkerEnv | None = None,
-    on_source: Callable[[Source], None] = lambda _: None,
+    on_source: Callable[[Source, PassEstimate], None] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> ExtractReport:
     """Run the teacher over the images and write the cache; running it again resumes where it stopped.
@@ -110,7 +111,8 @@ def extract(
     Args:
         config: What to do.
         env: This worker; None reads the environment.
-        on_source: Called with the images of a new cache, before the teacher is loaded.
+        on_source: Called with the images of a new cache and what the pass will take, before the teacher is loaded; None
+            estimates nothing.
         on_progress: Called after every batch.
 
     Raises: any KdcacheError; finished shards are safe after each of them.
@@ -123,16 +125,19 @@ def extract(
         started.extraction.close()
 
 
-def _begin_new(config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source], None]) -> _Pass:
+def _begin_new(
+    config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source, PassEstimate], None] | None
+) -> _Pass:
     assert config.data is not None, "the config checks it"
-    source = open_source(config.data, config.classes)
-    on_source(source)
+    source = open_source(config.data, config.source_rules)
+    plan = plan_source(source, config)
+    if on_source is not None:
+        on_source(source, estimate_pass(config, plan, env))
     # A folder that cannot be written is found before the teacher is loaded.
     make_folder(CachePaths(config.out).job)
     teacher = _teacher(config, env, config.image_size)
     assert teacher is not None, "the config checks it"
     recipe = plan_recipe(config, teacher)
-    plan = plan_source(source, config)
     base = base_fingerprint(config, teacher, plan, recipe)
     groups = group_fingerprints(config, base, teacher)
     _refuse_another_base(config, base)
@@ -148,7 +153,7 @@ def _begin_new(config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Sourc
 def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     manifest, _ = read_base(CachePaths(config.out))
     base = manifest.fingerprint
-    source = open_source(config.data, config.classes) if config.data is not None else None
+    source = open_again(config.data, base.source.rules)
     reader = ReplayReader(config.out, source)
     reader.check()
     teacher = _teacher(config, env, base.views.size) if config.teacher is not None else None
@@ -208,7 +213,8 @@ def _run(
     num_pending = sum(task.shard.num_samples for task in tasks) * num_views
     times, began, num_records = StageTimes(), time.perf_counter(), 0
     writing = WriteStage(behind=_BATCHES_BEHIND, times=times)
-    with graceful_stop() as stop, ThreadPoolExecutor(_threads(config), thread_name_prefix="kdcache-decode") as pool:
+    pool = ThreadPoolExecutor(_threads(config), thread_name_prefix="kdcache-decode")
+    with graceful_stop() as stop:
         batches = Background(
             plan_batches(extraction, started.images_of, tasks, pool, config=config, stop=stop),
             ahead=_BATCHES_AHEAD,
@@ -225,6 +231,8 @@ def _run(
             writing.finish()
         finally:
             batches.stop()
+            # A thread that hangs in a decoder would keep a pool that waits from ever telling.
+            pool.shutdown(wait=False, cancel_futures=True)
             writing.close()
             sink.discard()
     seconds = time.perf_counter() - began

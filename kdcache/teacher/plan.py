@@ -1,6 +1,6 @@
 """From what was asked to fingerprints: which images in which order, which views, which columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -35,12 +35,14 @@ class SourcePlan:
         positions: For each image its position in the source.
         keys: Their safe keys.
         subset: How they were drawn by class, if they were.
+        rules: How their keys are found, where that is not the usual way.
     """
 
     source: Source
     positions: list[int]
     keys: list[str]
     subset: SubsetFacts | None = None
+    rules: dict[str, str] = field(default_factory=dict)
 
     def facts(self) -> SourceFacts:
         """For the fingerprint."""
@@ -52,6 +54,7 @@ class SourcePlan:
             keys_sha256=keys_digest(images[position].key for position in self.positions),
             num_classes=self.source.num_classes,
             class_names=list(self.source.class_names),
+            rules=self.rules,
         )
 
 
@@ -77,7 +80,9 @@ def plan_source(source: Source, config: ExtractConfig) -> SourcePlan:
         positions.sort(key=lambda position: derived_key("order", config.seed, images[position].key))
     keys = safe_keys([image.key for image in images], [image.readable_key for image in images])
     positions = positions[: config.limit]
-    return SourcePlan(source, positions, [keys[position] for position in positions], subset)
+    return SourcePlan(
+        source, positions, [keys[position] for position in positions], subset, config.source_rules.recorded()
+    )
 
 
 def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:

@@ -10,7 +10,7 @@ from kdcache.cache.cache import Cache, Group
 from kdcache.cache.column import Column
 from kdcache.cache.verify import Fault
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
-from kdcache.images import open_source
+from kdcache.images import open_again
 from kdcache.models import parse_tap
 from kdcache.stream.images import ViewReplayer
 from kdcache.stream.reader import ShardReader
@@ -62,7 +62,7 @@ def rerun_teacher(
     views, facts = cache.manifest.fingerprint.views, teacher.facts
     teacher.set_taps([parse_tap(column.tap) for column in group.columns])
     reader = ShardReader(cache, group.columns, check="size")
-    replayer = ViewReplayer(cache, reader, open_source(data) if data else None, check_share=1.0)
+    replayer = ViewReplayer(cache, reader, open_again(data, cache.manifest.fingerprint.source.rules), check_share=1.0)
     total = cache.manifest.num_samples
     count = min(num_samples, total)
     for sample in (number * total // count for number in range(count)):

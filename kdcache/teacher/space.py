@@ -1,21 +1,25 @@
-"""Is there room? Column shards have a known size to the byte, so this is arithmetic."""
+"""Is there room? Column shards have a known size to the byte; indexes, records and ledgers are bounded from above."""
 
 import shutil
 from collections.abc import Sequence
 
 from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.facts import ColumnFacts
-from kdcache.cache.manifest import fingerprint_bytes
-from kdcache.cache.shard import trailer
+from kdcache.cache.statistics import MAX_SPECTRA_PER_SHARD
 from kdcache.errors import DiskFullError, Remedy
 from kdcache.teacher.plan import SourcePlan
 
-# Header and padding of the image and of its record, and the record itself.
-_OVERHEAD_PER_IMAGE_BYTES = 3072
-# Index and ledger: checksums, sums, moments.
-_INDEX_FRACTION = 0.03
+# Headers and padding of an image and of its record, the record itself with one view, and its row in the index.
+_PER_IMAGE_BYTES = 2816
+# Of each view: integers and hash in the record, and in the index.
+_PER_VIEW_BYTES = 448
+# Index of a shard of the base as HDF5, its ledger, its entries in the manifest.
+_PER_SHARD_BYTES = 48 << 10
+# Of a column in a shard: end of the tar, datasets of its index as HDF5, entries in the manifest.
+_PER_COLUMN_SHARD_BYTES = 48 << 10
 # Bytes a pixel of a JPEG without chroma subsampling takes: 0.25 to 0.8 for photographs at quality 95.
 _JPEG_BYTES_PER_PIXEL = 0.8
+_TAR_HEADER_BYTES = 1024
 
 
 def check_space(extraction: Extraction, plan: SourcePlan | None, tasks: Sequence[ShardTask]) -> None:
@@ -39,22 +43,55 @@ def check_space(extraction: Extraction, plan: SourcePlan | None, tasks: Sequence
 
 
 def estimate_bytes(extraction: Extraction, plan: SourcePlan | None, tasks: Sequence[ShardTask]) -> int:
-    """Bytes that some tasks will take: exact for columns of one record size, an estimate for the rest."""
-    num_views = extraction.base.views.num_views
-    columns = images = num_images = 0
+    """Bytes of all files that some tasks will write, rounded up."""
+    num_views, total = extraction.base.views.num_views, 0
     for task in tasks:
-        records = task.shard.num_samples * num_views
         for group in task.groups:
             fingerprint = extraction.groups[group]
-            columns += sum(_record_bytes(column) for column in fingerprint.columns) * records
-            columns += len(trailer(fingerprint_bytes(fingerprint))) * len(fingerprint.columns)
+            records = task.shard.num_samples * num_views
+            total += records_bytes(fingerprint.columns, records, 1, is_full=fingerprint.statistics == "full")
         if task.base and plan is not None:
-            num_images += task.shard.num_samples
-            if extraction.base.images == "embed":
-                numbers = range(task.shard.first, task.shard.first + task.shard.num_samples)
-                images += sum(plan.source.size_bytes(plan.positions[number]) for number in numbers)
-    return int(columns * (1 + _INDEX_FRACTION)) + images + num_images * _OVERHEAD_PER_IMAGE_BYTES
+            numbers = range(task.shard.first, task.shard.first + task.shard.num_samples)
+            embedded = extraction.base.images == "embed"
+            total += images_bytes(plan, numbers, 1, num_views=num_views, is_embedded=embedded)
+    return total
+
+
+def records_bytes(columns: Sequence[ColumnFacts], num_records: int, num_shards: int, *, is_full: bool) -> int:
+    """Bytes of columns and their indexes.
+
+    Args:
+        columns: Of one group.
+        num_records: Views in each.
+        num_shards: In how many shards.
+        is_full: Whether second moments and singular values are kept.
+    """
+    total = 0
+    for column in columns:
+        channels = column.shape[-1]
+        tokens = column.shape[0] if len(column.shape) > 1 else 1
+        statistics = 4 * channels + (2 * channels**2 if is_full and column.kind != "pixels" else 0)
+        spectra = min(num_records, num_shards * MAX_SPECTRA_PER_SHARD) * min(tokens, channels) if is_full else 0
+        total += num_records * (_record_bytes(column) + 4 * channels + 12)
+        total += num_shards * (8 * statistics + _PER_COLUMN_SHARD_BYTES) + 4 * spectra
+    return total
+
+
+def images_bytes(
+    plan: SourcePlan, numbers: Sequence[int], num_shards: int, *, num_views: int, is_embedded: bool
+) -> int:
+    """Bytes of the samples of a base, with its indexes.
+
+    Args:
+        plan: The images.
+        numbers: Which of them.
+        num_shards: In how many shards.
+        num_views: K.
+        is_embedded: Whether the image files are copied.
+    """
+    files = sum(plan.source.size_bytes(plan.positions[number]) for number in numbers) if is_embedded else 0
+    return files + len(numbers) * (_PER_IMAGE_BYTES + num_views * _PER_VIEW_BYTES) + num_shards * _PER_SHARD_BYTES
 
 
 def _record_bytes(column: ColumnFacts) -> int:
-    return column.stride_bytes or int(_JPEG_BYTES_PER_PIXEL * column.shape[0] * column.shape[1])
+    return column.stride_bytes or int(_JPEG_BYTES_PER_PIXEL * column.shape[0] * column.shape[1]) + _TAR_HEADER_BYTES

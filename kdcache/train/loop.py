@@ -14,7 +14,7 @@ from kdcache.cache.column import Column
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import any_rank, choose_device, process_group, sum_over_ranks
 from kdcache.errors import InterruptedRunError, KdcacheError, Remedy, UsageError
-from kdcache.images import Source, open_source
+from kdcache.images import open_for_classes
 from kdcache.interrupt import StopRequest, graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
@@ -23,7 +23,7 @@ from kdcache.stream.loader import CacheLoader
 from kdcache.stream.targets import PackedTargets
 from kdcache.train.checkpoint import Checkpoints
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import Accuracy, check_classes, evaluate
+from kdcache.train.evaluate import Accuracy, evaluate
 from kdcache.train.folder import (
     AVERAGED_WEIGHTS,
     WEIGHTS,
@@ -70,6 +70,7 @@ class _Run:
         env: WorkerEnv,
         device: torch.device,
         online: OnlineTargets | None,
+        class_names: list[str],
     ) -> None:
         self.online = online
         self.config, self.folder, self.setup, self.loader = config, folder, setup, loader
@@ -77,7 +78,7 @@ class _Run:
         self.trainer = Trainer(config, setup, env, device, steps_per_epoch=len(loader))
         self.checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
         self.progress = _Progress()
-        self.eval_source: Source | None = open_source(config.eval.data) if config.eval.data is not None else None
+        self.eval_source = open_for_classes(config.eval.data, class_names) if config.eval.data else None
 
     def restore(self, on_event: OnEvent) -> int:
         """Load the newest checkpoint, if any. Returns: how many bytes of the metrics belong to it."""
@@ -250,8 +251,8 @@ def train(
             if not setup.step.reads_logits:
                 on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
-        run = _Run(config, folder, setup, loader, env, device, online)
-        check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
+        class_names = list(cache.manifest.fingerprint.source.class_names)
+        run = _Run(config, folder, setup, loader, env, device, online, class_names)
         size_bytes = run.restore(on_event)
         log = MetricsLog(folder, tensorboard=config.tensorboard, size_bytes=size_bytes) if env.is_main else None
         try:

@@ -13,12 +13,12 @@ from kdcache.distributed.env import worker_env
 from kdcache.distributed.process_group import choose_device, process_group
 from kdcache.durable import write_file
 from kdcache.errors import Remedy, UsageError
-from kdcache.images import open_source
+from kdcache.images import open_for_classes
 from kdcache.models import num_trained_classes
 from kdcache.students.change import Unchanged
 from kdcache.students.low_rank import LowRank
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import check_classes, evaluate
+from kdcache.train.evaluate import evaluate
 from kdcache.train.loop import train
 from kdcache.train.setup import prepare
 
@@ -119,8 +119,8 @@ def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
             f"the students have {setup.spec.num_classes} classes, so the teacher's accuracy cannot be measured",
             remedy=Remedy.GIVE_TEACHER_ACCURACY,
         )
-    source = open_source(config.eval.data)
-    check_classes(source, list(cache.manifest.fingerprint.source.class_names))
+    class_names = list(cache.manifest.fingerprint.source.class_names)
+    source = open_for_classes(config.eval.data, class_names)
     with process_group(env, device):
         accuracy = evaluate(
             setup.step.student.to(device),

@@ -9,7 +9,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
-from kdcache.images import open_source
+from kdcache.images import open_again
 from kdcache.methods.base import Method
 from kdcache.seeds import derived_seed
 from kdcache.stream.config import StreamConfig
@@ -86,7 +86,7 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
             f"batch size {config.batch_size} does not divide among {env.world_size} ranks times {config.accumulate} "
             "pieces; choose a multiple"
         )
-    source = open_source(data.source) if data.source is not None else None
+    source = open_again(data.source, cache.manifest.fingerprint.source.rules)
     try:
         stream = StreamConfig(
             batch_size=config.batch_size,

@@ -8,7 +8,8 @@ import pytest
 SURFACE = {
     "demo": "--out --epochs --seeds --teacher-epochs --json",
     "extract": """
-        --data --class-order --class-map --limit --per-class --per-class-seed --order --max-bad --image-timeout
+        --data --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map
+        --limit --per-class --per-class-seed --order --max-bad --image-timeout
         --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
         --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads
@@ -26,6 +27,7 @@ SURFACE = {
         --tensorboard --set --json --recipes""",
     "eval": """
         --data --weights --batch-size --device --json
+        --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map
         --probe --probe-data --probe-token --probe-seeds --probe-set""",
     "export": "--out --weights --onnx --replace --json",
     "analyze": """

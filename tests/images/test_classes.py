@@ -51,7 +51,7 @@ def test_a_class_map_gives_the_indices_of_another_data_set(photos: Path, tmp_pat
     assert source.num_classes == 4
     (photos / "zebra").mkdir()
     (photos / "zebra" / "x.jpg").write_bytes(b"x")
-    with pytest.raises(SourceError, match=r"class folder 'zebra' \(1 of 3\) is not in .*map.txt, which names 4"):
+    with pytest.raises(SourceError, match=r"class 'zebra' \(1 of 3\) is not in .*map.txt, which names 4"):
         FolderSource(photos, rule)
 
 

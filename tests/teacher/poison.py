@@ -4,7 +4,10 @@ import os
 import signal
 import time
 
-KILLS, HANGS, RAISES = 3, 5, 6
+from kdcache.errors import BadImageError
+from kdcache.images import Source, decode_image
+
+KILLS, HANGS, REFUSED, BROKEN = 3, 5, 6, 20
 
 
 def read(number: int) -> int:
@@ -12,6 +15,12 @@ def read(number: int) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if number == HANGS:
         time.sleep(600)
-    if number == RAISES:
-        raise ValueError("a bad image, but a harmless one")
+    if number == REFUSED:
+        raise BadImageError("a bad image, but a harmless one")
+    if number == BROKEN:
+        raise OSError("Illegal seek")
     return number
+
+
+def decode(source: Source, number: int) -> None:
+    decode_image(source.read(number))

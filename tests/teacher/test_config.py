@@ -14,6 +14,9 @@ from kdcache.teacher.config import BASE_SETTINGS, ExtractConfig
         ({"views": 101, "view_recipe": "rrc-flip"}, "at most 100"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"batch_size": -1}, "batch_size must be at least 1"),
+        ({"image_timeout_s": float("nan")}, "image_timeout_s must be above 0, got nan"),
+        ({"max_error": 0.0}, "max_error must be above 0"),
+        ({"tar_keys": "dots"}, "tar_keys must be one of first-dot, last-dot"),
         ({"order": "random"}, "shuffle, source, got 'random'"),
         ({"view_recipe": "mae"}, "eval, rrc-flip, deit, got 'mae'"),
         ({"precision": "fp8"}, "auto, fp32, bf16, fp16"),
@@ -57,6 +60,8 @@ def test_every_setting_of_the_base_is_refused_with_add(name: str) -> None:
         "views": 2, "view_recipe": "rrc-flip", "view_params": {"flip": 0}, "image_size": 32,
         "interpolation": "bilinear", "limit": 3, "order": "source", "images": "reference", "split": "val",
         "shard_samples": 3, "max_bad": 0.5, "per_class": "2", "per_class_seed": 1,
+        "class_order": "sorted", "class_map": Path("m"), "tar_keys": "last-dot", "image_member": "jpg",
+        "label_member": "cls", "key_prefix": "tar", "labels": Path("l"),
     }  # fmt: skip
     # Settings that are refused alone for another reason.
     more = {"views": {"view_recipe": "rrc-flip"}, "per_class_seed": {"per_class": "2"}}.get(name, {})

@@ -1,14 +1,14 @@
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kdcache.cache import open_cache
 from kdcache.errors import DiskFullError
 from kdcache.teacher import space
 from kdcache.teacher.extract import extract
-from tests.conftest import GROUP, tiny_add, tiny_extract
+from tests.conftest import tiny_add, tiny_extract
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -21,17 +21,43 @@ def test_a_disk_too_small_is_refused_at_the_start(tmp_path: Path, monkeypatch: p
     extract(tiny_extract(tmp_path / "c", check_space=False))
 
 
-@pytest.mark.parametrize("adds", [False, True])
-def test_the_estimate_is_close(groups_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, adds: bool) -> None:
-    """Neither an alarm for nothing nor a disk that fills up: columns are exact, the rest is a small allowance."""
-    cache = open_cache(groups_root)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"taps": ("head/logits",)},
+        {"taps": ("blocks.-1/patch", "head/logits"), "limit": 200, "shard_samples": 128, "views": 3},
+        {"taps": ("blocks.-1/patch",), "statistics": "light", "images": "reference"},
+        {"pixels": "raw", "taps": ("head/logits",)},
+        {"pixels": "jpeg", "taps": ("head/logits",), "limit": 40, "shard_samples": 40},
+    ],
+    ids=["all taps", "logits", "larger", "light, reference", "raw pixels", "jpeg"],
+)
+def test_the_estimate_counts_every_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """Neither a disk that fills up nor an alarm for nothing."""
+    seen = estimates(monkeypatch)
+    extract(tiny_extract(tmp_path / "c", **changes))
+    assert written(tmp_path / "c") <= seen[0] < 1.4 * written(tmp_path / "c")
+
+
+def test_an_added_group_is_counted_alone(cache_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, before = estimates(monkeypatch), written(cache_copy)
+    extract(tiny_add(cache_copy, pixels="raw"))
+    assert written(cache_copy) - before <= seen[0] < 1.4 * (written(cache_copy) - before)
+
+
+def estimates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What is estimated from now on."""
     seen: list[int] = []
     original = space.estimate_bytes
-    extract(tiny_extract(tmp_path / "c")) if adds else None
     monkeypatch.setattr(space, "estimate_bytes", lambda *a: seen.append(original(*a)) or seen[-1])
-    extract(tiny_add(tmp_path / "c", pixels="raw") if adds else tiny_extract(tmp_path / "c"))
-    groups = [cache.groups[name] for name in (("wide", "pixels") if adds else (GROUP,))]
-    written = sum(group.manifest.part_bytes(column.facts.name) for group in groups for column in group.columns) + (
-        0 if adds else cache.manifest.part_bytes("samples")
+    return seen
+
+
+def written(root: Path) -> int:
+    """Bytes of all files of a cache."""
+    return sum(
+        path.stat().st_size for path in root.rglob("*") if path.is_file() and "job" not in path.relative_to(root).parts
     )
-    assert written * 0.95 < seen[0] < written * 1.3

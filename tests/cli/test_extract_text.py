@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from kdcache.cli.extract_text import agreement_text, caution_text, source_text
+from kdcache.images import open_source
+from kdcache.teacher.agreement import Agreement
+from kdcache.teacher.estimate import PassEstimate
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4, "4.0 s"), (150, "2.5 min"), (3 * 3600, "3.0 h"), (4 * 86400, "4.0 days")]
+)
+def test_what_a_pass_will_take_is_said(photos: Path, seconds: float, text: str) -> None:
+    estimate = PassEstimate(6, 12, 2_000_000, 5_000_000_000, seconds)
+    shown = source_text(open_source(str(photos)), "a.tar::b.tar", estimate)
+    assert shown.startswith("a.tar and 1 more: 6 images\n")
+    assert "to write: about 2 MB (12 views of 6 images), 5 GB free" in shown
+    assert f"time: about {text} in the teacher at {12 / seconds:.3g} views/s" in shown
+
+
+def test_what_cannot_be_told_says_why(photos: Path) -> None:
+    estimate = PassEstimate(6, 12, None, 5_000_000_000, None, "no such model")
+    shown = source_text(open_source(str(photos)), "d", estimate)
+    assert "cannot be told before the teacher is loaded (no such model)" in shown
+
+
+def test_logits_that_do_not_know_the_labels_are_a_warning() -> None:
+    bad, good = Agreement("g/logits", 0.001, 500, 1000), Agreement("g/logits", 0.8, 500, 1000)
+    assert agreement_text(good) == "  g/logits: the largest of 1000 logits is the label's for 80.0% of 500 images"
+    assert "--class-order or --class-map" in caution_text([bad], is_random=False)
+    assert (
+        caution_text([good], is_random=False)
+        == caution_text([bad], is_random=True)
+        == caution_text([], is_random=False)
+        == ""
+    )
