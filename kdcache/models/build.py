@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import kdcache.models.multi_depth  # noqa: F401  registers its models with timm
 from kdcache.errors import ModelError, Remedy
+from kdcache.models.arguments import check_arguments
 
 # What checkpoints of training scripts wrap their weights in.
 _WRAPPERS = ("state_dict", "model", "module")
@@ -25,14 +26,11 @@ def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[st
     Args:
         name: A timm model name, with or without a pretrained tag.
         pretrained: Whether to load timm's weights for it from the hub.
-        kwargs: Passed to the model.
+        kwargs: Passed to the model; see `check_arguments` for what is allowed, wherever it comes from.
 
-    Raises: ModelError naming what timm knows, what the model takes, or why the hub gave nothing.
+    Raises: ModelError naming what timm knows, what the model takes or may take, or why the hub gave nothing.
     """
-    if name.split(".")[0] not in timm.list_models():
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
-        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}")
+    check_model(name, kwargs or {})
     try:
         return timm.create_model(name, pretrained=pretrained, **(kwargs or {}))
     except TypeError as error:
@@ -46,6 +44,18 @@ def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[st
             f"the weights of {name} did not come from the hub ({error})",
             remedy=Remedy.LOCAL_WEIGHTS,
         ) from None
+
+
+def check_model(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a name that timm does not know and arguments that are not plain settings of its architecture.
+
+    Raises: ModelError with the nearest names, or what is allowed.
+    """
+    if name.split(".")[0] not in timm.list_models():
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}")
+    check_arguments(name, kwargs)
 
 
 def size_arguments(name: str, image_size: int) -> dict[str, int]:

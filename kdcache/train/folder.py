@@ -15,7 +15,7 @@ from torch import nn
 import kdcache
 from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_changed, write_file
-from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
+from kdcache.errors import CorruptCacheError, ModelError, Remedy, RunMismatchError
 from kdcache.strict_json import dump_json, load_json
 from kdcache.students.student import Student, StudentSpec, read_spec, rebuild_student
 from kdcache.train.checkpoint import read_checkpoint
@@ -78,7 +78,8 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
     """Build a finished run's student with its weights.
 
     Returns: student in evaluation mode, its spec, its evaluation view, and the class names of its data (may be empty).
-    Raises: RunMismatchError when the folder holds no finished run, or its files do not belong together.
+    Raises: RunMismatchError when the folder holds no finished run, its files do not belong together, or they name a
+        model that timm does not know or arguments that a file may not choose.
     """
     facts_path, weights_path = folder / _STUDENT, folder / weights
     for path in (facts_path, weights_path):
@@ -94,7 +95,10 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
         class_names = msgspec.convert(facts["class_names"], list[str])
     except (KeyError, TypeError, msgspec.ValidationError, CorruptCacheError) as error:
         raise RunMismatchError(f"{facts_path}: not the facts of a student ({error}); restore it") from None
-    student = rebuild_student(spec)
+    try:
+        student = rebuild_student(spec)
+    except ModelError as error:
+        raise RunMismatchError(f"{facts_path}: {error}", remedy=error.remedy) from None
     load_saved(student, weights_path)
     return student.eval(), spec, view, class_names
 
