@@ -37,8 +37,6 @@ def trap(tmp_path: Path) -> Path:
     """A checkpoint with a trap; the file that it would create is ``sprung`` beside it."""
     state = {"head.weight": torch.zeros(1)}
     torch.save({"state_dict": state, "args": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
-        {"state_dict": {"head.weight": torch.zeros(1)}, "args": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth"
-    )
     torch.load(tmp_path / "trap.pth", weights_only=False)
     (tmp_path / "sprung").unlink()  # it works: otherwise the tests below could not fail
     return tmp_path / "trap.pth"
