@@ -247,8 +247,7 @@ def train(
             return finished
         if env.is_main:
             save_facts(folder, setup, cache, online=config.online)
-            if not setup.step.reads_logits:
-                on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
+            _announce(setup, on_event)
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = _Run(config, folder, setup, loader, env, device, online)
         check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
@@ -264,6 +263,13 @@ def train(
         if env.is_main:
             _finish(folder, run, summary)
         return summary
+
+
+def _announce(setup: Setup, on_event: OnEvent) -> None:
+    if setup.step.student.note:
+        on_event("warning", {"text": f"student weights: {setup.step.student.note}"})
+    if not setup.step.reads_logits:
+        on_event("warning", {"text": "no term reads the student's logits, so its head stays untrained"})
 
 
 def _summary(run: _Run) -> dict[str, Any]:
