@@ -1,6 +1,7 @@
 """The training loop: batches from the cache, steps, metrics, checkpoints. It loads no teacher itself."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 
 from kdcache.cache.cache import Cache, open_cache
 from kdcache.cache.column import Column
+from kdcache.config import as_plain
 from kdcache.distributed.env import WorkerEnv, worker_env
-from kdcache.distributed.process_group import choose_device, process_group, sum_over_ranks
-from kdcache.errors import UsageError
+from kdcache.distributed.process_group import choose_device, gather_values, process_group, sum_over_ranks
+from kdcache.errors import RunMismatchError, UsageError
 from kdcache.interrupt import graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
@@ -20,6 +22,8 @@ from kdcache.train.folder import (
     AVERAGED_WEIGHTS,
     WEIGHTS,
     begin_run,
+    differences,
+    lock_run,
     read_summary,
     save_weights,
     write_summary,
@@ -66,10 +70,12 @@ def train(
         torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
     setup = prepare(config, cache)
-    with process_group(env, device), graceful_stop() as stop:
+    digest = cache.identity(setup.columns)
+    with process_group(env, device), graceful_stop() as stop, _lock(folder, env):
         loader = make_loader(config, cache, setup, env, device)
+        _check_ranks(config, digest, env)
         if env.is_main:
-            begin_run(folder, config, cache_digest=cache.identity(setup.columns), world_size=env.world_size)
+            begin_run(folder, config, cache_digest=digest, world_size=env.world_size)
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:
@@ -80,8 +86,7 @@ def train(
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = Run(config, folder, setup, loader, env, device, online)
         check_classes(run.eval_source, list(cache.manifest.fingerprint.source.class_names))
-        size_bytes = run.restore(on_event)
-        log = MetricsLog(folder, tensorboard=config.tensorboard, size_bytes=size_bytes) if env.is_main else None
+        log = _open_log(run, run.restore(on_event), on_event)
         try:
             while run.progress.epochs < config.epochs:
                 run.finish_epoch(log, stop, on_event)
@@ -92,6 +97,40 @@ def train(
         if env.is_main:
             _finish(folder, run, summary)
         return summary
+
+
+def _lock(folder: Path, env: WorkerEnv) -> AbstractContextManager[None]:
+    """Only the main rank writes into the folder, and others may be on machines that do not have it."""
+    return lock_run(folder, env.job_id) if env.is_main else nullcontext()
+
+
+def _check_ranks(config: RunConfig, digest: str, env: WorkerEnv) -> None:
+    """Make sure that all ranks train the same run on the same cache.
+
+    Raises: RunMismatchError on every rank, naming what differs.
+    """
+    first, *others = gather_values({"config": as_plain(config), "cache": digest}, env)
+    for rank, other in enumerate(others, start=1):
+        if differing := differences(first, other, whose=("rank 0 has", f"rank {rank} has")):
+            raise RunMismatchError(
+                f"rank {rank} was started with another run than rank 0:\n  " + "\n  ".join(differing) + "\n"
+                "Nothing was changed: start all ranks with the same command, on copies of the same cache"
+            )
+
+
+def _open_log(run: Run, size_bytes: int, on_event: OnEvent) -> MetricsLog | None:
+    if not run.env.is_main:
+        return None
+    log = MetricsLog(run.folder, tensorboard=run.config.tensorboard, size_bytes=size_bytes)
+    if log.num_lost_bytes:
+        on_event(
+            "warning",
+            {
+                "text": f"metrics.jsonl lost {log.num_lost_bytes} bytes from before step {run.progress.steps}; the log "
+                "continues with what is left of it"
+            },
+        )
+    return log
 
 
 def _announce(setup: Setup, on_event: OnEvent) -> None:

@@ -64,6 +64,7 @@ class Run:
         self.trainer = Trainer(config, setup, env, device, steps_per_epoch=len(loader))
         self.checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
         self.progress = Progress()
+        self._loss: torch.Tensor | None = None
         self.eval_source: Source | None = open_source(config.eval.data) if config.eval.data is not None else None
 
     def restore(self, on_event: OnEvent) -> int:
@@ -82,8 +83,29 @@ class Run:
         self.keep_weights()
         return state["metrics_bytes"]
 
+    def check_finite(self) -> None:
+        """Refuse to keep a student whose last loss or whose weights are not finite; all ranks decide together.
+
+        Raises: KdcacheError naming the last checkpoint, which was checked in its turn.
+        """
+        states = [self.trainer.student, self.trainer.averaged_student]
+        tensors = [each for state in states if state is not None for each in state.state_dict().values()]
+        finite = torch.stack([each.isfinite().all() for each in tensors]).all()
+        bad_loss = not (self._loss is None or bool(self._loss.isfinite()))
+        if not any_rank(bad_loss or not finite, self.env, self.device):
+            return
+        step = self.progress.steps
+        what = f"the loss of step {step} is not finite" if bad_loss else f"the weights after step {step} are not finite"
+        held = self.checkpoints.paths()
+        kept = f"the last good one is {held[-1]}" if held else "no checkpoint was written before"
+        raise KdcacheError(f"{what}, and nothing of them was saved; {kept}", remedy=Remedy.STABILISE)
+
     def save(self, log: MetricsLog | None) -> None:
-        """Write a checkpoint; only the main rank does."""
+        """Write a checkpoint, once everything in it is known to be finite; only the main rank writes.
+
+        Raises: as `check_finite`.
+        """
+        self.check_finite()
         if log is not None:
             self.checkpoints.save(
                 self.progress.steps,
@@ -116,6 +138,7 @@ class Run:
             if self.online is not None:
                 batch = replace(batch, targets=self.online(batch))
             terms, rate = self.trainer.step(batch, self.progress.steps)
+            self._loss = terms["loss"]
             self.progress.steps += 1
             self.progress.images += self.config.batch_size
             now = time.perf_counter()
@@ -163,6 +186,7 @@ class Run:
         # A signal may have stopped the run between the epoch's last step and this evaluation.
         if self.progress.steps < (self.progress.epochs + 1) * len(self.loader):
             self.train_epoch(log, stop, on_event)
+        self.check_finite()
         self.evaluate(self.progress.epochs, log, on_event)
         self.progress.epochs += 1
         # In this order a checkpoint knows the best epoch before its weights are there, never the other way round.
