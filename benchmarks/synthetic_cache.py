@@ -93,10 +93,11 @@ def write_cache(synthetic: SyntheticCache, folder: Path) -> None:
             for writer in writers.values():
                 writer.commit()
     names = [shard.name for shard in shards]
-    digest = write_manifest(paths, assemble_base(paths, base, names))
+    manifest = assemble_base(paths, base, names)
+    digest = write_manifest(paths, manifest)
     for name, group in groups.items():
         own = paths.group(name)
-        write_manifest(own, assemble_group(own, group, digest, names))
+        write_manifest(own, assemble_group(own, group, manifest, digest))
 
 
 def _key(number: int) -> str:

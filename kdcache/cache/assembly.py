@@ -7,12 +7,13 @@ import numpy as np
 
 from kdcache.cache.base import BaseFingerprint, BaseManifest, BaseShard, planned_shards
 from kdcache.cache.facts import ColumnSummary, FileFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group import GroupFingerprint, GroupManifest, GroupShard
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, read_group_index
 from kdcache.cache.index import ShardIndex, read_index
 from kdcache.cache.job import committed_files, read_ledger
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
-from kdcache.cache.statistics import Fidelity, TokenStatistics
+from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.facts import FileFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.hdf5 import files_arrays, files_from, hdf5_bytes, read_hdf5, unreadable
 from kdcache.cache.record import Array
-from kdcache.cache.statistics import Fidelity, TokenStatistics
+from kdcache.cache.statistics import TokenStatistics
 
 _STATISTICS = ("mean", "m2", "minimum", "maximum", "raw_moment", "unit_moment")
 _COLUMNS = "columns"
@@ -56,7 +57,7 @@ class ColumnIndex:
             **{name: getattr(statistics, name) for name in _STATISTICS},
         }
         if self.fidelity is not None:
-            found["fidelity"] = self.fidelity.as_array()
+            found |= self.fidelity.arrays()
         return found
 
     @classmethod
@@ -67,7 +68,7 @@ class ColumnIndex:
         statistics = TokenStatistics(len(arrays["mean"]), with_moments, count, num_zero_tokens)
         for name in _STATISTICS:
             setattr(statistics, name, arrays[name])
-        fidelity = arrays.get("fidelity")
+        has_fidelity = "fidelity" in arrays
         return cls(
             stride=stride,
             statistics=statistics,
@@ -76,7 +77,7 @@ class ColumnIndex:
             sum_of_squares=arrays["sum_of_squares"],
             spectrum_records=arrays["spectrum_records"],
             singular_energies=arrays["singular_energies"],
-            fidelity=None if fidelity is None else Fidelity.from_array(fidelity),
+            fidelity=Fidelity.from_arrays(arrays["fidelity"], arrays["fidelity_channels"]) if has_fidelity else None,
         )
 
 

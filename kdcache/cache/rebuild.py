@@ -12,6 +12,7 @@ from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.base import BaseFingerprint, BaseManifest, planned_shards, read_base
 from kdcache.cache.column_builder import ColumnBuilder
 from kdcache.cache.facts import JPEG, ColumnFacts, Facts, FileFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group import GroupFingerprint, GroupManifest, check_column_names
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
 from kdcache.cache.group_writer import PixelBuilder
@@ -27,7 +28,6 @@ from kdcache.cache.manifest import (
 from kdcache.cache.paths import INDEX, LEDGER, SAMPLES, CachePaths
 from kdcache.cache.sample import Sample
 from kdcache.cache.shard import META_MEMBER, StridedShard, member_name, read_meta
-from kdcache.cache.statistics import Fidelity
 from kdcache.cache.tar import Member, read_members
 from kdcache.cache.writer import ledger_bytes
 from kdcache.durable import make_folder, remove_stale_temporaries, sha256_file, write_file

@@ -11,9 +11,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from kdcache.cache.record import Array
+from kdcache.cache.token_sums import Moments, TokenSums, sum_tokens
 
 # Singular values cost far more than everything else here, and a percentile over images needs hundreds, not millions.
-NUM_SPECTRA_PER_SHARD = 32
+_NUM_SPECTRA = 1024
+MAX_SPECTRA_PER_SHARD = 32
 
 
 @dataclass
@@ -61,36 +63,26 @@ class TokenStatistics:
         """(C, C) from the second moments; unlike `variance`, its diagonal loses small ones beside a large mean."""
         return self.raw_moment / self.count - np.outer(self.mean, self.mean)
 
-    def update(self, features: Array) -> tuple[Array, Array]:
+    def update(self, features: Array) -> TokenSums:
         """Add records.
 
         Args:
             features: (B, N, C) float32, perhaps no records; logits as (B, 1, K), embeddings as (B, 1, C).
 
-        Returns: per record the column sums (B, C) and the sum of squares (B,), float64.
+        Returns: what was added.
         """
-        column_sums = features.sum(axis=1, dtype=np.float64)
-        tokens = features.reshape(-1, self.num_channels)
-        energy = np.einsum("tc,tc->t", tokens, tokens, dtype=np.float64)
-        if len(tokens):
-            mean = column_sums.sum(axis=0) / len(tokens)
-            # Squares are taken around a float32 copy of the mean: fast, and no cancellation for channels far from zero.
-            shift = mean.astype(np.float32)
-            centred = tokens - shift
-            m2 = np.einsum("tc,tc->c", centred, centred, dtype=np.float64) - len(tokens) * np.square(mean - shift)
-            self._merge_moments(len(tokens), mean, m2)
-            self.minimum = np.minimum(self.minimum, tokens.min(axis=0))
-            self.maximum = np.maximum(self.maximum, tokens.max(axis=0))
-        if self.with_moments:
-            self._add_second_moments(tokens, energy)
-        return column_sums, energy.reshape(features.shape[:2]).sum(axis=1)
+        sums = sum_tokens(features, with_moments=self.with_moments)
+        self.add(sums)
+        return sums
 
-    def _add_second_moments(self, tokens: Array, energy: Array) -> None:
-        nonzero = energy > 0
-        self.num_zero_tokens += int(len(tokens) - nonzero.sum())
-        self.raw_moment += tokens.T @ tokens
-        unit = tokens[nonzero] / np.sqrt(energy[nonzero, None]).astype(np.float32)
-        self.unit_moment += unit.T @ unit
+    def add(self, sums: TokenSums) -> None:
+        """Add records by their sums, which hold moments where these statistics keep them."""
+        self._merge_moments(sums.moments)
+        self.minimum = np.minimum(self.minimum, sums.minimum)
+        self.maximum = np.maximum(self.maximum, sums.maximum)
+        self.raw_moment += sums.raw_moment
+        self.unit_moment += sums.unit_moment
+        self.num_zero_tokens += sums.num_zero_tokens
 
     def merge(self, other: "TokenStatistics") -> None:
         """Add what another shard saw.
@@ -102,21 +94,17 @@ class TokenStatistics:
                 f"cannot merge statistics of {other.num_channels} channels into those of {self.num_channels}, or with "
                 "and without second moments"
             )
-        if other.count:
-            self._merge_moments(other.count, other.mean, other.m2)
+        self._merge_moments(Moments(other.count, other.mean, other.m2))
         self.minimum = np.minimum(self.minimum, other.minimum)
         self.maximum = np.maximum(self.maximum, other.maximum)
         self.raw_moment += other.raw_moment
         self.unit_moment += other.unit_moment
         self.num_zero_tokens += other.num_zero_tokens
 
-    def _merge_moments(self, count: int, mean: Array, m2: Array) -> None:
-        # Chan, Golub, LeVeque: exact combination of two samples' means and squared deviations.
-        total = self.count + count
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (count / total)
-        self.m2 = self.m2 + m2 + np.square(delta) * (self.count * count / total)
-        self.count = total
+    def _merge_moments(self, moments: Moments) -> None:
+        own = Moments(self.count, self.mean, self.m2)
+        own.merge(moments)
+        self.count, self.mean, self.m2 = own.count, own.mean, own.m2
 
 
 def merged(parts: Iterable[TokenStatistics]) -> TokenStatistics:
@@ -154,64 +142,13 @@ def singular_energies(features: Array) -> Array:
     return np.maximum(energies, 0).astype(np.float32)
 
 
-def spectrum_step(shard_samples: int) -> int:
-    """Every how many samples of a shard (planned for this many) the first view has its singular values kept."""
-    return max(1, shard_samples // NUM_SPECTRA_PER_SHARD)
+def spectrum_step(num_samples: int, shard_samples: int) -> int:
+    """Every how many samples of a shard the first view has its singular values kept.
 
-
-@dataclass
-class Fidelity:
-    """How much of the teacher's values a codec keeps, summed over records.
-
-    Attributes:
-        energy: Sum of squares of the teacher's values.
-        error: Sum of squared differences to the decoded values.
-        kept: Sum of squares of the decoded values.
-        cosine: Sum over tokens of the cosine between teacher and decoded token.
-        num_tokens: Tokens with a cosine, i.e. non-zero on both sides.
+    Args:
+        num_samples: Images planned for the cache.
+        shard_samples: Images planned for a full shard.
     """
-
-    energy: float = 0.0
-    error: float = 0.0
-    kept: float = 0.0
-    cosine: float = 0.0
-    num_tokens: int = 0
-
-    def as_array(self) -> Array:
-        """(5,) float64, the attributes in order."""
-        return np.array([self.energy, self.error, self.kept, self.cosine, self.num_tokens], np.float64)
-
-    @classmethod
-    def from_array(cls, values: Array) -> "Fidelity":
-        """What as_array gave. Raises: ValueError for another length."""
-        energy, error, kept, cosine, num_tokens = values.tolist()
-        return cls(energy, error, kept, cosine, int(num_tokens))
-
-    def update(self, values: Array, decoded: Array) -> None:
-        """Compare (..., C) float32 values with what the codec gives back."""
-        energy = np.einsum("...c,...c->...", values, values, dtype=np.float64)
-        kept = np.einsum("...c,...c->...", decoded, decoded, dtype=np.float64)
-        dot = np.einsum("...c,...c->...", values, decoded, dtype=np.float64)
-        difference = values - decoded
-        valid = (energy > 0) & (kept > 0)
-        self.energy += float(energy.sum())
-        self.kept += float(kept.sum())
-        self.error += float(np.einsum("...c,...c->...", difference, difference, dtype=np.float64).sum())
-        self.cosine += float((dot[valid] / np.sqrt(energy[valid] * kept[valid])).sum())
-        self.num_tokens += int(valid.sum())
-
-    def merge(self, other: "Fidelity") -> None:
-        """Add what another shard measured."""
-        self.energy += other.energy
-        self.error += other.error
-        self.kept += other.kept
-        self.cosine += other.cosine
-        self.num_tokens += other.num_tokens
-
-    def summary(self) -> dict[str, float]:
-        """relative_error (of norms), mean token cosine, and the fraction of energy kept."""
-        return {
-            "relative_error": float(np.sqrt(self.error / self.energy)) if self.energy else 0.0,
-            "cosine": self.cosine / self.num_tokens if self.num_tokens else 1.0,
-            "energy_kept": self.kept / self.energy if self.energy else 1.0,
-        }
+    num_shards = max(1, -(-num_samples // shard_samples))
+    per_shard = min(MAX_SPECTRA_PER_SHARD, -(-_NUM_SPECTRA // num_shards))
+    return max(1, shard_samples // per_shard)

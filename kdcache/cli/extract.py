@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import codec_names, counted, print_json, size_text
+from kdcache.cli.text import codec_names, counted, fidelity_text, print_json, size_text
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -62,7 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     names = ", ".join(codec_names())
     kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16), one of {names}")
-    kept.add_argument("--max-error", type=float, metavar="E", default=default, help="refuse a codec that is worse")
+    kept.add_argument(
+        "--max-error",
+        type=float,
+        metavar="E",
+        default=default,
+        help="refuse a codec that loses more of the spread around the channels' means (0.1 for tokens, any for logits)",
+    )
     kept.add_argument("--images", choices=("embed", "reference"), default=default, help="copy the images? (embed)")
     kept.add_argument("--statistics", choices=("full", "light"), default=default, help="second moments too? (full)")
 
@@ -266,8 +272,7 @@ def _summary(report: "ExtractReport", out: Path) -> str:
     for name, group in report.groups.items():
         for column in group.fingerprint.columns:
             known = group.columns.get(column.name)
-            error = known.fidelity.get("relative_error") if known is not None else None
-            cost = f", relative error {error:.2g}" if error is not None else ""
+            cost = fidelity_text(known.fidelity) if known is not None else ""
             lines.append(f"  {name}/{column.name}: {size_text(group.part_bytes(column.name))}{cost}")
     lines.append(f"next: kdcache verify {out}")
     return "\n".join(lines)

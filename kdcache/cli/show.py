@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.remedies import error_text
-from kdcache.cli.text import counted, print_json, size_text
+from kdcache.cli.text import counted, fidelity_text, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -151,10 +151,7 @@ def _print_group(name: str, group: dict[str, Any]) -> None:
 def _cost(column: dict[str, Any]) -> str:
     if "fidelity" not in column:
         return ""
-    fidelity = column["fidelity"]
-    if not fidelity:
-        return "; fidelity unknown (rebuilt)"
-    return f"; relative error {fidelity['relative_error']:.2g}, cosine {fidelity['cosine']:.6f}"
+    return fidelity_text(column["fidelity"]) or ", fidelity unknown (rebuilt)"
 
 
 def _versions(facts: dict[str, Any]) -> str:

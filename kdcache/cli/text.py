@@ -2,13 +2,14 @@
 
 import json
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import kdcache
 from kdcache.reports.words import counted, size_text
 
-__all__ = ["WEIGHTS_HELP", "codec_names", "counted", "print_json", "size_text"]
+__all__ = ["WEIGHTS_HELP", "codec_names", "counted", "fidelity_text", "print_json", "size_text"]
 
 WEIGHTS_HELP = "last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)"
 
@@ -25,3 +26,15 @@ def codec_names() -> list[str]:
     """The codecs by the names of their files: to import them for a help text would load numpy."""
     folder = Path(kdcache.__file__).parent / "cache" / "codecs"
     return [each.name for each in pkgutil.iter_modules([str(folder)]) if each.name not in _NO_CODECS]
+
+
+def fidelity_text(fidelity: Mapping[str, float]) -> str:
+    """What a column's codec loses, to be put behind its size; empty where nobody knows."""
+    if not fidelity:
+        return ""
+    parts = [f", relative error {fidelity['relative_error']:.2g}"]
+    if "centred_error" in fidelity:
+        parts.append(f", centred {fidelity['centred_error']:.2g}, worst channel {fidelity['worst_channel_error']:.2g}")
+        if lossy := fidelity["channels_above_tenth"]:
+            parts.append(f": {lossy:.0%} of the channels lose more than a tenth, take a finer codec for them")
+    return "".join(parts)

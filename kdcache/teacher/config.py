@@ -32,6 +32,8 @@ BASE_SETTINGS = (
     "max_bad",
 )
 _PIXELS = re.compile(r"replay|raw|jpeg(?::(\d{1,3}))?")
+# int8 loses about a hundredth; a tenth means that one channel is so large that the others are lost beside it.
+DEFAULT_MAX_ERROR = 0.1
 _DEFAULT_QUALITY = 95
 
 
@@ -75,7 +77,9 @@ class ExtractConfig:
             cores of this process, whatever OMP_NUM_THREADS says, so that workers under torchrun agree with one alone.
         threads: Threads that read, decode and cut views; None takes the cores of this process.
         max_bad: Fraction of the images that may be unusable before the run fails.
-        max_error: Largest relative error a codec may have on this data; None for any.
+        max_error: Largest error a codec may have on this data, relative to the spread of the teacher's values around
+            their channels' means (of logits, to the probabilities); None for `DEFAULT_MAX_ERROR` of tokens and
+            embeddings and any of logits.
         image_timeout_s: Seconds one image may take before it counts as hanging.
         check_space: Refuse to start when the disk is too small for what is still to be written.
     """

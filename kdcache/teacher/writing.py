@@ -1,13 +1,10 @@
 """The writing stage: one shard open at a time, committed when its last batch has come."""
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from kdcache.cache.extraction import Extraction, TaskWriter
 from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
-from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.config import DEFAULT_MAX_ERROR, ExtractConfig
+from kdcache.teacher.forward import TeacherOutputs
 
 
 class ShardSink:
@@ -30,12 +27,12 @@ class ShardSink:
         self.num_shards = 0
         self.num_bad = num_bad
 
-    def add(self, batch: RecordBatch, outputs: Mapping[str, np.ndarray] | None) -> None:
+    def add(self, batch: RecordBatch, outputs: TeacherOutputs | None) -> None:
         """Write the images and records of one batch.
 
         Args:
             batch: Images and views.
-            outputs: Of the teacher by tap; None where no teacher runs.
+            outputs: Of the teacher; None where no teacher runs.
 
         Raises: BadRecordError, DiskFullError.
         """
@@ -45,7 +42,7 @@ class ShardSink:
                 writer.base.add_sample(image.sample, image.data, image.extension)
         for group in writer.groups.values():
             if outputs is not None:
-                group.add_records(batch.names, outputs)
+                group.add_records(batch.names, outputs.values, outputs.encoded)
             group.add_pixels(batch.names, batch.pixels, batch.jpegs)
 
     def end(self, end: ShardEnd) -> None:
@@ -91,13 +88,18 @@ class ShardSink:
         return self._writer
 
     def _check_fidelity(self, writer: TaskWriter) -> None:
-        limit = self._config.max_error
         for group, own in writer.groups.items():
             for column, fidelity in own.fidelity.items():
-                error = fidelity.summary()["relative_error"]
-                if limit is not None and error > limit:
+                found = fidelity.summary()
+                limit = self._config.max_error
+                if limit is None:
+                    if not fidelity.channels.count:
+                        continue
+                    limit = DEFAULT_MAX_ERROR
+                error = found.get("centred_error", found["relative_error"])
+                if error > limit:
                     raise BadRecordError(
-                        f"shard {writer.shard.name}, column {group}/{column}: relative error {error:.3g}, more than "
+                        f"shard {writer.shard.name}, column {group}/{column}: {_error_text(found)}, more than "
                         f"max_error, {limit:g}",
                         remedy=Remedy.FINER_CODEC,
                     )
@@ -110,3 +112,13 @@ class ShardSink:
                         f"shard {writer.shard.name}, column {group}/{column}: the teacher's outputs are exactly the "
                         "same for every token; check its weights, its input normalisation and the images"
                     )
+
+
+def _error_text(found: dict[str, float]) -> str:
+    """What a codec loses, the figure that decides first."""
+    if "centred_error" not in found:
+        return f"relative error {found['relative_error']:.3g}"
+    return (
+        f"error {found['centred_error']:.3g} of the spread around the channels' means ({found['relative_error']:.3g} "
+        f"of the values themselves; {found['channels_above_tenth']:.0%} of the channels lose more than a tenth)"
+    )

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 
 from kdcache.cache.facts import FileFacts
+from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, PixelIndex, group_index_bytes, read_group_index
 from kdcache.cache.hdf5 import hdf5_bytes, read_hdf5
-from kdcache.cache.statistics import Fidelity, TokenStatistics
+from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CorruptCacheError
 
 
 def column_index(fidelity: Fidelity | None) -> ColumnIndex:
     statistics = TokenStatistics(4, with_moments=True)
-    sums, squares = statistics.update(np.random.default_rng(0).random((6, 5, 4)).astype(np.float32))
+    sums = statistics.update(np.random.default_rng(0).random((6, 5, 4)).astype(np.float32))
     return ColumnIndex(
-        1024, np.arange(6, dtype=np.uint32), sums.astype(np.float32), squares, statistics,
+        1024, np.arange(6, dtype=np.uint32), sums.column_sums.astype(np.float32), sums.squares, statistics,
         np.array([0, 2]), np.ones((2, 4), np.float32), fidelity,
     )  # fmt: skip
 

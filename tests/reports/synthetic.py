@@ -86,7 +86,17 @@ def layer(block: int, *, name: str = "", with_records: bool = True, codec: str =
         num_tokens=TOKENS,
         num_channels=CHANNELS,
         grid=GRID,
-        fidelity={"relative_error": 2e-4, "cosine": 0.999999, "energy_kept": 0.9999} if codec else {},
+        fidelity={
+            "relative_error": 2e-4,
+            "cosine": 0.999999,
+            "energy_kept": 0.9999,
+            "centred_error": 4e-4,
+            "median_channel_error": 4e-4,
+            "worst_channel_error": 6e-3,
+            "channels_above_tenth": 0.0,
+        }
+        if codec
+        else {},
         ranks=None if empty else ranks(with_records=with_records),
         sep=None if empty else sep(with_records=with_records),
         dynamics=Dynamics(entropy_bits=3.0 - 0.1 * block, magnitude=1.0 + block, intensity=0.1 * (block - 1) ** 2 + 0.1)

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from kdcache.cache import open_cache
 from kdcache.cache.group_writer import GroupShardWriter
@@ -16,12 +17,33 @@ from tests.conftest import file_hashes, tiny_add, tiny_extract
 
 def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), max_error=1e-4)
-    message = r"column vit-tiny-patch16-224/blocks-1-patch-int8: relative error .* more than max_error, 0.0001"
+    message = (
+        r"column vit-tiny-patch16-224/blocks-1-patch-int8: error 0\.\d+ of the spread around the channels' means "
+        r"\(.* of the values themselves; 0% of the channels lose more than a tenth\), more than max_error, 0.0001"
+    )
     with pytest.raises(BadRecordError, match=message) as caught:
         extract(config)
     assert caught.value.remedy is Remedy.FINER_CODEC
     assert not list((tmp_path / "c" / "samples").iterdir())
     extract(replace(config, max_error=0.1))
+
+
+def test_tokens_that_a_codec_ruins_are_refused_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel a hundred times the others: a finer codec keeps them, and whoever wants int8 all the same says so."""
+    original = Teacher.outputs
+
+    def massive(self: Teacher, *arguments: Any, **keywords: Any) -> Any:
+        outputs = original(self, *arguments, **keywords)
+        return {tap: values + 300 * (torch.arange(values.shape[-1]) == 5) for tap, values in outputs.items()}
+
+    monkeypatch.setattr(extract_module.Teacher, "outputs", massive)
+    config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), limit=8)
+    with pytest.raises(
+        BadRecordError, match=r"\d+% of the channels lose more than a tenth\), more than max_error, 0\.1"
+    ):
+        extract(config)
+    extract(replace(config, taps=("blocks.1/patch:fp16",), out=tmp_path / "finer"))
+    extract(replace(config, max_error=2.0))
 
 
 def one_shard(out: Path) -> ExtractConfig:
@@ -65,12 +87,12 @@ def test_a_shard_with_a_refused_batch_is_never_committed(
 
 def test_the_codec_that_a_refusal_advises_can_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values beyond fp16's 65,504: nothing was committed, so that another codec is not another plan's."""
-    original = Teacher.run
+    original = Teacher.outputs
 
     def large(self: Teacher, *arguments: Any, **keywords: Any) -> Any:
         return {tap: values * 1e7 for tap, values in original(self, *arguments, **keywords).items()}
 
-    monkeypatch.setattr(extract_module.Teacher, "run", large)
+    monkeypatch.setattr(extract_module.Teacher, "outputs", large)
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch",))
     for _ in range(2):
         with pytest.raises(BadRecordError, match=r"codec fp16 makes of the teacher's value -?inf") as caught:
@@ -82,13 +104,13 @@ def test_the_codec_that_a_refusal_advises_can_be_taken(tmp_path: Path, monkeypat
 
 def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All weights zero: every token is the same, and somebody would train on it for a month."""
-    original = Teacher.run
+    original = Teacher.outputs
 
     def dead(self: Teacher, *arguments: object, **keywords: object) -> object:
         outputs = original(self, *arguments, **keywords)  # type: ignore[arg-type]
         return {tap: values if tap == "head/logits" else values * 0 for tap, values in outputs.items()}
 
-    monkeypatch.setattr(extract_module.Teacher, "run", dead)
+    monkeypatch.setattr(extract_module.Teacher, "outputs", dead)
     for _ in range(2):
         with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
             extract(tiny_extract(tmp_path / "c"))
