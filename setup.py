@@ -61,7 +61,7 @@ setup(
         "scipy>=1.11",
         "simplejpeg>=1.7.6; platform_system == 'Linux'",
         "threadpoolctl>=3.2",
-        "timm>=1.0.16",
+        "timm>=1.0.26",
         "torch>=2.7",
         "triton>=3.3; platform_system == 'Linux'",
         "webdataset>=0.2.86",

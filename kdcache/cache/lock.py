@@ -33,6 +33,7 @@ class JobLock:
     Args:
         folder: The cache's job folder; it must exist.
         job_id: Equal for the workers of one job, different for any other job.
+        action: What a job does there, for messages.
 
     Raises: CacheBusyError when another job is alive.
 
@@ -41,7 +42,8 @@ class JobLock:
         is_first: Whether this worker opened the job (nobody else was alive).
     """
 
-    def __init__(self, folder: Path, job_id: str) -> None:
+    def __init__(self, folder: Path, job_id: str, *, action: str = "writes to this cache") -> None:
+        self._action = action
         self._record = folder / "holder.json"
         with storage_errors(folder, "lock"):
             self._lock = _open(folder / "lock")
@@ -58,7 +60,7 @@ class JobLock:
                 self.holder = _this_process(job_id, previous.generation + 1 if previous else 1)
                 write_file(self._record, dump_json(asdict(self.holder)))
             elif previous is None or previous.job_id != job_id:
-                raise CacheBusyError(_busy(folder, previous))
+                raise CacheBusyError(_busy(folder, previous, action))
             else:
                 self.holder = previous
             fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -75,7 +77,7 @@ class JobLock:
         """
         current = self._read()
         if current is None or current.generation != self.holder.generation:
-            raise CacheBusyError(_busy(self._record.parent, current))
+            raise CacheBusyError(_busy(self._record.parent, current, self._action))
 
     def close(self) -> None:
         """Leave the job."""
@@ -96,6 +98,6 @@ def _this_process(job_id: str, generation: int) -> Holder:
     return Holder(job_id, generation, socket.gethostname(), os.getpid(), started)
 
 
-def _busy(folder: Path, holder: Holder | None) -> str:
+def _busy(folder: Path, holder: Holder | None, action: str) -> str:
     who = f"host {holder.host}, pid {holder.pid}, since {holder.started}" if holder else "an unknown process"
-    return f"{folder.parent}: another job writes to this cache ({who}); wait for it or stop it, then run this again"
+    return f"{folder.parent}: another job {action} ({who}); wait for it or stop it, then run this again"

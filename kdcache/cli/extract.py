@@ -36,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     teacher = parser.add_argument_group("teacher")
     teacher.add_argument("--teacher", metavar="NAME", default=default, help="any timm model")
-    teacher.add_argument("--teacher-weights", metavar="W", default=default, help="hub, random or a file (default: hub)")
+    teacher.add_argument(
+        "--teacher-weights",
+        metavar="W",
+        default=default,
+        help="hub (default), random, or a file (FILE:NAME: one of several sets of weights in it)",
+    )
     teacher.add_argument(
         "--teacher-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
     )
@@ -179,7 +184,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         on_source = announce if env.is_main and not as_json else None
         try:
-            report = extract(config, env=env, on_source=on_source, on_progress=show)
+            report = extract(config, env=env, on_source=on_source, on_note=reporter.note, on_progress=show)
         except HungImageError as error:
             # A thread is stuck inside a decoder and would keep the interpreter from ending.
             print(f"kdcache extract: error: {printable(str(error))}", file=sys.stderr, flush=True)

@@ -84,3 +84,11 @@ def from_main(value: Any, env: WorkerEnv) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def gather_values(value: Any, env: WorkerEnv) -> list[Any]:
+    """The plain values of all ranks, in their order, on all ranks."""
+    found = [value] * env.world_size
+    if env.world_size > 1:
+        dist.all_gather_object(found, value)
+    return found

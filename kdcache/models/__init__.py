@@ -1,11 +1,19 @@
 """timm models by name: taps and weights."""
 
-from kdcache.models.build import count_parameters, create_timm_model, load_weights, num_trained_classes, weights_sha256
+from kdcache.models.build import (
+    check_model,
+    count_parameters,
+    create_timm_model,
+    load_weights,
+    num_trained_classes,
+    weights_sha256,
+)
 from kdcache.models.taps import Tap, TapReader, parse_tap
 
 __all__ = [
     "Tap",
     "TapReader",
+    "check_model",
     "count_parameters",
     "create_timm_model",
     "load_weights",

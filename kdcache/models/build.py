@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
 
 import kdcache.models.multi_depth  # noqa: F401  registers its models with timm
 from kdcache.errors import ModelError, Remedy
+from kdcache.models.arguments import check_arguments
+from kdcache.models.state_dicts import StateDict, find_weights
+from kdcache.models.weights_file import read_weights_file
 
-# What checkpoints of training scripts wrap their weights in.
-_WRAPPERS = ("state_dict", "model", "module")
 _MAX_NAMED = 4
 
 
@@ -25,14 +25,11 @@ def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[st
     Args:
         name: A timm model name, with or without a pretrained tag.
         pretrained: Whether to load timm's weights for it from the hub.
-        kwargs: Passed to the model.
+        kwargs: Passed to the model; see `check_arguments` for what is allowed, wherever it comes from.
 
-    Raises: ModelError naming what timm knows, what the model takes, or why the hub gave nothing.
+    Raises: ModelError naming what timm knows, what the model takes or may take, or why the hub gave nothing.
     """
-    if name.split(".")[0] not in timm.list_models():
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
-        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}")
+    check_model(name, kwargs or {})
     try:
         return timm.create_model(name, pretrained=pretrained, **(kwargs or {}))
     except TypeError as error:
@@ -46,6 +43,18 @@ def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[st
             f"the weights of {name} did not come from the hub ({error})",
             remedy=Remedy.LOCAL_WEIGHTS,
         ) from None
+
+
+def check_model(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a name that timm does not know and arguments that are not plain settings of its architecture.
+
+    Raises: ModelError with the nearest names, or what is allowed.
+    """
+    if name.split(".")[0] not in timm.list_models():
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ModelError(f"timm {timm.__version__} has no model {name!r}; {hint}")
+    check_arguments(name, kwargs)
 
 
 def size_arguments(name: str, image_size: int) -> dict[str, int]:
@@ -67,21 +76,23 @@ def size_arguments(name: str, image_size: int) -> dict[str, int]:
     return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
 
 
-def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -> None:
-    """Load a local checkpoint: ``.safetensors``, or anything torch.load reads with weights_only.
+def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = False) -> str | None:
+    """Load a local checkpoint, of any training script: nothing in it is run.
 
     Weights that do not fit as they are (original releases, position embeddings of another image size) go through timm's
     own filter for this architecture.
 
     Args:
         model: The model.
-        path: The file.
+        file: The file, or ``FILE:NAME`` for one of several sets of weights in it.
         other_classes: Whether the file may be of a model with other classes or none, whose classifier
             is then left out.
 
+    Returns: which weights of several were taken, and what was left out, in a sentence; None where there was no choice.
     Raises: ModelError naming the tensors that are missing, unexpected or of another shape.
     """
-    weights = _read_checkpoint(path)
+    path, found = _read_checkpoint(model, file)
+    weights = found.weights
     wanted = model.state_dict()
     if {name: each.shape for name, each in weights.items()} != {name: each.shape for name, each in wanted.items()}:
         weights = _filtered(model, weights)
@@ -106,6 +117,7 @@ def load_weights(model: nn.Module, path: Path, *, other_classes: bool = False) -
             remedy=Remedy.MODEL_OF_WEIGHTS,
         )
     model.load_state_dict(weights)
+    return f"{path}: {found.note}" if found.note else None
 
 
 def num_trained_classes(model: nn.Module, weights: str) -> int | None:
@@ -119,7 +131,7 @@ def num_trained_classes(model: nn.Module, weights: str) -> int | None:
     """
     if weights == "hub":
         return (getattr(model, "pretrained_cfg", None) or {}).get("num_classes") or None
-    tensors = _filtered(model, _read_checkpoint(Path(weights)))
+    tensors = _filtered(model, _read_checkpoint(model, weights)[1].weights)
     found = [tensors[key].shape[0] for name in _classifier_names(model) if (key := f"{name}.weight") in tensors]
     return found[0] if found else None
 
@@ -139,26 +151,12 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such weights file; wanted a local file, hub or random")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail in many ways, and unpickling is refused by one more
-        raise ModelError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:200]}); only tensors are loaded: convert "
-            "other checkpoints to .safetensors first"
-        ) from None
-    for wrapper in _WRAPPERS:
-        if isinstance(value, dict) and isinstance(value.get(wrapper), dict):
-            value = value[wrapper]
-            break
-    tensors = {str(key).removeprefix("module."): each for key, each in dict(value).items() if isinstance(each, Tensor)}
-    if not tensors:
-        raise ModelError(f"{path}: holds no tensors; wanted a state dict")
-    return tensors
+def _read_checkpoint(model: nn.Module, file: Path | str) -> tuple[Path, StateDict]:
+    path, choice = Path(file).expanduser(), None
+    name, colon, last = str(file).rpartition(":")
+    if colon and not path.exists():
+        path, choice = Path(name).expanduser(), last
+    return path, find_weights(read_weights_file(path), model.state_dict(), choice=choice, where=str(path))
 
 
 def _without_other_classifier(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ After that ``timm.create_model("local-dir:...")`` and ``hf-hub:`` names load exp
 is given by the timm model that is changed, its arguments and the settings of the change.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -72,6 +73,8 @@ def _entrypoint(change: str, line: str) -> Callable[..., nn.Module]:
         return build_model_with_cfg(partial(_changed, change), entrypoint.__name__, pretrained, **kwargs)
 
     entrypoint.__name__ = _timm_name(change)
+    # What `kdcache.models.arguments` lets through.
+    entrypoint.__signature__ = inspect.signature(_changed)  # pyright: ignore[reportFunctionMemberAccess]
     entrypoint.__doc__ = f"A timm model changed: {line}."
     return entrypoint
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import msgspec
@@ -65,6 +64,7 @@ class Student(nn.Module):
 
     Attributes:
         taps: What `outputs` reads, resolved; none at first.
+        note: Which weights of several in a file it began with; None where there was no choice.
     """
 
     def __init__(self, model: nn.Module, *, decays_embeddings: bool = False) -> None:
@@ -72,6 +72,7 @@ class Student(nn.Module):
         self.model = model
         self._decays_embeddings = decays_embeddings
         self.taps: list[Tap] = []
+        self.note: str | None = None
         self._reader: TapReader | None = None
 
     @property
@@ -157,13 +158,15 @@ def build_student(spec: StudentSpec, *, weights: str | None = None) -> Student:
     Raises: ModelError for unknown names, architectures the change cannot be applied to, or weights that do not fit;
         TapError.
     """
-    change = spec.change
+    change, notes = spec.change, list[str]()
     if weights is None and change.needs_weights:
         raise ModelError(
             f"{change.name} is made from the weights of a trained {spec.name}", remedy=Remedy.GIVE_STUDENT_WEIGHTS
         )
-    model = change.apply(partial(_build, spec, weights))
-    return Student(model, decays_embeddings=change.decays_embeddings)
+    model = change.apply(partial(_build, spec, weights, notes))
+    student = Student(model, decays_embeddings=change.decays_embeddings)
+    student.note = "; ".join(dict.fromkeys(notes)) or None
+    return student
 
 
 def rebuild_student(spec: StudentSpec) -> Student:
@@ -188,13 +191,13 @@ def read_spec(facts: dict[str, Any]) -> StudentSpec:
     return replace(msgspec.convert(plain, StudentSpec), change=change)
 
 
-def _build(spec: StudentSpec, weights: str | None, **more: Any) -> nn.Module:
+def _build(spec: StudentSpec, weights: str | None, notes: list[str], **more: Any) -> nn.Module:
     kwargs = {**size_arguments(spec.name, spec.image_size), **spec.kwargs, "num_classes": spec.num_classes, **more}
     if more or weights in (None, "random"):
         return create_timm_model(spec.name, kwargs=kwargs)
     model = create_timm_model(spec.name, pretrained=weights == "hub", kwargs=kwargs)
-    if weights != "hub":
-        load_weights(model, Path(weights), other_classes=True)
+    if weights != "hub" and (note := load_weights(model, weights, other_classes=True)):
+        notes.append(note)
     return model
 
 

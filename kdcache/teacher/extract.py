@@ -101,6 +101,7 @@ def extract(
     *,
     env: WorkerEnv | None = None,
     on_source: Callable[[Source, PassEstimate], None] | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> ExtractReport:
     """Run the teacher over the images and write the cache; running it again resumes where it stopped.
@@ -113,12 +114,15 @@ def extract(
         env: This worker; None reads the environment.
         on_source: Called with the images of a new cache and what the pass will take, before the teacher is loaded; None
             estimates nothing.
+        on_note: Called with what the user should know about the teacher's weights.
         on_progress: Called after every batch.
 
     Raises: any KdcacheError; finished shards are safe after each of them.
     """
     env = env or worker_env()
     started = _begin_adding(config, env) if config.add else _begin_new(config, env, on_source)
+    if started.teacher is not None and started.teacher.note:
+        on_note(f"teacher weights: {started.teacher.note}")
     try:
         return _run(config, env, started, on_progress)
     finally:

@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +61,7 @@ class Teacher:
         image_size: S.
         data_config: timm's: interpolation, mean, std, crop_pct, crop_mode.
         facts: For the fingerprint.
+        note: Which weights of several in a file were taken; None where there was no choice.
     """
 
     def __init__(
@@ -83,8 +83,9 @@ class Teacher:
         torch.manual_seed(derived_seed("teacher", seed))
         arguments = {**(size_arguments(name, size) if size else {}), **kwargs}
         self.model: nn.Module = create_timm_model(name, pretrained=weights == "hub", kwargs=arguments)
+        self.note: str | None = None
         if weights not in ("hub", "random"):
-            load_weights(self.model, Path(weights))
+            self.note = load_weights(self.model, weights)
         self.data_config: dict[str, Any] = timm.data.resolve_model_data_config(self.model)
         channels, *sides = self.data_config["input_size"]
         if channels != 3 or (size is None and sides[0] != sides[1]):

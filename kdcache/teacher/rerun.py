@@ -9,9 +9,9 @@ import torch
 from kdcache.cache.cache import Cache, Group
 from kdcache.cache.column import Column
 from kdcache.cache.verify import Fault
-from kdcache.errors import CacheMismatchError, Remedy, UsageError
+from kdcache.errors import CacheMismatchError, ModelError, Remedy, UsageError
 from kdcache.images import open_again
-from kdcache.models import parse_tap
+from kdcache.models import check_model, parse_tap
 from kdcache.stream.images import ViewReplayer
 from kdcache.stream.reader import ShardReader
 from kdcache.teacher.model import Teacher
@@ -87,13 +87,17 @@ def teacher_of_group(cache: Cache, group: Group, *, weights: str | None, device:
         weights: As in ExtractConfig; None takes what the manifest says (not possible for a file).
         device: Where it runs.
 
-    Raises: UsageError for a file that is not named, CacheMismatchError when the weights are not the manifest's,
-        ModelError.
+    Raises: UsageError for a file that is not named, CacheMismatchError when the weights are not the manifest's or
+        it names a model or arguments that a file may not choose, ModelError.
     """
     views, facts = cache.manifest.fingerprint.views, group.manifest.fingerprint.teacher
     assert facts is not None, "a group of stored pixels has no teacher"
     if weights is None and facts.weights == "file":
         raise UsageError(f"the weights of {facts.name} came from a file", remedy=Remedy.NAME_WEIGHTS)
+    try:
+        check_model(facts.name, facts.kwargs)
+    except ModelError as error:
+        raise CacheMismatchError(f"{group.paths.manifest}: {error}") from None
     teacher = Teacher(
         facts.name,
         facts.kwargs,

@@ -105,7 +105,13 @@ def _read(path: Path) -> dict[str, Any] | None:
     """The state in a checkpoint, None if it is not the file whose hash was recorded."""
     digest = _digest_path(path)
     if digest.is_file() and digest.read_text("ascii", "replace").strip() == sha256_file(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # unpickling is refused, or fails, in many ways
+            raise RunMismatchError(
+                f"{path}: holds more than tensors and plain values, so that kdcache did not write it and does not load "
+                "it; delete it or restore it"
+            ) from None
     return None
 
 

@@ -1,6 +1,8 @@
 """A run folder: what was asked, by which versions, of which cache; and the finished student."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import torch
 from torch import nn
 
 import kdcache
+from kdcache.cache.lock import JobLock
 from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_changed, write_file
-from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
+from kdcache.errors import CorruptCacheError, ModelError, Remedy, RunMismatchError
 from kdcache.strict_json import dump_json, load_json
 from kdcache.students.student import Student, StudentSpec, read_spec, rebuild_student
 from kdcache.train.checkpoint import read_checkpoint
@@ -24,6 +27,7 @@ from kdcache.views import EvalView
 
 _CONFIG = "config.json"
 _STUDENT = "student.json"
+_JOB = "job"
 WEIGHTS = "student.safetensors"
 AVERAGED_WEIGHTS = "student-ema.safetensors"
 SUMMARY = "summary.json"
@@ -39,7 +43,7 @@ def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size:
     path = folder / _CONFIG
     if path.is_file():
         found = load_json(path.read_bytes(), where=str(path))
-        differing = _differences(found["config"], wanted["config"])
+        differing = differences(found["config"], wanted["config"])
         if found["cache"] != cache_digest:
             differing.append(f"cache: the run has {found['cache'][:12]}…, this command {cache_digest[:12]}…")
         if differing:
@@ -50,6 +54,24 @@ def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size:
         return
     record = {**wanted, "versions": versions(), "git_commit": _git_commit(), "world_size": world_size}
     write_file(path, dump_json(record))
+
+
+@contextmanager
+def lock_run(folder: Path, job_id: str) -> Iterator[None]:
+    """Hold a run folder for the duration of the block; it is free again when the holder dies, however it dies.
+
+    Args:
+        folder: Created if need be.
+        job_id: Equal for the ranks of one job, different for any other job.
+
+    Raises: CacheBusyError naming host and pid of the job that holds it; NotWritableError.
+    """
+    make_folder(folder / _JOB)
+    lock = JobLock(folder / _JOB, job_id, action="trains in this folder")
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def versions() -> dict[str, str]:
@@ -78,7 +100,8 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
     """Build a finished run's student with its weights.
 
     Returns: student in evaluation mode, its spec, its evaluation view, and the class names of its data (may be empty).
-    Raises: RunMismatchError when the folder holds no finished run, or its files do not belong together.
+    Raises: RunMismatchError when the folder holds no finished run, its files do not belong together, or they name a
+        model that timm does not know or arguments that a file may not choose.
     """
     facts_path, weights_path = folder / _STUDENT, folder / weights
     for path in (facts_path, weights_path):
@@ -94,7 +117,10 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
         class_names = msgspec.convert(facts["class_names"], list[str])
     except (KeyError, TypeError, msgspec.ValidationError, CorruptCacheError) as error:
         raise RunMismatchError(f"{facts_path}: not the facts of a student ({error}); restore it") from None
-    student = rebuild_student(spec)
+    try:
+        student = rebuild_student(spec)
+    except ModelError as error:
+        raise RunMismatchError(f"{facts_path}: {error}", remedy=error.remedy) from None
     load_saved(student, weights_path)
     return student.eval(), spec, view, class_names
 
@@ -152,17 +178,30 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return load_json(path.read_bytes(), where=str(path)) if path.is_file() else None
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(
+    found: dict[str, Any],
+    wanted: dict[str, Any],
+    prefix: str = "",
+    *,
+    whose: tuple[str, str] = ("the run has", "this command"),
+) -> list[str]:
+    """``name: the run has X, this command Y`` for every setting that differs.
+
+    Args:
+        found, wanted: Plain values by name.
+        prefix: In front of the names.
+        whose: What each side is called.
+    """
     differing: list[str] = []
     for name in dict.fromkeys([*found, *wanted]):
         old, new = found.get(name), wanted.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            differing += _differences(old, new, f"{prefix}{name}.")
+            differing += differences(old, new, f"{prefix}{name}.", whose=whose)
         elif pairs := _pairs(old, new):
             for number, (one, two) in enumerate(pairs):
-                differing += _differences(one, two, f"{prefix}{name}[{number}].")
+                differing += differences(one, two, f"{prefix}{name}[{number}].", whose=whose)
         elif old != new:
-            differing.append(f"{prefix}{name}: the run has {old!r}, this command {new!r}")
+            differing.append(f"{prefix}{name}: {whose[0]} {old!r}, {whose[1]} {new!r}")
     return differing
 
 

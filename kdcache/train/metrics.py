@@ -18,13 +18,22 @@ class MetricsLog:
         size_bytes: Length to cut an existing file to; lines after a checkpoint are written again by the resumed run.
 
     Raises: MissingExtraError.
+
+    Attributes:
+        num_lost_bytes: How many bytes before the checkpoint are gone: somebody removed or cut the file.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool, size_bytes: int) -> None:
         self._path = folder / "metrics.jsonl"
         self._writer: Any = _open_tensorboard(folder / "tensorboard") if tensorboard else None
         with storage_errors(self._path, "open"):
-            self._file = self._path.open("ab")
+            self._file = self._path.open("ab+")
+            held = self._file.seek(0, os.SEEK_END)
+            self.num_lost_bytes = max(size_bytes - held, 0)
+            if self.num_lost_bytes:
+                self._file.seek(0)
+                # Only whole lines are kept; growing the file to its old length would fill it with zeros.
+                size_bytes = self._file.read().rfind(b"\n") + 1
             self._file.truncate(size_bytes)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -49,7 +58,7 @@ class MetricsLog:
         with storage_errors(self._path, "flush"):
             self._file.flush()
             os.fsync(self._file.fileno())
-        return self._file.tell()
+        return self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Close the files."""

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-import kdcache.train.loop
+import kdcache.train.run
 from kdcache import durable
 from kdcache.cli.remedies import error_text
 from kdcache.errors import InterruptedRunError, RunMismatchError, UsageError
@@ -53,7 +53,7 @@ def _scored(scores: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
             scores.setdefault(digest.hexdigest(), TOP1[len(scores)])
         return Accuracy(scores[digest.hexdigest()], 100.0, 360, 0)
 
-    monkeypatch.setattr(kdcache.train.loop, "evaluate", evaluate)
+    monkeypatch.setattr(kdcache.train.run, "evaluate", evaluate)
 
 
 @pytest.fixture
