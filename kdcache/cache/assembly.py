@@ -61,7 +61,7 @@ def assemble_group(
         base_digest: sha256 of the base's manifest.
 
     Raises: IncompleteCacheError if a shard is not committed, CorruptCacheError if a column of one has not one record
-        for every view.
+        for every view, BadRecordError if a column holds the same for everything.
     """
     shards: list[GroupShard] = []
     summaries: dict[str, _Summary] = {}
@@ -85,7 +85,9 @@ def assemble_group(
         fingerprint=fingerprint,
         base=base_digest,
         shards=shards,
-        columns={name: summary.finish() for name, summary in summaries.items()},
+        columns={
+            name: summary.finish(f"group {paths.root.name}, column {name}") for name, summary in summaries.items()
+        },
     )
 
 
@@ -112,10 +114,11 @@ class _Summary:
         else:
             self._fidelity.merge(column.fidelity)
 
-    def finish(self) -> ColumnSummary:
-        """The column's entry in the manifest."""
+    def finish(self, where: str) -> ColumnSummary:
+        """The column's entry in the manifest. Raises: BadRecordError, naming `where`, if all its tokens are equal."""
         total = self._total
         assert total is not None, "there is at least one shard"
+        total.refuse_constant(where)
         num_values = max(total.count * total.num_channels, 1)
         return ColumnSummary(
             fidelity={} if self._fidelity is None else self._fidelity.summary(),

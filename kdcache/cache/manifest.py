@@ -43,6 +43,11 @@ def read_fingerprint(data: bytes, kind: type[Record], *, where: str) -> Record:
     return _convert(value, kind, where)
 
 
+def manifest_digest(manifest: Facts) -> str:
+    """sha256 of the bytes that `write_manifest` writes, hex."""
+    return fingerprint_digest(manifest)
+
+
 def write_manifest(paths: CachePaths, manifest: Facts) -> str:
     """Write a manifest and, before it, its digest, where they are not there already. Returns the digest.
 

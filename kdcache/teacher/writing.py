@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kdcache.cache.base import BaseManifest
 from kdcache.cache.extraction import Extraction, TaskWriter
+from kdcache.cache.group import GroupManifest
 from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
 from kdcache.teacher.config import ExtractConfig
@@ -63,14 +65,30 @@ class ShardSink:
         # Those of a base that is there already were accepted when it was made.
         if end.task.base:
             self.num_bad += len(end.bad)
-            self.refuse_bad(self.num_bad)
+            self.refuse_bad()
 
-    def refuse_bad(self, num_bad: int) -> None:
+    def accept(self, base: BaseManifest, groups: Mapping[str, GroupManifest]) -> None:
+        """Check a whole cache against the limits before its manifests are written, so that a refusal stays one.
+
+        Args:
+            base: Its images.
+            groups: Its groups of this pass, by name.
+
+        Raises: TooManyBadImagesError, BadRecordError.
+        """
+        if not self._config.add:
+            self.num_bad = base.num_bad
+            self.refuse_bad()
+        for name, group in groups.items():
+            for column, summary in group.columns.items():
+                self._refuse_error(f"column {name}/{column}", summary.fidelity.get("relative_error", 0.0))
+
+    def refuse_bad(self) -> None:
         """Fail when more than the stated fraction of the images is bad.
 
         Raises: TooManyBadImagesError.
         """
-        total = self._extraction.base.source.num_samples
+        num_bad, total = self.num_bad, self._extraction.base.source.num_samples
         if num_bad > self._config.max_bad * total:
             raise TooManyBadImagesError(
                 f"{num_bad} of {total} images cannot be used, more than the fraction of {self._config.max_bad:g} that "
@@ -91,22 +109,19 @@ class ShardSink:
         return self._writer
 
     def _check_fidelity(self, writer: TaskWriter) -> None:
-        limit = self._config.max_error
         for group, own in writer.groups.items():
             for column, fidelity in own.fidelity.items():
-                error = fidelity.summary()["relative_error"]
-                if limit is not None and error > limit:
-                    raise BadRecordError(
-                        f"shard {writer.shard.name}, column {group}/{column}: relative error {error:.3g}, more than "
-                        f"max_error, {limit:g}",
-                        remedy=Remedy.FINER_CODEC,
-                    )
+                where = f"shard {writer.shard.name}, column {group}/{column}"
+                self._refuse_error(where, fidelity.summary()["relative_error"])
+
+    def _refuse_error(self, where: str, error: float) -> None:
+        limit = self._config.max_error
+        if limit is not None and error > limit:
+            raise BadRecordError(
+                f"{where}: relative error {error:.3g}, more than max_error, {limit:g}", remedy=Remedy.FINER_CODEC
+            )
 
     def _check_variety(self, writer: TaskWriter) -> None:
         for group, own in writer.groups.items():
             for column, builder in own.columns.items():
-                if builder.is_constant:
-                    raise BadRecordError(
-                        f"shard {writer.shard.name}, column {group}/{column}: the teacher's outputs are exactly the "
-                        "same for every token; check its weights, its input normalisation and the images"
-                    )
+                builder.refuse_constant(f"shard {writer.shard.name}, column {group}/{column}")
