@@ -10,7 +10,8 @@ from kdcache.cache.facts import ColumnSummary, FileFacts
 from kdcache.cache.group import GroupFingerprint, GroupManifest, GroupShard
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, read_group_index
 from kdcache.cache.index import ShardIndex, read_index
-from kdcache.cache.job import committed_files, read_ledger
+from kdcache.cache.job import committed, other_plan, read_ledger
+from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.cache.statistics import Fidelity, TokenStatistics
 from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
@@ -23,11 +24,12 @@ def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequen
         that was planned for it.
     """
     shards: list[BaseShard] = []
+    plan = fingerprint_digest(fingerprint)
     modes: Counter[str] = Counter()
     num_rotated = 0
     planned = {shard.name: shard.num_samples for shard in planned_shards(fingerprint)}
     for name in names:
-        _require(paths, name)
+        _require(paths, name, plan)
         index: ShardIndex = read_index(paths.shard(INDEX, name))
         num_bad = len(read_ledger(paths.shard(LEDGER, name)))
         if len(index) + num_bad != planned[name]:
@@ -64,10 +66,11 @@ def assemble_group(
         for every view, BadRecordError if a column holds the same for everything.
     """
     shards: list[GroupShard] = []
+    plan = fingerprint_digest(fingerprint)
     summaries: dict[str, _Summary] = {}
     for shard in base.shards:
         name, num_records = shard.name, shard.num_samples * base.fingerprint.views.num_views
-        _require(paths, name)
+        _require(paths, name, plan)
         # One at a time: the second moments of all shards together would be gigabytes.
         index: GroupIndex = read_group_index(paths.shard(INDEX, name))
         files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
@@ -91,9 +94,12 @@ def assemble_group(
     )
 
 
-def _require(paths: CachePaths, name: str) -> None:
-    if committed_files(paths, name) is None:
+def _require(paths: CachePaths, name: str, plan: str) -> None:
+    head = committed(paths, name)
+    if head is None:
         raise IncompleteCacheError(f"{paths.root}: shard {name} is not finished", remedy=Remedy.FINISH_EXTRACTION)
+    if head.plan != plan:
+        raise other_plan(paths, name, head.plan, plan)
 
 
 class _Summary:

@@ -12,41 +12,14 @@ import xxhash
 from kdcache.cache.base import BaseManifest, BaseShard, read_base
 from kdcache.cache.column import Column
 from kdcache.cache.facts import FileFacts
-from kdcache.cache.group import GroupManifest, read_group
+from kdcache.cache.group import Group, read_group
 from kdcache.cache.group_index import GroupIndex, read_group_index
 from kdcache.cache.index import ShardIndex, read_index
-from kdcache.cache.manifest import fingerprint_bytes
+from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import INDEX, PIXELS, SAMPLES, CachePaths
 from kdcache.cache.shard import StridedShard, member_name
 from kdcache.durable import file_pieces
 from kdcache.errors import CorruptCacheError, KdcacheError, Remedy, TapError, UsageError
-
-
-@dataclass(frozen=True)
-class Group:
-    """A finished column group.
-
-    Args:
-        name: Of its folder.
-        paths: Where it lies.
-        manifest: What it holds.
-        digest: sha256 of the manifest.
-    """
-
-    name: str
-    paths: CachePaths
-    manifest: GroupManifest
-    digest: str
-
-    @cached_property
-    def columns(self) -> list[Column]:
-        """Its columns, in the order of the manifest."""
-        return [Column(self.name, facts) for facts in self.manifest.fingerprint.columns]
-
-    @cached_property
-    def meta(self) -> bytes:
-        """The fingerprint as its column tars carry it."""
-        return fingerprint_bytes(self.manifest.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -66,6 +39,10 @@ class Cache:
     digest: str
     groups: dict[str, Group]
     unusable: dict[str, KdcacheError]
+
+    @cached_property
+    def _plan(self) -> str:
+        return fingerprint_digest(self.manifest.fingerprint)
 
     @property
     def num_views(self) -> int:
@@ -119,13 +96,17 @@ class Cache:
     def index(self, shard: BaseShard) -> ShardIndex:
         """The index of a shard's images, hashed before it is parsed. Raises: CorruptCacheError."""
         path = self.check_size(INDEX, shard)
-        return read_index(path, data=_hashed(path, shard.files[INDEX]))
+        index = read_index(path, data=_hashed(path, shard.files[INDEX]))
+        _refuse_other_plan(path, index.plan, self._plan)
+        return index
 
     def group_index(self, group: Group, shard: BaseShard) -> GroupIndex:
         """The index of a shard of a group, hashed before it is parsed. Raises: CorruptCacheError."""
         part = f"{group.name}/{INDEX}"
         path = self.check_size(part, shard)
-        return read_group_index(path, data=_hashed(path, self.file(part, shard)))
+        index = read_group_index(path, data=_hashed(path, self.file(part, shard)))
+        _refuse_other_plan(path, index.plan, group.plan)
+        return index
 
     def strided(self, column: Column, shard: BaseShard) -> StridedShard:
         """A column's shard as a strided array; sizes are checked on access."""
@@ -291,6 +272,13 @@ def open_cache(root: str | Path) -> Cache:
         else:
             groups[name] = Group(name, own, group, group_digest)
     return Cache(paths, manifest, digest, groups, unusable)
+
+
+def _refuse_other_plan(path: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise CorruptCacheError(
+            f"{path}: written under the plan {found[:12]}…, the manifest's is {wanted[:12]}…", remedy=Remedy.REPAIR
+        )
 
 
 def _hashed(path: Path, facts: FileFacts) -> bytes:

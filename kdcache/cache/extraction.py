@@ -164,7 +164,7 @@ class Extraction:
         return self._all_jobs()[0].paths.job / "runs.jsonl"
 
     def finish(
-        self, accept: Callable[[BaseManifest, Mapping[str, GroupManifest]], None] = lambda *_: None
+        self, accept: Callable[[BaseManifest, Mapping[str, GroupManifest]], None] | None = None
     ) -> tuple[BaseManifest, dict[str, GroupManifest]] | None:
         """Write the manifests if every shard is done; None while some are still pending, or have lost a file.
 
@@ -187,7 +187,8 @@ class Extraction:
             group = _assembled(paths, names, partial(assemble_group, paths, fingerprint, base, digest))
             if group is not None:
                 groups[name] = group
-        accept(base, groups)
+        if accept is not None:
+            accept(base, groups)
         if self._base_job is not None:
             write_base_files(self.paths, base)
             write_manifest(self.paths, base)

@@ -29,7 +29,7 @@ class SubsetFacts(Facts, frozen=True):
 
 
 class SourceFacts(Facts, frozen=True):
-    """Which images. `keys_sha256` is over the source keys in the order of the cache, one per line.
+    """Which images. `keys_sha256` is over the source keys in the order of the cache, `labels_sha256` over their labels.
 
     `subset` is None where they are not drawn by class.
     """
@@ -38,6 +38,7 @@ class SourceFacts(Facts, frozen=True):
     subset: SubsetFacts | None
     num_samples: int
     keys_sha256: str
+    labels_sha256: str
     num_classes: int
     class_names: list[str]
 

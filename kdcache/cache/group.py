@@ -1,10 +1,13 @@
 """A column group: what one teacher wrote of the base's views in one pass, or the pixels of those views."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from kdcache.cache.base import BaseManifest, check_shard_names
+from kdcache.cache.column import Column
 from kdcache.cache.facts import ColumnFacts, ColumnSummary, Facts, FileFacts, TeacherFacts
-from kdcache.cache.manifest import read_manifest, refuse_names
+from kdcache.cache.manifest import fingerprint_bytes, fingerprint_digest, read_manifest, refuse_names
 from kdcache.cache.paths import INDEX, RESERVED_NAMES, CachePaths, is_safe_name
 from kdcache.errors import CacheMismatchError, Remedy
 
@@ -46,6 +49,38 @@ class GroupManifest(Facts, frozen=True):
     def part_bytes(self, part: str) -> int:
         """Size of one part (a column, or index) over all shards."""
         return sum(shard.files[part].size_bytes for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A finished column group.
+
+    Args:
+        name: Of its folder.
+        paths: Where it lies.
+        manifest: What it holds.
+        digest: sha256 of the manifest.
+    """
+
+    name: str
+    paths: CachePaths
+    manifest: GroupManifest
+    digest: str
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """Its columns, in the order of the manifest."""
+        return [Column(self.name, facts) for facts in self.manifest.fingerprint.columns]
+
+    @cached_property
+    def meta(self) -> bytes:
+        """The fingerprint as its column tars carry it."""
+        return fingerprint_bytes(self.manifest.fingerprint)
+
+    @cached_property
+    def plan(self) -> str:
+        """Digest of the fingerprint, as the indexes of its shards carry it."""
+        return fingerprint_digest(self.manifest.fingerprint)
 
 
 def read_group(paths: CachePaths, base: BaseManifest, base_digest: str) -> tuple[GroupManifest, str]:

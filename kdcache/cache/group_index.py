@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.facts import FileFacts
-from kdcache.cache.hdf5 import files_arrays, files_from, hdf5_bytes, read_hdf5, unreadable
+from kdcache.cache.hdf5 import hdf5_bytes, head_arrays, head_from, read_hdf5, unreadable
 from kdcache.cache.record import Array
 from kdcache.cache.statistics import Fidelity, TokenStatistics
 
@@ -105,9 +105,10 @@ class GroupIndex:
     Attributes:
         columns: Tokens and logits, by column name.
         pixels: Stored pixels, by column name.
-        files: Identity of the column tars, by column; naming them is what makes the shard done.
+        plan, files: See IndexHead; the files are the column tars, by column.
     """
 
+    plan: str
     columns: dict[str, ColumnIndex] = field(default_factory=dict[str, ColumnIndex])
     pixels: dict[str, PixelIndex] = field(default_factory=dict[str, PixelIndex])
     files: dict[str, FileFacts] = field(default_factory=dict[str, FileFacts])
@@ -118,7 +119,7 @@ def group_index_bytes(index: GroupIndex) -> bytes:
     arrays: dict[str, Array] = {}
     for name, column in {**index.columns, **index.pixels}.items():
         arrays |= {f"{_COLUMNS}/{name}/{array}": values for array, values in column.arrays().items()}
-    return hdf5_bytes({**arrays, **files_arrays(index.files)})
+    return hdf5_bytes({**arrays, **head_arrays(index.plan, index.files)})
 
 
 def read_group_index(path: Path, *, data: bytes | None = None, files_only: bool = False) -> GroupIndex:
@@ -134,7 +135,7 @@ def read_group_index(path: Path, *, data: bytes | None = None, files_only: bool 
     data = path.read_bytes() if data is None else data
     arrays = read_hdf5(path, data, skip=_COLUMNS if files_only else "")
     try:
-        index = GroupIndex(files=files_from(arrays))
+        index = GroupIndex(**head_from(arrays)._asdict())
         for name in sorted({where.split("/")[1] for where in arrays if where.startswith(f"{_COLUMNS}/")}):
             prefix = f"{_COLUMNS}/{name}/"
             own = {where.removeprefix(prefix): each for where, each in arrays.items() if where.startswith(prefix)}

@@ -6,7 +6,7 @@ Readers hash a file before HDF5 sees it.
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py as typeless_h5py  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
@@ -60,10 +60,23 @@ def unreadable(path: Path, error: object) -> CorruptCacheError:
     return CorruptCacheError(f"{path}: not a readable index ({error!r})", remedy=Remedy.REBUILD)
 
 
-def files_arrays(files: Mapping[str, FileFacts]) -> dict[str, Array]:
-    """Identity of files by part, as datasets under ``files/``."""
+class IndexHead(NamedTuple):
+    """What every index begins with.
+
+    Attributes:
+        plan: Digest of the fingerprint under which the shard was written, hex.
+        files: Identity of the shard's other files, by part; naming them is what makes the shard done.
+    """
+
+    plan: str
+    files: dict[str, FileFacts]
+
+
+def head_arrays(plan: str, files: Mapping[str, FileFacts]) -> dict[str, Array]:
+    """The head of an index, as datasets ``plan`` and under ``files/``."""
     facts = list(files.values())
     return {
+        "plan": from_hex([plan], 32),
         "files/parts": encoded(list(files)),
         "files/sha256": from_hex([each.sha256 for each in facts], 32),
         "files/xxh3": from_hex([each.xxh3 for each in facts], 8),
@@ -71,8 +84,8 @@ def files_arrays(files: Mapping[str, FileFacts]) -> dict[str, Array]:
     }
 
 
-def files_from(arrays: Mapping[str, Array]) -> dict[str, FileFacts]:
-    """What files_arrays wrote. Raises: ValueError, KeyError for anything else."""
+def head_from(arrays: Mapping[str, Array]) -> IndexHead:
+    """What head_arrays wrote. Raises: ValueError, KeyError for anything else."""
     files = {
         decoded(part): FileFacts(sha256=digest.tobytes().hex(), xxh3=xxh3.tobytes().hex(), size_bytes=int(size_bytes))
         for part, digest, xxh3, size_bytes in zip(
@@ -85,7 +98,7 @@ def files_from(arrays: Mapping[str, Array]) -> dict[str, FileFacts]:
     }
     if unsafe := [part for part in files if not is_safe_name(part)]:
         raise ValueError(f"{unsafe} cannot name parts of a cache")
-    return files
+    return IndexHead(arrays["plan"].tobytes().hex(), files)
 
 
 def encoded(texts: list[str]) -> Array:

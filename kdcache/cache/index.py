@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.cache.facts import FileFacts
-from kdcache.cache.hdf5 import decoded, encoded, files_arrays, files_from, from_hex, hdf5_bytes, read_hdf5, unreadable
+from kdcache.cache.hdf5 import (
+    IndexHead,
+    decoded,
+    encoded,
+    from_hex,
+    hdf5_bytes,
+    head_arrays,
+    head_from,
+    read_hdf5,
+    unreadable,
+)
 from kdcache.cache.record import Array
 from kdcache.cache.sample import Sample
 from kdcache.cache.tar import Member
@@ -30,7 +40,7 @@ class ShardIndex:
         pixel_hashes: (S, K, 16) uint8.
         image_offsets, image_sizes: (S,) int64, where each source image lies in the samples tar; size 0 when the cache
             does not embed images.
-        files: Identity of the shard's other files, by part; naming them is what makes the shard done.
+        plan, files: See IndexHead.
     """
 
     keys: Array
@@ -44,13 +54,20 @@ class ShardIndex:
     pixel_hashes: Array
     image_offsets: Array
     image_sizes: Array
+    plan: str
     files: dict[str, FileFacts] = field(default_factory=dict[str, FileFacts])
 
     @classmethod
     def from_samples(
-        cls, samples: Sequence[Sample], image_members: Sequence[Member | None], *, num_views: int, num_view_fields: int
+        cls,
+        samples: Sequence[Sample],
+        image_members: Sequence[Member | None],
+        *,
+        plan: str,
+        num_views: int,
+        num_view_fields: int,
     ) -> "ShardIndex":
-        """The columnar copy of a shard's samples."""
+        """The columnar copy of a shard's samples; its files are named later."""
         views = np.array([sample.views for sample in samples], np.int32)
         hashes = from_hex([pixels for sample in samples for pixels in sample.pixel_hashes], 16)
         return cls(
@@ -65,6 +82,7 @@ class ShardIndex:
             pixel_hashes=hashes.reshape(len(samples), num_views, 16),
             image_offsets=np.array([member.offset if member else 0 for member in image_members], np.int64),
             image_sizes=np.array([member.size_bytes if member else 0 for member in image_members], np.int64),
+            plan=plan,
         )
 
     def __len__(self) -> int:
@@ -93,12 +111,14 @@ class ShardIndex:
         )
 
 
-_SAMPLE_ARRAYS = tuple(each.name for each in fields(ShardIndex) if each.name != "files")
+_SAMPLE_ARRAYS = tuple(each.name for each in fields(ShardIndex) if each.name not in IndexHead._fields)
 
 
 def index_bytes(index: ShardIndex) -> bytes:
     """The HDF5 file of an index; the same index gives the same bytes."""
-    return hdf5_bytes({**{name: getattr(index, name) for name in _SAMPLE_ARRAYS}, **files_arrays(index.files)})
+    return hdf5_bytes(
+        {**{name: getattr(index, name) for name in _SAMPLE_ARRAYS}, **head_arrays(index.plan, index.files)}
+    )
 
 
 def read_index(path: Path, *, data: bytes | None = None) -> ShardIndex:
@@ -112,6 +132,7 @@ def read_index(path: Path, *, data: bytes | None = None) -> ShardIndex:
     """
     arrays = read_hdf5(path, path.read_bytes() if data is None else data)
     try:
-        return ShardIndex(**{name: arrays[name] for name in _SAMPLE_ARRAYS}, files=files_from(arrays))
+        head = head_from(arrays)
+        return ShardIndex(**{name: arrays[name] for name in _SAMPLE_ARRAYS}, plan=head.plan, files=head.files)
     except (KeyError, ValueError) as error:
         raise unreadable(path, error) from None

@@ -16,7 +16,7 @@ from kdcache.cache.group import GroupFingerprint, GroupManifest, check_column_na
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
 from kdcache.cache.group_writer import PixelBuilder
 from kdcache.cache.index import ShardIndex, index_bytes, read_index
-from kdcache.cache.job import Job, indexed_files, read_ledger
+from kdcache.cache.job import Job, index_head, read_ledger
 from kdcache.cache.manifest import (
     fingerprint_bytes,
     fingerprint_digest,
@@ -103,7 +103,8 @@ def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> N
 
 def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> None:
     """A rebuild must not accept damaged bytes: whatever hash is still known must hold."""
-    known = {name: indexed_files(paths, name) or {} for name in names}
+    heads = {name: index_head(paths, name) for name in names}
+    known = {name: {} if head is None else head.files for name, head in heads.items()}
     kind = BaseManifest if SAMPLES in parts else GroupManifest
     with contextlib.suppress(CorruptCacheError, IncompleteCacheError):
         known |= {shard.name: shard.files for shard in read_manifest(paths, kind)[0].shards}
@@ -132,7 +133,13 @@ def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Rec
 def _base_index(paths: CachePaths, fingerprint: BaseFingerprint, name: str) -> ShardIndex:
     samples, images = _read_samples(paths, fingerprint, name)
     views = fingerprint.views
-    index = ShardIndex.from_samples(samples, images, num_views=views.num_views, num_view_fields=len(views.fields))
+    index = ShardIndex.from_samples(
+        samples,
+        images,
+        plan=fingerprint_digest(fingerprint),
+        num_views=views.num_views,
+        num_view_fields=len(views.fields),
+    )
     if not paths.shard(LEDGER, name).is_file():
         make_folder(paths.root / LEDGER)
         write_file(paths.shard(LEDGER, name), ledger_bytes([]), replace=False)
@@ -171,7 +178,7 @@ def _read_samples(
 def _group_index(
     paths: CachePaths, fingerprint: GroupFingerprint, base: BaseManifest, name: str, keys: ShardIndex
 ) -> GroupIndex:
-    index = GroupIndex()
+    index = GroupIndex(fingerprint_digest(fingerprint))
     views = range(base.fingerprint.views.num_views)
     meta = fingerprint_bytes(fingerprint)
     fidelity = _known_fidelity(paths.shard(INDEX, name))

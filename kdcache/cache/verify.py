@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.cache.base import BASE_PARTS, BaseShard
-from kdcache.cache.cache import Cache, Group
+from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.cache.facts import FileFacts
+from kdcache.cache.group import Group
 from kdcache.cache.group_index import GroupIndex
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.job import read_ledger
-from kdcache.cache.keys import is_safe_key, keys_digest
+from kdcache.cache.keys import is_safe_key, keys_digest, labels_digest
 from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX, JOB, LEDGER, SAMPLES
 from kdcache.cache.sample import Sample
@@ -86,6 +87,8 @@ def verify_whole(cache: Cache) -> Iterator[Fault]:
 def _key_faults(cache: Cache) -> Iterator[Fault]:
     seen: dict[str, str] = {}
     source_keys: list[str] = []
+    labels: list[int] = []
+    facts = cache.manifest.fingerprint.source
     for shard in cache.manifest.shards:
         try:
             index = cache.index(shard)
@@ -101,7 +104,12 @@ def _key_faults(cache: Cache) -> Iterator[Fault]:
         for each in sorted(bad, key=lambda each: each.position):
             planned.insert(each.position, each.source_key)
         source_keys += planned
-    if keys_digest(source_keys) != cache.manifest.fingerprint.source.keys_sha256:
+        labels += index.labels.tolist()
+    if len(labels) == facts.num_samples and labels_digest(labels) != facts.labels_sha256:
+        yield Fault(
+            "", "manifest.json", "", "the labels of all shards are not the ones of the plan", Remedy.EXTRACT_ELSEWHERE
+        )
+    if keys_digest(source_keys) != facts.keys_sha256:
         problem = f"the {len(source_keys)} source keys of all shards are not the ones of the plan"
         yield Fault("", "manifest.json", "", problem, Remedy.EXTRACT_ELSEWHERE)
 

@@ -9,7 +9,8 @@ from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from kdcache.cache.cache import Cache, Group
+    from kdcache.cache.cache import Cache
+    from kdcache.cache.group import Group
 
 USAGE = "CACHE [options]"
 EXAMPLE = """examples:

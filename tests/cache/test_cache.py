@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.paths import CachePaths
 from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy, TapError, UsageError
-from tests.cache.support import rewrite_manifest
+from tests.cache.support import all_faults, forge, rewrite_manifest
 from tests.conftest import GROUP, flip_bit
 
 FP16 = f"{GROUP}/blocks-1-patch-fp16"
@@ -206,3 +207,25 @@ def test_damage_is_found_at_memory_speed(cache_copy: Path) -> None:
     flip_bit(path, 1000)
     with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ.*XXH3"):
         cache.check_hash("samples", shard, read.append)
+
+
+@pytest.mark.parametrize("group", ["", GROUP])
+def test_a_shard_of_another_plan_is_not_read(cache_copy: Path, group: str) -> None:
+    """Manifest, hashes and sizes agree; only the plan that the index names does not."""
+    part = f"{group}/head-logits-fp16" if group else "ledger"
+    own = CachePaths(cache_copy).group(group) if group else CachePaths(cache_copy)
+    data = own.shard(part.rpartition("/")[2], "train-000001").read_bytes()
+    forge(cache_copy, "train-000001", part, data, lambda index: setattr(index, "plan", "ab" * 32))
+    cache = open_cache(cache_copy)
+    shard = cache.manifest.shards[1]
+    with pytest.raises(CorruptCacheError, match=r"train-000001\.h5: written under the plan abababababab"):
+        cache.group_index(cache.groups[group], shard) if group else cache.index(shard)
+    assert any("written under the plan" in fault.problem for fault in all_faults(cache_copy))
+
+
+def test_labels_that_are_not_the_plans_are_found(cache_copy: Path) -> None:
+    data = CachePaths(cache_copy).shard("ledger", "train-000001").read_bytes()
+    forge(
+        cache_copy, "train-000001", "ledger", data, lambda index: index.labels.__setitem__(0, 1 - index.labels[0] % 2)
+    )
+    assert "the labels of all shards are not the ones of the plan" in [each.problem for each in all_faults(cache_copy)]

@@ -127,7 +127,7 @@ def test_a_stricter_limit_on_the_codec_is_checked_in_finished_shards_too(
         patched.setattr(Extraction, "finish", lambda *_: None)
         extract(config)
     for _ in range(2):
-        with pytest.raises(BadRecordError, match="more than max_error, 0.0001"):
+        with pytest.raises(BadRecordError, match=r"more than max_error, 0\.0001"):
             extract(replace(config, max_error=1e-4))
         assert not list((tmp_path / "c").rglob("manifest.*"))
     assert extract(config).base is not None
