@@ -9,6 +9,7 @@ from kdcache.cache.base import BaseFingerprint, BaseManifest, BaseShard, planned
 from kdcache.cache.facts import ColumnSummary, FileFacts
 from kdcache.cache.group import GroupFingerprint, GroupManifest, GroupShard
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, read_group_index
+from kdcache.cache.hdf5 import decoded
 from kdcache.cache.index import ShardIndex, read_index
 from kdcache.cache.job import committed, other_plan, read_ledger
 from kdcache.cache.manifest import fingerprint_digest
@@ -40,7 +41,7 @@ def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequen
             )
         files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
         shards.append(BaseShard(name=name, num_samples=len(index), num_bad=num_bad, files=files))
-        modes.update(mode.decode() for mode in index.modes)
+        modes.update(decoded(mode) for mode in index.modes)
         num_rotated += int((index.orientations != 1).sum())
     return BaseManifest(
         fingerprint=fingerprint,

@@ -1,24 +1,25 @@
 """A finished cache, opened for reading: its base, and the column groups beside it."""
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import xxhash
 
-from kdcache.cache.base import BaseManifest, BaseShard, read_base
+from kdcache.cache.base import LEAST_SAMPLE_BYTES, BaseManifest, BaseShard, read_base
 from kdcache.cache.column import Column
 from kdcache.cache.facts import FileFacts
 from kdcache.cache.group import Group, read_group
-from kdcache.cache.group_index import GroupIndex, read_group_index
-from kdcache.cache.index import ShardIndex, read_index
+from kdcache.cache.group_index import GroupIndex, check_group_index, read_group_index
+from kdcache.cache.index import ShardIndex, check_index, read_index
 from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import INDEX, PIXELS, SAMPLES, CachePaths
 from kdcache.cache.shard import StridedShard, member_name
-from kdcache.durable import file_pieces
+from kdcache.cache.trust import contradictions, read_hashed, refuse_other_plan
 from kdcache.errors import CorruptCacheError, KdcacheError, Remedy, TapError, UsageError
 
 
@@ -96,16 +97,21 @@ class Cache:
     def index(self, shard: BaseShard) -> ShardIndex:
         """The index of a shard's images, hashed before it is parsed. Raises: CorruptCacheError."""
         path = self.check_size(INDEX, shard)
-        index = read_index(path, data=_hashed(path, shard.files[INDEX]))
-        _refuse_other_plan(path, index.plan, self._plan)
+        index = read_index(path, data=read_hashed(path, shard.files[INDEX]))
+        refuse_other_plan(path, index.plan, self._plan)
+        with contradictions(path):
+            check_index(index, shard, self.manifest.fingerprint)
         return index
 
     def group_index(self, group: Group, shard: BaseShard) -> GroupIndex:
         """The index of a shard of a group, hashed before it is parsed. Raises: CorruptCacheError."""
         part = f"{group.name}/{INDEX}"
         path = self.check_size(part, shard)
-        index = read_group_index(path, data=_hashed(path, self.file(part, shard)))
-        _refuse_other_plan(path, index.plan, group.plan)
+        index = read_group_index(path, data=read_hashed(path, self.file(part, shard)))
+        refuse_other_plan(path, index.plan, group.plan)
+        with contradictions(path):
+            files = self._group_files[group.name][shard.name]
+            check_group_index(index, group.manifest.fingerprint, files, shard.num_samples * self.num_views)
         return index
 
     def strided(self, column: Column, shard: BaseShard) -> StridedShard:
@@ -154,21 +160,39 @@ class Cache:
             )
         return path
 
-    def check_hash(self, part: str, shard: BaseShard, pause: Callable[[int], None]) -> None:
+    def check_counts(self) -> None:
+        """Refuse more images than the files can hold, before anybody takes memory for so many.
+
+        Raises: CorruptCacheError.
+        """
+        for shard in self.manifest.shards:
+            path = self.path(SAMPLES, shard)
+            # A file that is missing or cut is reported when the shard is reached, and the others can be used.
+            with contextlib.suppress(OSError):
+                found = path.stat().st_size
+                if found < shard.num_samples * LEAST_SAMPLE_BYTES and shard.num_samples > _MANY_SAMPLES:
+                    raise CorruptCacheError(
+                        f"{path}: {found} bytes cannot hold {shard.num_samples} images", remedy=Remedy.REPAIR
+                    )
+
+    def check_hash(
+        self, part: str, shard: BaseShard, pause: Callable[[int], None], pieces: Iterable[memoryview]
+    ) -> None:
         """Compare the XXH3 of one file with the manifest's, at memory speed.
 
         Args:
             part, shard: Which file.
             pause: Called with the size of each piece just read; may sleep, or raise to break off.
+            pieces: The bytes of the file.
 
         Raises: CorruptCacheError.
         """
-        path = self.check_size(part, shard)
         digest = xxhash.xxh3_64()
-        for piece in file_pieces(path):
+        for piece in pieces:
             digest.update(piece)
             pause(len(piece))
         if digest.hexdigest() != self.file(part, shard).xxh3:
+            path = self.path(part, shard)
             raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name})", remedy=Remedy.REPAIR)
 
     def check_shard(self, shard: BaseShard, index: ShardIndex, columns: Sequence[Column]) -> None:
@@ -245,6 +269,8 @@ class Cache:
         )
 
 
+# Arrays for so many images of a shard are small, whatever its file is.
+_MANY_SAMPLES = 10**6
 _LAST_BLOCKS = re.compile(r"blocks\.-(\d+)/(\w+)")
 _EXAMPLE_TAPS = {
     "patch": "blocks.-1/patch",
@@ -272,17 +298,3 @@ def open_cache(root: str | Path) -> Cache:
         else:
             groups[name] = Group(name, own, group, group_digest)
     return Cache(paths, manifest, digest, groups, unusable)
-
-
-def _refuse_other_plan(path: Path, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise CorruptCacheError(
-            f"{path}: written under the plan {found[:12]}…, the manifest's is {wanted[:12]}…", remedy=Remedy.REPAIR
-        )
-
-
-def _hashed(path: Path, facts: FileFacts) -> bytes:
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != facts.sha256:
-        raise CorruptCacheError(f"{path}: not the index the manifest names", remedy=Remedy.REBUILD)
-    return data

@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from kdcache.cache.facts import Facts
+from kdcache.cache.facts import Count, Facts
 from kdcache.cache.hdf5 import IndexHead, head_from, read_hdf5
 from kdcache.cache.lock import JobLock
 from kdcache.cache.manifest import (
@@ -18,11 +18,13 @@ from kdcache.cache.manifest import (
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.cache.shard import META_MEMBER, read_meta
 from kdcache.cache.writer import BadSample
-from kdcache.durable import make_folder, remove_stale_temporaries, write_changed, write_file
-from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy
+from kdcache.durable import make_folder, remove, remove_stale_temporaries, write_changed, write_file
+from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError, Remedy
+from kdcache.storage import read_regular
 from kdcache.strict_json import dump_json, load_json
 
 Fingerprint = TypeVar("Fingerprint", bound=Facts)
+Record = TypeVar("Record", bound=Facts)
 
 
 class Job(Generic[Fingerprint]):
@@ -72,7 +74,7 @@ class Job(Generic[Fingerprint]):
         if self.paths.manifest.is_file():
             return known_fingerprint(self.paths, self._kind)
         if plan.is_file():
-            return read_fingerprint(plan.read_bytes(), self._kind, where=str(plan))
+            return read_fingerprint(read_regular(plan), self._kind, where=str(plan))
         # Copied without its job: the tars say how they were made.
         for index in sorted((self.paths.root / INDEX).glob("*.h5")):
             if (head := committed(self.paths, index.stem)) is not None:
@@ -91,10 +93,18 @@ class Job(Generic[Fingerprint]):
         return head is not None
 
     def clear(self, name: str, parts: list[str]) -> None:
-        """Remove the files of an unfinished shard; whatever has no index is garbage."""
+        """Remove the files of an unfinished shard; whatever has no index is garbage.
+
+        Raises: CacheBusyError where somebody has finished it meanwhile: what is committed is never removed.
+        """
         self.check()
+        if committed(self.paths, name) is not None:
+            raise CacheBusyError(
+                f"{self.paths.root}: another job has finished shard {name} meanwhile; nothing was removed. Run this "
+                "again"
+            )
         for part in (INDEX, *parts):
-            self.paths.shard(part, name).unlink(missing_ok=True)
+            remove(self.paths.shard(part, name))
 
     def check(self) -> None:
         """Refuse to continue when another job has taken over. Raises: CacheBusyError."""
@@ -103,7 +113,7 @@ class Job(Generic[Fingerprint]):
     def count_attempt(self, name: str) -> int:
         """Note durably that work on a shard begins; returns which attempt this is, from 1."""
         path = self.attempts(name)
-        attempt = load_json(path.read_bytes(), where=str(path))["attempts"] + 1 if path.is_file() else 1
+        attempt = 1 + (_read(path, _Attempts).attempts if path.is_file() else 0)
         write_file(path, dump_json({"attempts": attempt}))
         return attempt
 
@@ -131,7 +141,7 @@ def index_head(paths: CachePaths, name: str) -> IndexHead | None:
     if not path.is_file():
         return None
     try:
-        return head_from(read_hdf5(path, path.read_bytes(), skip="columns"))
+        return head_from(read_hdf5(path, read_regular(path), skip="columns"))
     except (CorruptCacheError, KeyError, ValueError):
         return None
 
@@ -150,8 +160,21 @@ def committed(paths: CachePaths, name: str) -> IndexHead | None:
 
 def read_ledger(path: Path) -> list[BadSample]:
     """The bad images of a shard. Raises: CorruptCacheError."""
-    value = load_json(path.read_bytes(), where=str(path))
+    return _read(path, _Ledger).bad
+
+
+class _Attempts(Facts, frozen=True):
+    attempts: Count
+
+
+class _Ledger(Facts, frozen=True):
+    bad: list[BadSample]
+
+
+def _read(path: Path, kind: type[Record]) -> Record:
+    value = load_json(read_regular(path), where=str(path))
     try:
-        return [msgspec.convert(each, BadSample) for each in value["bad"]]
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise CorruptCacheError(f"{path}: not a ledger ({error!r})", remedy=Remedy.REBUILD) from None
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what = "a ledger" if kind is _Ledger else "a count of attempts"
+        raise CorruptCacheError(f"{path}: not {what} ({error})", remedy=Remedy.RESTORE_FILE) from None

@@ -12,7 +12,7 @@ from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.base import BaseFingerprint, BaseManifest, planned_shards, read_base
 from kdcache.cache.column_builder import ColumnBuilder
 from kdcache.cache.facts import JPEG, ColumnFacts, Facts, FileFacts
-from kdcache.cache.group import GroupFingerprint, GroupManifest, check_column_names
+from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
 from kdcache.cache.group_writer import PixelBuilder
 from kdcache.cache.index import ShardIndex, index_bytes, read_index
@@ -31,7 +31,8 @@ from kdcache.cache.statistics import Fidelity
 from kdcache.cache.tar import Member, read_members
 from kdcache.cache.writer import ledger_bytes
 from kdcache.durable import make_folder, remove_stale_temporaries, sha256_file, write_file
-from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, KdcacheError, Remedy
+from kdcache.storage import open_regular
 
 Record = TypeVar("Record", bound=Facts)
 
@@ -71,7 +72,6 @@ def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupMa
     if not columns:
         raise IncompleteCacheError(f"{paths.root}: no shards to rebuild from; delete the folder, or extract again")
     fingerprint = _common_fingerprint(paths, columns[0], GroupFingerprint)
-    check_column_names(paths, fingerprint.columns)
     if fingerprint.base != fingerprint_digest(base.fingerprint):
         raise CacheMismatchError(f"{paths.root}: its tars were made for another base than {base_paths.root}")
     names = [shard.name for shard in base.shards]
@@ -155,7 +155,7 @@ def _read_samples(
     path = paths.shard(SAMPLES, name)
     samples: list[Sample] = []
     images: list[Member | None] = []
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for member in read_members(path):
             if member.name == META_MEMBER:
                 continue
@@ -216,7 +216,7 @@ def _pixel_builder(path: Path, facts: ColumnFacts, names: Sequence[str]) -> Pixe
     if [member.name for member in members] != list(names):
         raise CorruptCacheError(f"{path}: its members are not those of the samples, in order", remedy=Remedy.REPAIR)
     header = 0 if facts.codec == JPEG else len(facts.layout().header)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for member in members:
             file.seek(member.offset + header)
             data = file.read(member.size_bytes - header)
@@ -228,6 +228,6 @@ def _known_fidelity(path: Path) -> dict[str, Fidelity]:
     """Fidelity of the codecs from an index that is still readable: the tars alone do not give it."""
     try:
         columns: dict[str, ColumnIndex] = read_group_index(path).columns
-    except (CorruptCacheError, OSError):
+    except KdcacheError:
         return {}
     return {name: column.fidelity for name, column in columns.items() if column.fidelity is not None}

@@ -6,6 +6,7 @@ import pytest
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.paths import CachePaths
+from kdcache.durable import file_pieces
 from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy, TapError, UsageError
 from tests.cache.support import all_faults, forge, rewrite_manifest
 from tests.conftest import GROUP, flip_bit
@@ -147,7 +148,7 @@ def test_a_good_shard_passes(groups_root: Path) -> None:
     columns = [column for group in cache.groups.values() for column in group.columns]
     cache.check_shard(shard, cache.index(shard), columns)
     for part in ("samples", "ledger", *(column.name for column in columns)):
-        cache.check_hash(part, shard, lambda _: None)
+        cache.check_hash(part, shard, lambda _: None, file_pieces(cache.path(part, shard)))
 
 
 def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
     strided = cache.strided(columns[0], shard)
     flip_bit(strided.path, strided.payload_offset(3) + 5)
     with pytest.raises(CorruptCacheError, match=r"train-000000.tar: bytes differ"):
-        cache.check_hash(columns[0].name, shard, lambda _: None)
+        cache.check_hash(columns[0].name, shard, lambda _: None, file_pieces(strided.path))
     cache.check_shard(shard, index, columns)
 
 
@@ -202,11 +203,11 @@ def test_damage_is_found_at_memory_speed(cache_copy: Path) -> None:
     shard = cache.manifest.shards[1]
     path = cache.paths.shard("samples", shard.name)
     read: list[int] = []
-    cache.check_hash("samples", shard, read.append)
+    cache.check_hash("samples", shard, read.append, file_pieces(path))
     assert sum(read) == path.stat().st_size
     flip_bit(path, 1000)
     with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ.*XXH3"):
-        cache.check_hash("samples", shard, read.append)
+        cache.check_hash("samples", shard, read.append, file_pieces(path))
 
 
 @pytest.mark.parametrize("group", ["", GROUP])

@@ -127,6 +127,11 @@ def test_an_index_names_its_files_whether_they_are_there_or_not(cache_copy: Path
 
 def test_what_lies_of_an_unfinished_shard_is_cleared(cache_copy: Path) -> None:
     job = base_job(cache_copy)
+    before = file_hashes(cache_copy)
+    with pytest.raises(CacheBusyError, match="another job has finished shard train-000001 meanwhile"):
+        job.clear("train-000001", ["samples", "ledger"])
+    assert file_hashes(cache_copy) == before
+    (cache_copy / "ledger" / "train-000001.json").unlink()
     job.clear("train-000001", ["samples", "ledger"])
     for part in ("samples", "ledger", "index"):
         assert [path.stem for path in sorted((cache_copy / part).iterdir())] == ["train-000000", "train-000002"]
