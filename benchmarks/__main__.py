@@ -12,6 +12,7 @@ BENCHMARKS = {
     "replay": "how fast views are replayed from a cache's own images, by decoder and by thread",
     "analysis": "how long each analysis of a cache takes, and in how much memory",
     "kernels_plain": "the projected losses in plain torch on a CPU, in turns with eager torch: time and memory",
+    "gpu_call": "everything that waits for a GPU, in one call of seven minutes",
     "kernels": "the Triton kernels on a GPU: right, and how fast beside the floor and what else a user could run",
 }
 

@@ -5,12 +5,15 @@ Every section compiles a few dozen kernels and fits one call of ten minutes: ``-
 """
 
 import argparse
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +22,9 @@ from benchmarks.kernels_meter import Meter, ceilings, guarded, read_predictions
 from benchmarks.record import environment, write
 from kdcache.reports.tables import text_table
 
+Result = TypeVar("Result")
+# About an H100's, for what needs some.
+_ANY_RATES = {"copy_gb_s": 3000.0, "bf16_tflop_s": 798.0}
 SECTIONS = ("check", "projection", "statistics", "share")
 
 
@@ -27,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections (default: {','.join(SECTIONS)})")
     parser.add_argument("--minutes", type=float, default=9.0, help="no measurement begins after these (9)")
     parser.add_argument("--toy", action="store_true", help="tiny sizes on a CPU, interpreted; the times mean nothing")
+    parser.add_argument("--workers", type=int, default=1, help="processes that check, and compile ahead (1)")
     parser.add_argument("--out", type=Path, help="JSON file; a table of the same name ends in .md")
 
 
@@ -44,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     meter = Meter(torch.device("cpu" if arguments.toy else "cuda"), time.monotonic() + 60 * arguments.minutes)
     result: dict[str, Any] = {}
-    for _ in _measured(meter, sections, result):
+    for _ in _measured(meter, sections, result, arguments.workers):
         # After every section: a call that is cut off keeps what it has.
         if arguments.out is not None:
             write(arguments.out, result)
@@ -54,12 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if wrong or result["errors"] else 0
 
 
-def _measured(meter: Meter, sections: list[str], result: dict[str, Any]) -> Iterator[None]:
+def _measured(meter: Meter, sections: list[str], result: dict[str, Any], workers: int) -> Iterator[None]:
     """Fill the result, one section at a time."""
     import triton
 
     errors: list[dict[str, str]] = []
-    rates = guarded("ceilings", errors, lambda: ceilings(meter)) or {"copy_gb_s": 3000.0, "bf16_tflop_s": 798.0}
+    rates = guarded("ceilings", errors, lambda: ceilings(meter)) or _ANY_RATES
     result |= {
         "benchmark": "kernels",
         **environment(meter.device),
@@ -71,19 +78,46 @@ def _measured(meter: Meter, sections: list[str], result: dict[str, Any]) -> Iter
     }
     print(rates, flush=True)
     if "check" in sections:
-        result["check"] = kernels_check.run(meter, errors)
+        result["check"] = []
+        for rows, found in _shared(_check, meter, workers):
+            result["check"] += rows
+            errors += found
         yield
         result["hazard"] = kernels_check.hunt_hazard(meter, errors)
         yield
     if "projection" in sections:
+        _shared(_compile_projection, replace(meter, only_compiles=True), workers if workers > 1 else 0)
         result["projection"] = kernels_projection.run(meter, rates, errors)
         yield
     if "statistics" in sections:
+        _shared(_compile_statistics, replace(meter, only_compiles=True), workers if workers > 1 else 0)
         result["statistics"] = kernels_statistics.run(meter, rates, errors)
         yield
     if "share" in sections:
         result["share"] = kernels_projection.step_share(meter, errors)
         yield
+
+
+def _shared(function: Callable[[Meter], Result], meter: Meter, workers: int) -> list[Result]:
+    """What a function gives for each share of the cases, several processes at once."""
+    meters = [replace(meter, share=(number, workers)) for number in range(workers)]
+    if workers < 2:
+        return [function(each) for each in meters]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(function, meters))
+
+
+def _check(meter: Meter) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    errors: list[dict[str, str]] = []
+    return kernels_check.run(meter, errors), errors
+
+
+def _compile_projection(meter: Meter) -> None:
+    kernels_projection.run(meter, _ANY_RATES, [])
+
+
+def _compile_statistics(meter: Meter) -> None:
+    kernels_statistics.run(meter, _ANY_RATES, [])
 
 
 def _page(result: dict[str, Any]) -> str:

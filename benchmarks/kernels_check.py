@@ -24,11 +24,14 @@ _HUNTS = 20
 
 
 def run(meter: Meter, errors: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Relative errors of ours and of eager autocast for every loss, size and stored format."""
+    """Relative errors of ours and of eager autocast for every loss, size and stored format of the meter's share."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh outputs with NaN
     rows: list[dict[str, Any]] = []
     sizes = _TOY_SIZES if meter.is_toy else _SIZES
-    for (shape, depth), kind, stored in product(sizes, _LOSSES, ("bf16", "fp16", "int8", "fp8")):
+    for number, case in enumerate(product(sizes, _LOSSES, ("bf16", "fp16", "int8", "fp8"))):
+        if not meter.takes(number):
+            continue
+        (shape, depth), kind, stored = case
         name = f"{kind} {stored} {shape}->{depth}"
         row = guarded(name, errors, partial(_row, meter, kind, stored, name, shape, depth))
         if row is not None:

@@ -22,10 +22,15 @@ class Meter:
     Args:
         device: Where everything runs; times on a CPU only show that the benchmark works.
         deadline: `time.monotonic` after which no new measurement begins.
+        share: (i, n): this process is the i-th of n, and takes every n-th case.
+        only_compiles: Whether its share of the cases is run once, so that all is compiled, and nothing is measured.
     """
 
     device: torch.device
     deadline: float
+    share: tuple[int, int] = (0, 1)
+    only_compiles: bool = False
+    _num_seen: int = 0
 
     @property
     def is_toy(self) -> bool:
@@ -35,6 +40,10 @@ class Meter:
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function through torch.compile; at toy size without making code of it."""
         return torch.compile(function, dynamic=False, backend="aot_eager" if self.is_toy else "inductor")
+
+    def takes(self, number: int) -> bool:
+        """Whether the case of this number is in this process's share."""
+        return number % self.share[1] == self.share[0]
 
     def has_time(self, seconds: float = 20.0) -> bool:
         """Whether another measurement fits."""
@@ -50,6 +59,11 @@ class Meter:
         Returns: ``ms``; ``peak_mb``, most memory beside what was there before and what stays (outputs, gradients);
             ``launches`` and ``kernel_us``, number and summed time of the kernels of one call, without gaps between.
         """
+        if self.only_compiles:
+            self._num_seen += 1
+            if self.takes(self._num_seen):
+                run()
+            return {"ms": spread([0.0]), "peak_mb": None, "launches": None, "kernel_us": None}
         run()
         times = self._times_ms(run, num_ms)
         return {"ms": spread(times), "peak_mb": self._peak_mb(run), **self._kernels(run)}

@@ -69,7 +69,7 @@ def tiny_extract(out: Path, **changes: Any) -> ExtractConfig:
         shard_samples=8,
         batch_size=6,
         threads=2,
-        cpu_threads=2,
+        cpu_threads=1,
     )
     return replace(config, **changes)
 
@@ -87,7 +87,7 @@ def tiny_add(out: Path, **changes: Any) -> ExtractConfig:
         precision="bf16",
         batch_size=5,
         threads=2,
-        cpu_threads=2,
+        cpu_threads=1,
     )
     return replace(config, **changes)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.column_builder import ColumnBuilder
+from kdcache.cache.encoded import EncodedRecords
 from kdcache.cache.facts import JPEG, ColumnFacts
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.group_index import GroupIndex, PixelIndex, group_index_bytes
@@ -45,28 +46,34 @@ class GroupShardWriter(TarsWriter):
         self.fidelity = {facts.name: Fidelity() for facts in tokens}
         self._pixels = {facts.name: PixelBuilder(facts) for facts in fingerprint.columns if facts.kind == "pixels"}
 
-    def add_records(self, names: Names, values: Mapping[str, Array]) -> None:
+    def add_records(
+        self, names: Names, values: Mapping[str, Array], encoded: Mapping[str, EncodedRecords] | None = None
+    ) -> None:
         """Add the teacher's outputs for the next views.
 
         Args:
             names: (key, view) of each record, in the order of the samples.
-            values: For each tap of the group's columns, float32 (B, *shape).
+            values: For each tap of the group's columns that are not in `encoded`, float32 (B, *shape).
+            encoded: Columns whose records were encoded where the teacher runs, by name.
 
         Raises: BadRecordError if a value is not finite, or does not stay finite under the codec.
         """
-        for column in self.columns.values():
+        members = [member_name(key, view) for key, view in names]
+        for name, column in self.columns.items():
+            done = (encoded or {}).get(name)
+            if done is not None:
+                self.fidelity[name].merge(done.fidelity)
+                column.add_encoded(done, append_records(self.tars[name], column.layout, members, done.payload))
+                continue
             given = values[column.facts.tap]
             _refuse_non_finite(given, names, column.facts, "the teacher gives")
-            encoded = column.codec.encode(given)
-            decoded = column.codec.decode(encoded, column.shape)
+            fields = column.codec.encode(given)
+            decoded = column.codec.decode(fields, column.shape)
             _refuse_non_finite(decoded, names, column.facts, f"codec {column.facts.codec} makes of the teacher's value")
             # Logits are known up to a constant, and what they are for is probabilities.
             pair = (_softmax(given), _softmax(decoded)) if column.facts.kind == "logits" else (given, decoded)
-            self.fidelity[column.facts.name].update(*pair)
-            members = [member_name(key, view) for key, view in names]
-            payload = column.layout.pack(encoded)
-            checksums = append_records(self.tars[column.facts.name], column.layout, members, payload)
-            column.add(decoded, checksums)
+            self.fidelity[name].update(*pair)
+            column.add(decoded, append_records(self.tars[name], column.layout, members, column.layout.pack(fields)))
 
     def add_pixels(self, names: Names, pixels: Array, jpegs: Sequence[bytes] | None) -> None:
         """Add the pixels of the next views, where the group stores them.

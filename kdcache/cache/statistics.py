@@ -11,10 +11,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from kdcache.cache.record import Array
+from kdcache.cache.token_sums import TokenSums, sum_tokens
 from kdcache.errors import BadRecordError
 
 # Singular values cost far more than everything else here, and a percentile over images needs hundreds, not millions.
-NUM_SPECTRA_PER_SHARD = 32
+_NUM_SPECTRA = 1024
+MAX_SPECTRA_PER_SHARD = 32
 
 
 @dataclass
@@ -81,36 +83,27 @@ class TokenStatistics:
         """(C, C) from the second moments; unlike `variance`, its diagonal loses small ones beside a large mean."""
         return self.raw_moment / self.count - np.outer(self.mean, self.mean)
 
-    def update(self, features: Array) -> tuple[Array, Array]:
+    def update(self, features: Array) -> TokenSums:
         """Add records.
 
         Args:
             features: (B, N, C) float32, perhaps no records; logits as (B, 1, K), embeddings as (B, 1, C).
 
-        Returns: per record the column sums (B, C) and the sum of squares (B,), float64.
+        Returns: what was added.
         """
-        column_sums = features.sum(axis=1, dtype=np.float64)
-        tokens = features.reshape(-1, self.num_channels)
-        energy = np.einsum("tc,tc->t", tokens, tokens, dtype=np.float64)
-        if len(tokens):
-            mean = column_sums.sum(axis=0) / len(tokens)
-            # Squares are taken around a float32 copy of the mean: fast, and no cancellation for channels far from zero.
-            shift = mean.astype(np.float32)
-            centred = tokens - shift
-            m2 = np.einsum("tc,tc->c", centred, centred, dtype=np.float64) - len(tokens) * np.square(mean - shift)
-            self._merge_moments(len(tokens), mean, m2)
-            self.minimum = np.minimum(self.minimum, tokens.min(axis=0))
-            self.maximum = np.maximum(self.maximum, tokens.max(axis=0))
-        if self.with_moments:
-            self._add_second_moments(tokens, energy)
-        return column_sums, energy.reshape(features.shape[:2]).sum(axis=1)
+        sums = sum_tokens(features, with_moments=self.with_moments)
+        self.add(sums)
+        return sums
 
-    def _add_second_moments(self, tokens: Array, energy: Array) -> None:
-        nonzero = energy > 0
-        self.num_zero_tokens += int(len(tokens) - nonzero.sum())
-        self.raw_moment += tokens.T @ tokens
-        unit = tokens[nonzero] / np.sqrt(energy[nonzero, None]).astype(np.float32)
-        self.unit_moment += unit.T @ unit
+    def add(self, sums: TokenSums) -> None:
+        """Add records by their sums, which hold moments where these statistics keep them."""
+        if sums.num_tokens:
+            self._merge_moments(sums.num_tokens, sums.mean, sums.m2)
+        self.minimum = np.minimum(self.minimum, sums.minimum)
+        self.maximum = np.maximum(self.maximum, sums.maximum)
+        self.raw_moment += sums.raw_moment
+        self.unit_moment += sums.unit_moment
+        self.num_zero_tokens += sums.num_zero_tokens
 
     def merge(self, other: "TokenStatistics") -> None:
         """Add what another shard saw.
@@ -174,9 +167,16 @@ def singular_energies(features: Array) -> Array:
     return np.maximum(energies, 0).astype(np.float32)
 
 
-def spectrum_step(shard_samples: int) -> int:
-    """Every how many samples of a shard (planned for this many) the first view has its singular values kept."""
-    return max(1, shard_samples // NUM_SPECTRA_PER_SHARD)
+def spectrum_step(num_samples: int, shard_samples: int) -> int:
+    """Every how many samples of a shard the first view has its singular values kept.
+
+    Args:
+        num_samples: Images planned for the cache.
+        shard_samples: Images planned for a full shard.
+    """
+    num_shards = max(1, -(-num_samples // shard_samples))
+    per_shard = min(MAX_SPECTRA_PER_SHARD, -(-_NUM_SPECTRA // num_shards))
+    return max(1, shard_samples // per_shard)
 
 
 @dataclass

@@ -23,6 +23,7 @@ from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.forward import Forward
 from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.pipeline import Background, StageTimes, WriteStage
@@ -196,7 +197,7 @@ def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
 def _run(
     config: ExtractConfig, env: WorkerEnv, started: _Pass, on_progress: Callable[[Progress], None]
 ) -> ExtractReport:
-    extraction, teacher = started.extraction, started.teacher
+    extraction, forward = started.extraction, Forward(started.teacher, started.extraction.groups)
     mine = started.shards[env.rank :: env.world_size]
     found = [extraction.task(shard) for shard in mine]
     tasks = [task for task in found if task is not None]
@@ -216,12 +217,8 @@ def _run(
             times=times,
         )
         try:
-            for batch in batches:
+            for batch, outputs in forward.run(batches, times):
                 if isinstance(batch, RecordBatch):
-                    asked = time.perf_counter()
-                    # A shard of which only the images are pending needs no teacher.
-                    outputs = teacher.run(batch.pixels) if teacher is not None and batch.task.groups else None
-                    times.compute_s += time.perf_counter() - asked
                     writing.submit(lambda batch=batch, outputs=outputs: sink.add(batch, outputs))
                     num_records += len(batch.names)
                 else:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,16 +144,32 @@ class Teacher:
         Returns: {resolved tap: float32 (B, N, C), logits (B, K) or embedding (B, C)}.
         Raises: KdcacheError when the accelerator runs out of memory.
         """
+        with self.on_its_device(len(pixels)):
+            outputs = self.outputs(self.to_device(pixels))
+            return {tap: values.cpu().numpy() for tap, values in outputs.items()}
+
+    @contextlib.contextmanager
+    def on_its_device(self, num_views: int) -> Generator[None]:
+        """Where forwards run: with this teacher's threads, and errors of memory in words.
+
+        Raises: KdcacheError when the accelerator runs out of memory.
+        """
         if self.facts.cpu_threads:
             torch.set_num_threads(self.facts.cpu_threads)
         try:
-            outputs = self.outputs(torch.from_numpy(pixels).to(self.device))
-            return {tap: values.cpu().numpy() for tap, values in outputs.items()}
+            yield
         except torch.OutOfMemoryError:
             raise KdcacheError(
-                f"the accelerator has too little memory for {len(pixels)} views at once; finished shards are safe",
+                f"the accelerator has too little memory for {num_views} views at once; finished shards are safe",
                 remedy=Remedy.SMALLER_BATCH,
             ) from None
+
+    def to_device(self, pixels: np.ndarray) -> torch.Tensor:
+        """Pixels on this teacher's device; on CUDA the copy is queued behind what runs there, without waiting."""
+        host = torch.from_numpy(pixels)
+        return (
+            host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host.to(self.device)
+        )
 
     def outputs(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """As `run`, from pixels (B, S, S, 3) uint8 on this teacher's device to float32 tensors there."""

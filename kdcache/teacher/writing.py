@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from kdcache.cache.base import BaseManifest
 from kdcache.cache.extraction import Extraction, TaskWriter
 from kdcache.cache.group import GroupManifest
 from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
 from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.forward import TeacherOutputs
 
 
 class ShardSink:
@@ -32,12 +31,12 @@ class ShardSink:
         self.num_shards = 0
         self.num_bad = num_bad
 
-    def add(self, batch: RecordBatch, outputs: Mapping[str, np.ndarray] | None) -> None:
+    def add(self, batch: RecordBatch, outputs: TeacherOutputs | None) -> None:
         """Write the images and records of one batch.
 
         Args:
             batch: Images and views.
-            outputs: Of the teacher by tap; None where no teacher runs.
+            outputs: Of the teacher; None where no teacher runs.
 
         Raises: BadRecordError, DiskFullError.
         """
@@ -47,7 +46,7 @@ class ShardSink:
                 writer.base.add_sample(image.sample, image.data, image.extension)
         for group in writer.groups.values():
             if outputs is not None:
-                group.add_records(batch.names, outputs)
+                group.add_records(batch.names, outputs.values, outputs.encoded)
             group.add_pixels(batch.names, batch.pixels, batch.jpegs)
 
     def end(self, end: ShardEnd) -> None:

@@ -12,9 +12,9 @@ from kdcache.errors import CorruptCacheError
 
 def column_index(fidelity: Fidelity | None) -> ColumnIndex:
     statistics = TokenStatistics(4, with_moments=True)
-    sums, squares = statistics.update(np.random.default_rng(0).random((6, 5, 4)).astype(np.float32))
+    sums = statistics.update(np.random.default_rng(0).random((6, 5, 4)).astype(np.float32))
     return ColumnIndex(
-        1024, np.arange(6, dtype=np.uint32), sums.astype(np.float32), squares, statistics,
+        1024, np.arange(6, dtype=np.uint32), sums.column_sums.astype(np.float32), sums.squares, statistics,
         np.array([0, 2]), np.ones((2, 4), np.float32), fidelity,
     )  # fmt: skip
 

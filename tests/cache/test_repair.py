@@ -27,14 +27,14 @@ def set_aside(root: Path, group: str, shards: list[str]) -> None:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of the batches the teacher runs on, but for the one black image that finds the shapes."""
     sizes: list[int] = []
-    original = Teacher.run
+    original = Teacher.outputs
 
     def counted(self: Teacher, pixels: object) -> object:
         if pixels.any():  # type: ignore[attr-defined]
             sizes.append(len(pixels))  # type: ignore[arg-type]
         return original(self, pixels)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Teacher, "run", counted)
+    monkeypatch.setattr(Teacher, "outputs", counted)
     return sizes
 
 

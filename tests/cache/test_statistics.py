@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kdcache.cache.statistics import (
-    NUM_SPECTRA_PER_SHARD,
+    MAX_SPECTRA_PER_SHARD,
     Fidelity,
     TokenStatistics,
     merged,
@@ -21,7 +21,8 @@ def features(random: np.random.Generator, count: int, offset: float = 0.0) -> np
 def test_moments_equal_float64(random: np.random.Generator, offset: float) -> None:
     values = features(random, 30, offset)
     statistics = TokenStatistics(4, with_moments=True)
-    sums, squares = zip(*(statistics.update(part) for part in np.array_split(values, 7)), strict=True)
+    parts = [statistics.update(part) for part in np.array_split(values, 7)]
+    sums, squares = [part.column_sums for part in parts], [part.squares for part in parts]
     tokens = values.reshape(-1, 4).astype(np.float64)
     np.testing.assert_allclose(statistics.mean, tokens.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(statistics.m2, ((tokens - tokens.mean(axis=0)) ** 2).sum(axis=0), rtol=1e-5)
@@ -71,10 +72,17 @@ def test_a_low_rank_image_has_few_energies(random: np.random.Generator) -> None:
     assert (energies >= 0).all()
 
 
-def test_how_many_spectra_a_shard_keeps() -> None:
-    for planned in (1, 31, 32, 33, 512, 1000):
-        kept = len(range(0, planned, spectrum_step(planned)))
-        assert min(planned, NUM_SPECTRA_PER_SHARD) <= kept < 2 * NUM_SPECTRA_PER_SHARD
+@pytest.mark.parametrize("num_samples", [1, 31, 512, 5_000, 50_000, 1_281_167])
+@pytest.mark.parametrize("shard_samples", [1, 33, 512, 1000])
+def test_how_many_spectra_a_cache_keeps(num_samples: int, shard_samples: int) -> None:
+    """About a thousand where there are as many images, however many shards; few of them in one shard."""
+    step = spectrum_step(num_samples, shard_samples)
+    sizes = [min(shard_samples, num_samples - first) for first in range(0, num_samples, shard_samples)]
+    kept = [len(range(0, size, step)) for size in sizes]
+    assert max(kept) < 2 * MAX_SPECTRA_PER_SHARD
+    most = MAX_SPECTRA_PER_SHARD * len(sizes)
+    assert sum(kept) >= min(num_samples, 1000, most) * (sizes[-1] / shard_samples if len(sizes) == 1 else 0.9)
+    assert sum(kept) <= max(4 * 1024, len(sizes))
 
 
 def test_fidelity_by_hand() -> None:
@@ -98,9 +106,9 @@ def test_no_images_and_no_tokens(random: np.random.Generator, shape: tuple[int, 
     assert energies.shape == (shape[0], min(shape[1:]))
     assert energies.dtype == np.float32
     statistics = TokenStatistics(shape[-1], with_moments=True)
-    sums, squares = statistics.update(empty)
-    assert sums.shape == (shape[0], shape[-1])
-    assert squares.shape == shape[:1]
+    added = statistics.update(empty)
+    assert added.column_sums.shape == (shape[0], shape[-1])
+    assert added.squares.shape == shape[:1]
     assert (statistics.count, statistics.num_zero_tokens) == (0, 0)
     values = random.standard_normal((3, 5, shape[-1])).astype(np.float32)
     statistics.update(values)

@@ -69,12 +69,12 @@ def test_a_shard_with_a_refused_batch_is_never_committed(
 
 def test_the_codec_that_a_refusal_advises_can_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values beyond fp16's 65,504: nothing was committed, so that another codec is not another plan's."""
-    original = Teacher.run
+    original = Teacher.outputs
 
     def large(self: Teacher, *arguments: Any, **keywords: Any) -> Any:
         return {tap: values * 1e7 for tap, values in original(self, *arguments, **keywords).items()}
 
-    monkeypatch.setattr(extract_module.Teacher, "run", large)
+    monkeypatch.setattr(extract_module.Teacher, "outputs", large)
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch",))
     for _ in range(2):
         with pytest.raises(BadRecordError, match=r"codec fp16 makes of the teacher's value -?inf") as caught:
@@ -86,13 +86,13 @@ def test_the_codec_that_a_refusal_advises_can_be_taken(tmp_path: Path, monkeypat
 
 def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All weights zero: every token is the same, and somebody would train on it for a month."""
-    original = Teacher.run
+    original = Teacher.outputs
 
     def dead(self: Teacher, *arguments: object, **keywords: object) -> object:
         outputs = original(self, *arguments, **keywords)  # type: ignore[arg-type]
         return {tap: values if tap == "head/logits" else values * 0 for tap, values in outputs.items()}
 
-    monkeypatch.setattr(extract_module.Teacher, "run", dead)
+    monkeypatch.setattr(extract_module.Teacher, "outputs", dead)
     for _ in range(2):
         with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
             extract(tiny_extract(tmp_path / "c"))

@@ -1,13 +1,14 @@
 """What a codec is: a pure map between float32 arrays and fields whose meaning it declares as data."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from kdcache.cache.codecs.packed import PackedForm, SparseLogits
 from kdcache.cache.record import Array, Fields, RecordLayout
 
+DeviceForm = Literal["cast", "int8"]
 # Every codec that was defined, by name; a class statement is all it takes.
 CODECS: dict[str, type["Codec"]] = {}
 
@@ -23,11 +24,14 @@ class Codec(ABC):
             knows a codec's name.
         for_logits: Whether it stores class logits (K,) rather than features, (N, C) tokens or a (C,) embedding;
             None for both.
+        device_form: How the teacher's device gives tokens the very bytes of `encode`: by converting them to the stored
+            number, ``cast``, or to signed 8 bits with one scale a token, ``int8``; None where the writer encodes.
     """
 
     name: ClassVar[str]
     packed: ClassVar[PackedForm]
     for_logits: ClassVar[bool | None] = None
+    device_form: ClassVar[DeviceForm | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -12,6 +12,7 @@ class Bf16(Codec):
 
     name = "bf16"
     packed = Packed(torch_dtype="bfloat16")
+    device_form = "cast"
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
         return RecordLayout.plain("<u2", shape)

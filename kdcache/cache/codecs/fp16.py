@@ -12,6 +12,7 @@ class Fp16(Codec):
 
     name = "fp16"
     packed = Packed()
+    device_form = "cast"
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
         return RecordLayout.plain("<f2", shape)

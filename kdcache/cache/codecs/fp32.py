@@ -10,6 +10,7 @@ class Fp32(Codec):
 
     name = "fp32"
     packed = Packed()
+    device_form = "cast"
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
         return RecordLayout.plain("<f4", shape)

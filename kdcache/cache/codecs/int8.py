@@ -15,6 +15,7 @@ class Int8(Codec):
     name = "int8"
     packed = Packed(scale="scale")
     for_logits = False
+    device_form = "int8"
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
         return RecordLayout.structured({"values": ("|i1", shape), "scale": ("<f4", shape[:-1])})

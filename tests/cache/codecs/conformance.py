@@ -11,6 +11,7 @@ import torch
 from kdcache.cache.codecs import Codec, Packed
 from kdcache.cache.facts import ColumnFacts
 from kdcache.stream.targets import PackedTargets, field_dtype
+from kdcache.teacher.device_encoding import DeviceEncoder
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,17 @@ def samples(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     }
 
 
-def packed_targets(case: Case, fields: dict[str, np.ndarray]) -> PackedTargets:
-    """Encoded fields as the stream delivers them."""
-    column = ColumnFacts(
+def column_of(case: Case) -> ColumnFacts:
+    """A column with this codec."""
+    return ColumnFacts(
         name="c", tap="t", kind="patch", codec=case.codec.name, params=case.codec.params,
         shape=list(case.shape), grid=[], stride_bytes=0,
     )  # fmt: skip
+
+
+def packed_targets(case: Case, fields: dict[str, np.ndarray]) -> PackedTargets:
+    """Encoded fields as the stream delivers them."""
+    column = column_of(case)
     tensors: dict[str, torch.Tensor] = {}
     for field in case.codec.layout(case.shape).fields:
         values = torch.from_numpy(fields[field.name].copy())
@@ -105,3 +111,13 @@ class Conformance:
             assert field_dtype(field, packed).itemsize == field.dtype.itemsize
             if isinstance(packed, Packed):
                 assert field.shape == (case.shape if field.name == packed.values else case.shape[:-1])
+
+    def test_a_device_gives_the_same_bytes(self, case: Case, batch: str) -> None:
+        """Where the codec says that one can; a teacher's batch is never empty."""
+        values = samples(case.shape)[batch]
+        if case.codec.device_form is None or len(case.shape) != 2 or not len(values):
+            return
+        facts = column_of(case)
+        encoding = DeviceEncoder(facts, with_moments=True).start(torch.from_numpy(values))
+        payload = encoding.payload.numpy()
+        np.testing.assert_array_equal(payload, case.codec.layout(case.shape).pack(case.codec.encode(values)))
