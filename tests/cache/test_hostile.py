@@ -185,7 +185,7 @@ def test_no_index_of_a_stranger_has_another_shape_or_range(
         else:
             # What remains is of the right type and shape and in range; what it says is the writer's.
             assert change in ("largest", "negative"), name
-    assert len(refused) > 3
+    assert refused
 
 
 def test_damaged_indexes_are_refused_or_whole(tiny_cache: Cache, tmp_path: Path) -> None:
