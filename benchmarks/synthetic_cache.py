@@ -14,7 +14,7 @@ from kdcache.cache.codecs import make_codec
 from kdcache.cache.facts import ColumnFacts, SourceFacts, TeacherFacts, ViewFacts, pixel_column
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.group_writer import GroupShardWriter
-from kdcache.cache.keys import keys_digest
+from kdcache.cache.keys import keys_digest, labels_digest
 from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest, write_manifest
 from kdcache.cache.paths import PIXELS, CachePaths
 from kdcache.cache.record import Array
@@ -139,7 +139,7 @@ def _base_fingerprint(synthetic: SyntheticCache) -> BaseFingerprint:
         shard_samples=synthetic.shard_samples,
         source=SourceFacts(
             kind="folder", num_samples=count, keys_sha256=keys_digest(_key(number) for number in range(count)),
-            num_classes=count, class_names=[], subset=None,
+            labels_sha256=labels_digest(range(count)), num_classes=count, class_names=[], subset=None,
         ),
         views=ViewFacts(
             recipe="rrc-flip", seed=0, num_views=1, size=synthetic.view_size, interpolation="bicubic",

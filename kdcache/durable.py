@@ -8,8 +8,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,8 @@ from typing import BinaryIO
 
 import xxhash
 
-from kdcache.errors import DiskFullError, NotWritableError, ShardConflictError
+from kdcache.errors import ShardConflictError
+from kdcache.storage import open_regular, read_regular, reading_errors, storage_errors
 
 # Tests set this to kill or fail the process between any two steps: (step, final path) -> None.
 on_step: Callable[[str, Path], None] | None = None
@@ -28,11 +29,8 @@ TEMPORARY_SUFFIX = ".tmp"
 _PIECE_BYTES = 4 << 20
 # A temporary of another machine whose process cannot be probed is garbage once it is this old.
 FOREIGN_TEMPORARY_LIFETIME_S = 6 * 3600
+_TEMPORARY = re.compile(rf"\..+\.(?P<host>[^.]*)\.(?P<pid>\d{{1,9}})\.[0-9a-f]+{re.escape(TEMPORARY_SUFFIX)}")
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_PERMISSION = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EEXIST,
-)  # fmt: skip
 
 
 class NewFile:
@@ -129,7 +127,7 @@ class NewFile:
         # Closing may fail again on a full disk; the file is garbage either way.
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self._temporary.unlink()
 
 
@@ -143,15 +141,19 @@ def write_file(path: Path, data: bytes, *, replace: bool = True) -> str:
 
 def write_changed(path: Path, data: bytes) -> None:
     """Write a small file durably, unless it holds these bytes already: then nothing is touched."""
-    if not (path.is_file() and path.read_bytes() == data):
+    if not (path.is_file() and read_regular(path) == data):
         write_file(path, data)
 
 
 def file_pieces(path: Path) -> Iterator[memoryview]:
     """The bytes of a file, piece by piece; each piece is valid until the next is asked for."""
     buffer = memoryview(bytearray(_PIECE_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
+    with open_regular(path) as file:
+        while True:
+            with reading_errors(path):
+                size = file.readinto(buffer)
+            if not size:
+                return
             yield buffer[:size]
 
 
@@ -165,11 +167,12 @@ def sha256_file(path: Path) -> str:
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with storage_errors(folder, "flush"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -185,25 +188,6 @@ def make_folder(folder: Path) -> None:
         probe.unlink()
 
 
-@contextlib.contextmanager
-def storage_errors(path: Path, action: str, *, needed_bytes: int = 0) -> Iterator[None]:
-    """Turn the operating system's refusals into errors that name the path and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise DiskFullError(
-                f"cannot {action} {path}: {error.strerror}; {needed_bytes} bytes wanted, {_free_bytes(path)} free. "
-                "Every finished shard and checkpoint is safe: make room and run the same command again"
-            ) from error
-        if error.errno in _NO_PERMISSION:
-            raise NotWritableError(
-                f"cannot {action} {path}: {error.strerror}; nothing was lost. Choose a folder that this user can "
-                "write to, or change its permissions"
-            ) from error
-        raise
-
-
 def remove_stale_temporaries(folder: Path) -> list[Path]:
     """Remove temporary files whose writers are gone and return their names.
 
@@ -211,15 +195,25 @@ def remove_stale_temporaries(folder: Path) -> list[Path]:
     """
     removed: list[Path] = []
     for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
-        host, pid = path.name.split(".")[-4:-2]
-        if host == _host():
-            stale = not _is_alive(int(pid))
-        else:
-            stale = time.time() - path.stat().st_mtime > FOREIGN_TEMPORARY_LIFETIME_S
-        if stale:
-            path.unlink(missing_ok=True)
-            removed.append(path)
+        match = _TEMPORARY.fullmatch(path.name)
+        # What is not named so, or is a folder, is somebody else's.
+        if match is None or path.is_dir():
+            continue
+        with storage_errors(path, "remove"), contextlib.suppress(FileNotFoundError):
+            if match["host"] == _host():
+                stale = not _is_alive(int(match["pid"]))
+            else:
+                stale = time.time() - path.lstat().st_mtime > FOREIGN_TEMPORARY_LIFETIME_S
+            if stale:
+                path.unlink()
+                removed.append(path)
     return removed
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there. Raises: NotWritableError, StorageError."""
+    with storage_errors(path, "remove"):
+        path.unlink(missing_ok=True)
 
 
 def _temporary_name(name: str) -> str:
@@ -238,11 +232,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _free_bytes(path: Path) -> int:
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    return shutil.disk_usage(existing).free
 
 
 def _step(name: str, path: Path) -> None:

@@ -25,6 +25,13 @@ class Remedy(enum.Enum):
     UPDATE = "update"
     NAME_HELD = "name_held"  # wanted, held
 
+    # The operating system.
+    ALLOW_MORE_FILES = "allow_more_files"
+    FREE_MEMORY = "free_memory"
+    ALLOW_READING = "allow_reading"
+    RESTORE_FILE = "restore_file"
+    CHECK_STORAGE = "check_storage"
+
     # An extraction.
     EXTRACT = "extract"  # path
     EXTRACT_ELSEWHERE = "extract_elsewhere"
@@ -124,6 +131,10 @@ class DiskFullError(KdcacheError):
 
 class NotWritableError(KdcacheError):
     """A folder or file cannot be created or written."""
+
+
+class StorageError(KdcacheError):
+    """The operating system refused to open, read, map or flush a file: too many are open, a disk or mount fails."""
 
 
 class SourceError(KdcacheError):

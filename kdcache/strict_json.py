@@ -5,9 +5,12 @@ that come from strangers must not depend on that.
 """
 
 import json
+from collections import Counter
 from typing import Any
 
 from kdcache.errors import CorruptCacheError
+
+_MAX_NAMED = 5
 
 
 def dump_json(value: Any) -> bytes:
@@ -43,8 +46,7 @@ def load_json(data: bytes, *, where: str) -> Any:
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)[:_MAX_NAMED]
         raise ValueError(f"repeated names {repeated}")
     return unique
 

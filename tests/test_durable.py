@@ -18,7 +18,7 @@ from kdcache.durable import (
     write_changed,
     write_file,
 )
-from kdcache.errors import DiskFullError, NotWritableError, ShardConflictError
+from kdcache.errors import DiskFullError, KdcacheError, NotWritableError, Remedy, ShardConflictError, StorageError
 
 
 @contextmanager
@@ -117,9 +117,25 @@ def test_a_failed_fsync_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.EIO, "input/output error")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(OSError, match="input/output"):
+    with pytest.raises(StorageError, match=r"cannot flush .*file: input/output error") as caught:
         write_file(tmp_path / "file", b"x")
+    assert caught.value.remedy is Remedy.CHECK_STORAGE
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_looks_like_a_temporary_is_left_alone(tmp_path: Path) -> None:
+    for name in (".x.tmp", "..tmp", ".a.b.tmp", ".a.host.pid.zz.tmp"):
+        (tmp_path / name).touch()
+    (tmp_path / f".shard.tar.{durable._host()}.{2**22 + 1}.abcd.tmp").mkdir()
+    assert remove_stale_temporaries(tmp_path) == []
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    durable.remove(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(KdcacheError, match=r"cannot remove .*folder"):
+        durable.remove(tmp_path / "folder")
 
 
 def test_a_full_disk_says_what_is_needed_and_leaves_nothing(tmp_path: Path) -> None:

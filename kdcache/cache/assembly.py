@@ -10,8 +10,10 @@ from kdcache.cache.facts import ColumnSummary, FileFacts
 from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group import GroupFingerprint, GroupManifest, GroupShard
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, read_group_index
+from kdcache.cache.hdf5 import decoded
 from kdcache.cache.index import ShardIndex, read_index
-from kdcache.cache.job import committed_files, read_ledger
+from kdcache.cache.job import committed, other_plan, read_ledger
+from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
@@ -24,11 +26,12 @@ def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequen
         that was planned for it.
     """
     shards: list[BaseShard] = []
+    plan = fingerprint_digest(fingerprint)
     modes: Counter[str] = Counter()
     num_rotated = 0
     planned = {shard.name: shard.num_samples for shard in planned_shards(fingerprint)}
     for name in names:
-        _require(paths, name)
+        _require(paths, name, plan)
         index: ShardIndex = read_index(paths.shard(INDEX, name))
         num_bad = len(read_ledger(paths.shard(LEDGER, name)))
         if len(index) + num_bad != planned[name]:
@@ -39,7 +42,7 @@ def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequen
             )
         files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
         shards.append(BaseShard(name=name, num_samples=len(index), num_bad=num_bad, files=files))
-        modes.update(mode.decode() for mode in index.modes)
+        modes.update(decoded(mode) for mode in index.modes)
         num_rotated += int((index.orientations != 1).sum())
     return BaseManifest(
         fingerprint=fingerprint,
@@ -62,13 +65,14 @@ def assemble_group(
         base_digest: sha256 of the base's manifest.
 
     Raises: IncompleteCacheError if a shard is not committed, CorruptCacheError if a column of one has not one record
-        for every view.
+        for every view, BadRecordError if a column holds the same for everything.
     """
     shards: list[GroupShard] = []
+    plan = fingerprint_digest(fingerprint)
     summaries: dict[str, _Summary] = {}
     for shard in base.shards:
         name, num_records = shard.name, shard.num_samples * base.fingerprint.views.num_views
-        _require(paths, name)
+        _require(paths, name, plan)
         # One at a time: the second moments of all shards together would be gigabytes.
         index: GroupIndex = read_group_index(paths.shard(INDEX, name))
         files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
@@ -86,13 +90,18 @@ def assemble_group(
         fingerprint=fingerprint,
         base=base_digest,
         shards=shards,
-        columns={name: summary.finish() for name, summary in summaries.items()},
+        columns={
+            name: summary.finish(f"group {paths.root.name}, column {name}") for name, summary in summaries.items()
+        },
     )
 
 
-def _require(paths: CachePaths, name: str) -> None:
-    if committed_files(paths, name) is None:
+def _require(paths: CachePaths, name: str, plan: str) -> None:
+    head = committed(paths, name)
+    if head is None:
         raise IncompleteCacheError(f"{paths.root}: shard {name} is not finished", remedy=Remedy.FINISH_EXTRACTION)
+    if head.plan != plan:
+        raise other_plan(paths, name, head.plan, plan)
 
 
 class _Summary:
@@ -113,10 +122,11 @@ class _Summary:
         else:
             self._fidelity.merge(column.fidelity)
 
-    def finish(self) -> ColumnSummary:
-        """The column's entry in the manifest."""
+    def finish(self, where: str) -> ColumnSummary:
+        """The column's entry in the manifest. Raises: BadRecordError, naming `where`, if all its tokens are equal."""
         total = self._total
         assert total is not None, "there is at least one shard"
+        total.refuse_constant(where)
         num_values = max(total.count * total.num_channels, 1)
         return ColumnSummary(
             fidelity={} if self._fidelity is None else self._fidelity.summary(),

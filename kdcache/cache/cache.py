@@ -1,52 +1,26 @@
 """A finished cache, opened for reading: its base, and the column groups beside it."""
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import xxhash
 
-from kdcache.cache.base import BaseManifest, BaseShard, read_base
+from kdcache.cache.base import LEAST_SAMPLE_BYTES, BaseManifest, BaseShard, read_base
 from kdcache.cache.column import Column
 from kdcache.cache.facts import FileFacts
-from kdcache.cache.group import GroupManifest, read_group
-from kdcache.cache.group_index import GroupIndex, read_group_index
-from kdcache.cache.index import ShardIndex, read_index
-from kdcache.cache.manifest import fingerprint_bytes
+from kdcache.cache.group import Group, read_group
+from kdcache.cache.group_index import GroupIndex, check_group_index, read_group_index
+from kdcache.cache.index import ShardIndex, check_index, read_index
+from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import INDEX, PIXELS, SAMPLES, CachePaths
 from kdcache.cache.shard import StridedShard, member_name
-from kdcache.durable import file_pieces
+from kdcache.cache.trust import contradictions, read_hashed, refuse_other_plan
 from kdcache.errors import CorruptCacheError, KdcacheError, Remedy, TapError, UsageError
-
-
-@dataclass(frozen=True)
-class Group:
-    """A finished column group.
-
-    Args:
-        name: Of its folder.
-        paths: Where it lies.
-        manifest: What it holds.
-        digest: sha256 of the manifest.
-    """
-
-    name: str
-    paths: CachePaths
-    manifest: GroupManifest
-    digest: str
-
-    @cached_property
-    def columns(self) -> list[Column]:
-        """Its columns, in the order of the manifest."""
-        return [Column(self.name, facts) for facts in self.manifest.fingerprint.columns]
-
-    @cached_property
-    def meta(self) -> bytes:
-        """The fingerprint as its column tars carry it."""
-        return fingerprint_bytes(self.manifest.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -66,6 +40,10 @@ class Cache:
     digest: str
     groups: dict[str, Group]
     unusable: dict[str, KdcacheError]
+
+    @cached_property
+    def _plan(self) -> str:
+        return fingerprint_digest(self.manifest.fingerprint)
 
     @property
     def num_views(self) -> int:
@@ -119,13 +97,22 @@ class Cache:
     def index(self, shard: BaseShard) -> ShardIndex:
         """The index of a shard's images, hashed before it is parsed. Raises: CorruptCacheError."""
         path = self.check_size(INDEX, shard)
-        return read_index(path, data=_hashed(path, shard.files[INDEX]))
+        index = read_index(path, data=read_hashed(path, shard.files[INDEX]))
+        refuse_other_plan(path, index.plan, self._plan)
+        with contradictions(path):
+            check_index(index, shard, self.manifest.fingerprint)
+        return index
 
     def group_index(self, group: Group, shard: BaseShard) -> GroupIndex:
         """The index of a shard of a group, hashed before it is parsed. Raises: CorruptCacheError."""
         part = f"{group.name}/{INDEX}"
         path = self.check_size(part, shard)
-        return read_group_index(path, data=_hashed(path, self.file(part, shard)))
+        index = read_group_index(path, data=read_hashed(path, self.file(part, shard)))
+        refuse_other_plan(path, index.plan, group.plan)
+        with contradictions(path):
+            files = self._group_files[group.name][shard.name]
+            check_group_index(index, group.manifest.fingerprint, files, shard.num_samples * self.num_views)
+        return index
 
     def strided(self, column: Column, shard: BaseShard) -> StridedShard:
         """A column's shard as a strided array; sizes are checked on access."""
@@ -173,21 +160,39 @@ class Cache:
             )
         return path
 
-    def check_hash(self, part: str, shard: BaseShard, pause: Callable[[int], None]) -> None:
+    def check_counts(self) -> None:
+        """Refuse more images than the files can hold, before anybody takes memory for so many.
+
+        Raises: CorruptCacheError.
+        """
+        for shard in self.manifest.shards:
+            path = self.path(SAMPLES, shard)
+            # A file that is missing or cut is reported when the shard is reached, and the others can be used.
+            with contextlib.suppress(OSError):
+                found = path.stat().st_size
+                if found < shard.num_samples * LEAST_SAMPLE_BYTES and shard.num_samples > _MANY_SAMPLES:
+                    raise CorruptCacheError(
+                        f"{path}: {found} bytes cannot hold {shard.num_samples} images", remedy=Remedy.REPAIR
+                    )
+
+    def check_hash(
+        self, part: str, shard: BaseShard, pause: Callable[[int], None], pieces: Iterable[memoryview]
+    ) -> None:
         """Compare the XXH3 of one file with the manifest's, at memory speed.
 
         Args:
             part, shard: Which file.
             pause: Called with the size of each piece just read; may sleep, or raise to break off.
+            pieces: The bytes of the file.
 
         Raises: CorruptCacheError.
         """
-        path = self.check_size(part, shard)
         digest = xxhash.xxh3_64()
-        for piece in file_pieces(path):
+        for piece in pieces:
             digest.update(piece)
             pause(len(piece))
         if digest.hexdigest() != self.file(part, shard).xxh3:
+            path = self.path(part, shard)
             raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name})", remedy=Remedy.REPAIR)
 
     def check_shard(self, shard: BaseShard, index: ShardIndex, columns: Sequence[Column]) -> None:
@@ -264,6 +269,8 @@ class Cache:
         )
 
 
+# Arrays for so many images of a shard are small, whatever its file is.
+_MANY_SAMPLES = 10**6
 _LAST_BLOCKS = re.compile(r"blocks\.-(\d+)/(\w+)")
 _EXAMPLE_TAPS = {
     "patch": "blocks.-1/patch",
@@ -291,10 +298,3 @@ def open_cache(root: str | Path) -> Cache:
         else:
             groups[name] = Group(name, own, group, group_digest)
     return Cache(paths, manifest, digest, groups, unusable)
-
-
-def _hashed(path: Path, facts: FileFacts) -> bytes:
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != facts.sha256:
-        raise CorruptCacheError(f"{path}: not the index the manifest names", remedy=Remedy.REBUILD)
-    return data

@@ -66,10 +66,9 @@ class ColumnBuilder:
             self._spectra.append(singular_energies(sampled))
         self.num_records += len(checksums)
 
-    @property
-    def is_constant(self) -> bool:
-        """Whether all tokens so far are equal; False for fewer than two."""
-        return self._statistics.count > 1 and not self._statistics.m2.any()
+    def refuse_constant(self, where: str) -> None:
+        """Refuse records that are all the same; see TokenStatistics. Raises: BadRecordError."""
+        self._statistics.refuse_constant(where)
 
     def finish(self, fidelity: Fidelity | None) -> ColumnIndex:
         """The column's part of the index. Args: fidelity: Of its codec, where it is known."""

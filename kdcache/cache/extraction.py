@@ -12,7 +12,7 @@ from kdcache.cache.ecosystem import write_base_files, write_group_files
 from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.group_writer import GroupShardWriter
 from kdcache.cache.job import Job
-from kdcache.cache.manifest import write_manifest
+from kdcache.cache.manifest import manifest_digest, write_manifest
 from kdcache.cache.paths import INDEX, CachePaths
 from kdcache.cache.writer import BadSample, BaseShardWriter
 from kdcache.errors import IncompleteCacheError, Remedy
@@ -163,32 +163,46 @@ class Extraction:
         """Where workers note what they did: ``job/runs.jsonl`` of what is written."""
         return self._all_jobs()[0].paths.job / "runs.jsonl"
 
-    def finish(self) -> tuple[BaseManifest, dict[str, GroupManifest]] | None:
+    def finish(
+        self, accept: Callable[[BaseManifest, Mapping[str, GroupManifest]], None] | None = None
+    ) -> tuple[BaseManifest, dict[str, GroupManifest]] | None:
         """Write the manifests if every shard is done; None while some are still pending, or have lost a file.
 
         What is there already, with the same bytes, is not written again.
 
-        Raises: CorruptCacheError, IncompleteCacheError where the base is only read and not there.
+        Args:
+            accept: Raises where the whole is to be refused; then no manifest is written.
+
+        Raises: CorruptCacheError, BadRecordError where a teacher gave the same for everything, IncompleteCacheError
+            where the base is only read and not there.
         """
         names = [shard.name for shard in self.planned()]
-        if self._base_job is not None:
-            base = _assembled(self.paths, names, partial(assemble_base, self.paths, self.base, names))
-            if base is None:
-                return None
-            write_base_files(self.paths, base)
-            digest = write_manifest(self.paths, base)
-        else:
-            base, digest = read_base(self.paths)
+        found = self._base(names)
+        if found is None:
+            return None
+        base, digest = found
         groups: dict[str, GroupManifest] = {}
         for name, fingerprint in self.groups.items():
             paths = self.paths.group(name)
             group = _assembled(paths, names, partial(assemble_group, paths, fingerprint, base, digest))
-            if group is None:
-                return None
-            groups[name] = group
-            write_group_files(paths, group, base)
-            write_manifest(paths, group)
-        return base, groups
+            if group is not None:
+                groups[name] = group
+        if accept is not None:
+            accept(base, groups)
+        if self._base_job is not None:
+            write_base_files(self.paths, base)
+            write_manifest(self.paths, base)
+        for name, group in groups.items():
+            write_group_files(self.paths.group(name), group, base)
+            write_manifest(self.paths.group(name), group)
+        return (base, groups) if len(groups) == len(self.groups) else None
+
+    def _base(self, names: Sequence[str]) -> tuple[BaseManifest, str] | None:
+        """The base's manifest and its digest."""
+        if self._base_job is None:
+            return read_base(self.paths)
+        base = _assembled(self.paths, names, partial(assemble_base, self.paths, self.base, names))
+        return None if base is None else (base, manifest_digest(base))
 
     def close(self) -> None:
         """Release the locks."""

@@ -1,15 +1,17 @@
 """What a manifest is made of: strict records of images, views, teachers, columns and files."""
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import xxhash
 
-from kdcache.cache.codecs import Codec, make_codec
+from kdcache.cache.codecs import CODECS, Codec, make_codec
 from kdcache.cache.record import RecordLayout
 from kdcache.durable import NewFile, file_pieces
+from kdcache.errors import CacheMismatchError, Remedy
 
 # What a column holds: tokens of patches or in front of them, class logits, the pooled feature in front of the
 # classifier, or the pixels of the views themselves.
@@ -17,8 +19,28 @@ ColumnKind = Literal["patch", "prefix", "logits", "embedding", "pixels"]
 RAW, JPEG = "raw", "jpeg"
 
 
+# JSON has integers of any size; beyond 2**53 other readers lose digits.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Channels = Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
+Deviations = Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(min_length=3, max_length=3)]
+MAX_VIEWS = 100
+_MAX_RECORD_VALUES = 2**31
+_RECORD_AXES = {"patch": 2, "prefix": 2, "logits": 1, "embedding": 1, "pixels": 3}
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the parts of a manifest: strict types, no unknown fields."""
+    """Base of the parts of a manifest: strict types and ranges, no unknown fields."""
+
+    def check(self, where: str) -> None:
+        """Refuse parts that contradict each other; called on everything that is read.
+
+        Args:
+            where: The file, for messages.
+
+        Raises: ValueError, or a KdcacheError that says more.
+        """
 
 
 class SubsetFacts(Facts, frozen=True):
@@ -29,16 +51,17 @@ class SubsetFacts(Facts, frozen=True):
 
 
 class SourceFacts(Facts, frozen=True, omit_defaults=True):
-    """Which images. `keys_sha256` is over the source keys in the order of the cache, one per line.
+    """Which images. `keys_sha256` is over the source keys in the order of the cache, `labels_sha256` over their labels.
 
     `subset` is None where they are not drawn by class. `rules` are settings of the source's keys other than the usual.
     """
 
     kind: str
     subset: SubsetFacts | None
-    num_samples: int
-    keys_sha256: str
-    num_classes: int
+    num_samples: Count
+    keys_sha256: Sha256
+    labels_sha256: Sha256
+    num_classes: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     class_names: list[str]
     rules: dict[str, str] = {}
 
@@ -53,14 +76,14 @@ class ViewFacts(Facts, frozen=True):
 
     recipe: str
     seed: int
-    num_views: int
-    size: int
+    num_views: Annotated[int, msgspec.Meta(ge=1, le=MAX_VIEWS)]
+    size: Annotated[int, msgspec.Meta(ge=1, le=2**14)]
     interpolation: str
-    fields: list[str]
+    fields: Annotated[list[str], msgspec.Meta(min_length=1, max_length=64)]
     params: dict[str, Any]
-    mean: list[float]
-    std: list[float]
-    jpeg_quality: int = 0
+    mean: Channels
+    std: Deviations
+    jpeg_quality: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
 
 
 class TeacherFacts(Facts, frozen=True):
@@ -75,14 +98,14 @@ class TeacherFacts(Facts, frozen=True):
     name: str
     kwargs: dict[str, Any]
     pretrained_cfg: dict[str, Any]
-    num_blocks: int
+    num_blocks: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
     weights: str
     weights_sha256: str
     precision: str
     device: str
-    cpu_threads: int
-    mean: list[float]
-    std: list[float]
+    cpu_threads: Count
+    mean: Channels
+    std: Deviations
 
 
 class ColumnFacts(Facts, frozen=True):
@@ -96,9 +119,30 @@ class ColumnFacts(Facts, frozen=True):
     kind: ColumnKind
     codec: str
     params: dict[str, Any]
-    shape: list[int]
-    grid: list[int]
-    stride_bytes: int
+    shape: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=3)]
+    grid: Annotated[list[Positive], msgspec.Meta(max_length=2)]
+    stride_bytes: Count
+
+    def check(self, where: str) -> None:
+        """See Facts. Raises: CacheMismatchError for a codec that this version does not know."""
+        if math.prod(self.shape) > _MAX_RECORD_VALUES or len(self.shape) != _RECORD_AXES[self.kind]:
+            raise ValueError(f"column {self.name}: a record of kind {self.kind} cannot have shape {self.shape}")
+        if self.grid and math.prod(self.grid) != self.shape[0]:
+            raise ValueError(f"column {self.name}: a grid of {self.grid} is not {self.shape[0]} tokens")
+        known = (RAW, JPEG) if self.kind == "pixels" else tuple(CODECS)
+        if self.codec not in known:
+            raise CacheMismatchError(
+                f"{where}: column {self.name} has codec {self.codec!r}, this kdcache reads {', '.join(known)}",
+                remedy=Remedy.UPDATE,
+            )
+        try:
+            stride = 0 if self.codec == JPEG else self.layout().stride_bytes
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"column {self.name}: {error}") from None
+        if self.stride_bytes != stride:
+            raise ValueError(
+                f"column {self.name}: its records take {stride} bytes, stride_bytes is {self.stride_bytes}"
+            )
 
     def make_codec(self) -> Codec:
         """The codec that wrote this column; stored pixels have none."""
@@ -135,9 +179,9 @@ def pixel_column(size: int, *, jpeg_quality: int) -> ColumnFacts:
 class FileFacts(Facts, frozen=True):
     """Identity of one file: sha256, XXH3 (64 bits) for checks while training, size."""
 
-    sha256: str
-    xxh3: str
-    size_bytes: int
+    sha256: Sha256
+    xxh3: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+    size_bytes: Count
 
     @classmethod
     def of(cls, file: NewFile) -> "FileFacts":
@@ -162,5 +206,5 @@ class ColumnSummary(Facts, frozen=True):
     minimum: float
     maximum: float
     rms: float
-    num_tokens: int
-    num_zero_tokens: int
+    num_tokens: Count
+    num_zero_tokens: Count

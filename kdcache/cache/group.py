@@ -1,11 +1,17 @@
 """A column group: what one teacher wrote of the base's views in one pass, or the pixels of those views."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
 
-from kdcache.cache.base import BaseManifest, check_shard_names
-from kdcache.cache.facts import ColumnFacts, ColumnSummary, Facts, FileFacts, TeacherFacts
-from kdcache.cache.manifest import read_manifest, refuse_names
+import msgspec
+
+from kdcache.cache.base import BaseManifest
+from kdcache.cache.column import Column
+from kdcache.cache.facts import ColumnFacts, ColumnSummary, Facts, FileFacts, Positive, TeacherFacts
+from kdcache.cache.manifest import fingerprint_bytes, fingerprint_digest, read_manifest, refuse
 from kdcache.cache.paths import INDEX, RESERVED_NAMES, CachePaths, is_safe_name
+from kdcache.cache.shard import trailer
 from kdcache.errors import CacheMismatchError, Remedy
 
 
@@ -18,10 +24,22 @@ class GroupFingerprint(Facts, frozen=True):
     format_version: int
     base: str
     teacher: TeacherFacts | None
-    batch_size: int
-    statistics: str
-    columns: list[ColumnFacts]
+    batch_size: Positive
+    statistics: Literal["full", "light"]
+    columns: Annotated[list[ColumnFacts], msgspec.Meta(min_length=1, max_length=4096)]
     versions: dict[str, str]
+
+    def check(self, where: str) -> None:
+        """See Facts."""
+        names = [column.name for column in self.columns]
+        for column in self.columns:
+            if not is_safe_name(column.name) or column.name in RESERVED_NAMES:
+                raise ValueError(f"{column.name!r} cannot name a column")
+            column.check(where)
+        if len(set(names)) != len(names):
+            raise ValueError("a column is named twice")
+        if self.teacher is None and any(column.kind != "pixels" for column in self.columns):
+            raise ValueError("columns of a teacher, and no teacher")
 
     def column(self, name: str) -> ColumnFacts:
         """The column of this name (it must exist)."""
@@ -43,9 +61,51 @@ class GroupManifest(Facts, frozen=True):
     shards: list[GroupShard]
     columns: dict[str, ColumnSummary]
 
+    def check(self, where: str) -> None:
+        """See Facts."""
+        self.fingerprint.check(where)
+        parts = {INDEX, *(column.name for column in self.fingerprint.columns)}
+        for shard in self.shards:
+            if set(shard.files) != parts:
+                raise ValueError(f"shard {shard.name} lists {sorted(shard.files)}")
+        if unknown := set(self.columns) - parts:
+            raise ValueError(f"figures of columns that there are not: {sorted(unknown)}")
+
     def part_bytes(self, part: str) -> int:
         """Size of one part (a column, or index) over all shards."""
         return sum(shard.files[part].size_bytes for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A finished column group.
+
+    Args:
+        name: Of its folder.
+        paths: Where it lies.
+        manifest: What it holds.
+        digest: sha256 of the manifest.
+    """
+
+    name: str
+    paths: CachePaths
+    manifest: GroupManifest
+    digest: str
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """Its columns, in the order of the manifest."""
+        return [Column(self.name, facts) for facts in self.manifest.fingerprint.columns]
+
+    @cached_property
+    def meta(self) -> bytes:
+        """The fingerprint as its column tars carry it."""
+        return fingerprint_bytes(self.manifest.fingerprint)
+
+    @cached_property
+    def plan(self) -> str:
+        """Digest of the fingerprint, as the indexes of its shards carry it."""
+        return fingerprint_digest(self.manifest.fingerprint)
 
 
 def read_group(paths: CachePaths, base: BaseManifest, base_digest: str) -> tuple[GroupManifest, str]:
@@ -59,27 +119,28 @@ def read_group(paths: CachePaths, base: BaseManifest, base_digest: str) -> tuple
     Raises: IncompleteCacheError, CorruptCacheError, CacheMismatchError when it was made for another base.
     """
     manifest, digest = read_manifest(paths, GroupManifest)
-    check_column_names(paths, manifest.fingerprint.columns)
     names = [shard.name for shard in manifest.shards]
-    check_shard_names(paths, names)
-    parts = {INDEX, *(column.name for column in manifest.fingerprint.columns)}
-    for shard in manifest.shards:
-        if set(shard.files) != parts:
-            raise refuse_names(paths, f"shard {shard.name} lists {sorted(shard.files)}")
-    if manifest.base != base_digest or names != [shard.name for shard in base.shards]:
+    if manifest.base != base_digest:
         raise CacheMismatchError(
             f"{paths.root}: made for the base {manifest.base[:12]}…, the one beside it is {base_digest[:12]}…",
             remedy=Remedy.RESTORE_BASE_OR_DELETE_GROUP,
             group=paths.root.name,
         )
+    if names != [shard.name for shard in base.shards]:
+        raise refuse(paths, f"{len(names)} shards that are not, in order, the {len(base.shards)} of the base")
+    _check_sizes(paths, manifest, base)
     return manifest, digest
 
 
-def check_column_names(paths: CachePaths, columns: Sequence[ColumnFacts]) -> None:
-    """Refuse column names that are not plain path components, or occur twice. Raises: CorruptCacheError."""
-    names = [column.name for column in columns]
-    for name in names:
-        if not is_safe_name(name) or name in RESERVED_NAMES:
-            raise refuse_names(paths, f"{name!r} cannot name a column")
-    if len(set(names)) != len(names):
-        raise refuse_names(paths, "a column is named twice")
+def _check_sizes(paths: CachePaths, manifest: GroupManifest, base: BaseManifest) -> None:
+    """Compare the size that the manifest gives each column with what its records take. Raises: CorruptCacheError."""
+    behind = len(trailer(fingerprint_bytes(manifest.fingerprint)))
+    for shard, images in zip(manifest.shards, base.shards, strict=True):
+        num_records = images.num_samples * base.fingerprint.views.num_views
+        for column in manifest.fingerprint.columns:
+            found, wanted = shard.files[column.name].size_bytes, num_records * column.stride_bytes + behind
+            if column.stride_bytes and found != wanted:
+                raise refuse(
+                    paths,
+                    f"shard {shard.name}: column {column.name} has {found} bytes, {num_records} records take {wanted}",
+                )

@@ -12,7 +12,7 @@ from kdcache.cache.facts import JPEG, ColumnFacts
 from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.group_index import GroupIndex, PixelIndex, group_index_bytes
-from kdcache.cache.manifest import fingerprint_bytes
+from kdcache.cache.manifest import fingerprint_bytes, fingerprint_digest
 from kdcache.cache.paths import INDEX, CachePaths
 from kdcache.cache.record import Array
 from kdcache.cache.shard import META_MEMBER, append_records, member_name
@@ -109,6 +109,7 @@ class GroupShardWriter(TarsWriter):
         for tar in self.tars.values():
             tar.append(META_MEMBER, fingerprint_bytes(self._fingerprint))
         index = GroupIndex(
+            plan=fingerprint_digest(self._fingerprint),
             columns={name: column.finish(self.fidelity[name]) for name, column in self.columns.items()},
             pixels={name: builder.finish() for name, builder in self._pixels.items()},
             files=self.commit_tars(),

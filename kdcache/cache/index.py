@@ -4,16 +4,32 @@ It repeats the contents of the samples tar, so it can be rebuilt from it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from kdcache.cache.base import BaseFingerprint, BaseShard
 from kdcache.cache.facts import FileFacts
-from kdcache.cache.hdf5 import decoded, encoded, files_arrays, files_from, from_hex, hdf5_bytes, read_hdf5, unreadable
+from kdcache.cache.hdf5 import (
+    decoded,
+    encoded,
+    from_hex,
+    hdf5_bytes,
+    head_arrays,
+    head_from,
+    read_hdf5,
+    unreadable,
+)
+from kdcache.cache.keys import is_safe_key
+from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import Array
-from kdcache.cache.sample import Sample
+from kdcache.cache.sample import UNLABELLED, Sample
+from kdcache.cache.schema import ArraySpec, check_arrays, check_range
 from kdcache.cache.tar import Member
+from kdcache.storage import read_regular
+
+_MAX_OFFSET = 2**53  # so that sums of two cannot overflow
 
 
 @dataclass
@@ -30,7 +46,7 @@ class ShardIndex:
         pixel_hashes: (S, K, 16) uint8.
         image_offsets, image_sizes: (S,) int64, where each source image lies in the samples tar; size 0 when the cache
             does not embed images.
-        files: Identity of the shard's other files, by part; naming them is what makes the shard done.
+        plan, files: See IndexHead.
     """
 
     keys: Array
@@ -44,13 +60,20 @@ class ShardIndex:
     pixel_hashes: Array
     image_offsets: Array
     image_sizes: Array
+    plan: str
     files: dict[str, FileFacts] = field(default_factory=dict[str, FileFacts])
 
     @classmethod
     def from_samples(
-        cls, samples: Sequence[Sample], image_members: Sequence[Member | None], *, num_views: int, num_view_fields: int
+        cls,
+        samples: Sequence[Sample],
+        image_members: Sequence[Member | None],
+        *,
+        plan: str,
+        num_views: int,
+        num_view_fields: int,
     ) -> "ShardIndex":
-        """The columnar copy of a shard's samples."""
+        """The columnar copy of a shard's samples; its files are named later."""
         views = np.array([sample.views for sample in samples], np.int32)
         hashes = from_hex([pixels for sample in samples for pixels in sample.pixel_hashes], 16)
         return cls(
@@ -65,6 +88,7 @@ class ShardIndex:
             pixel_hashes=hashes.reshape(len(samples), num_views, 16),
             image_offsets=np.array([member.offset if member else 0 for member in image_members], np.int64),
             image_sizes=np.array([member.size_bytes if member else 0 for member in image_members], np.int64),
+            plan=plan,
         )
 
     def __len__(self) -> int:
@@ -93,12 +117,54 @@ class ShardIndex:
         )
 
 
-_SAMPLE_ARRAYS = tuple(each.name for each in fields(ShardIndex) if each.name != "files")
+# S images, K views, F integers of a view.
+_SPECS: dict[str, ArraySpec] = {
+    "keys": ("S", ("S",)),
+    "source_keys": ("S", ("S",)),
+    "modes": ("S", ("S",)),
+    "labels": ("<i8", ("S",)),
+    "sizes": ("<i4", ("S", 2)),
+    "orientations": ("|u1", ("S",)),
+    "source_sha256": ("|u1", ("S", 32)),
+    "views": ("<i4", ("S", "K", "F")),
+    "pixel_hashes": ("|u1", ("S", "K", 16)),
+    "image_offsets": ("<i8", ("S",)),
+    "image_sizes": ("<i8", ("S",)),
+}
 
 
 def index_bytes(index: ShardIndex) -> bytes:
     """The HDF5 file of an index; the same index gives the same bytes."""
-    return hdf5_bytes({**{name: getattr(index, name) for name in _SAMPLE_ARRAYS}, **files_arrays(index.files)})
+    return hdf5_bytes({**{name: getattr(index, name) for name in _SPECS}, **head_arrays(index.plan, index.files)})
+
+
+def _check_values(index: ShardIndex) -> None:
+    """Refuse what no samples tar can say. Raises: ValueError."""
+    check_range("labels", index.labels, UNLABELLED)
+    check_range("sizes", index.sizes, 1)
+    check_range("orientations", index.orientations, 1, 8)
+    for name in ("image_offsets", "image_sizes"):
+        check_range(name, getattr(index, name), 0, _MAX_OFFSET)
+    keys = [index.key(row) for row in range(len(index))]
+    if wrong := [key for key in keys if not is_safe_key(key)]:
+        raise ValueError(f"{wrong[0]!r} is not a key of this format")
+    if len(set(keys)) != len(keys):
+        raise ValueError("a key is there twice")
+
+
+def check_index(index: ShardIndex, shard: BaseShard, fingerprint: BaseFingerprint) -> None:
+    """Compare an index with what the manifest says of its shard.
+
+    Raises: ValueError with what was found and wanted.
+    """
+    if len(index) != shard.num_samples:
+        raise ValueError(f"{len(index)} samples found, {shard.num_samples} wanted")
+    shape = (len(index), fingerprint.views.num_views, len(fingerprint.views.fields))
+    if index.views.shape != shape:
+        raise ValueError(f"views of shape {index.views.shape} found, {shape} wanted")
+    check_range("labels", index.labels, UNLABELLED, fingerprint.source.num_classes - 1)
+    check_range("image_sizes", index.image_sizes, 1 if fingerprint.images == "embed" else 0)
+    check_range("the ends of images", index.image_offsets + index.image_sizes, 0, shard.files[SAMPLES].size_bytes)
 
 
 def read_index(path: Path, *, data: bytes | None = None) -> ShardIndex:
@@ -110,8 +176,12 @@ def read_index(path: Path, *, data: bytes | None = None) -> ShardIndex:
 
     Raises: CorruptCacheError for a file that is not an index, or that asks HDF5 for anything unusual.
     """
-    arrays = read_hdf5(path, path.read_bytes() if data is None else data)
+    arrays = read_hdf5(path, read_regular(path) if data is None else data)
     try:
-        return ShardIndex(**{name: arrays[name] for name in _SAMPLE_ARRAYS}, files=files_from(arrays))
+        head = head_from(arrays)
+        check_arrays(arrays, _SPECS)
+        index = ShardIndex(**{name: arrays[name] for name in _SPECS}, plan=head.plan, files=head.files)
+        _check_values(index)
+        return index
     except (KeyError, ValueError) as error:
         raise unreadable(path, error) from None

@@ -5,17 +5,26 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from kdcache.cache.facts import Facts, FileFacts
-from kdcache.cache.hdf5 import files_from, read_hdf5
+from kdcache.cache.facts import Count, Facts
+from kdcache.cache.hdf5 import IndexHead, head_from, read_hdf5
 from kdcache.cache.lock import JobLock
-from kdcache.cache.manifest import differences, fingerprint_bytes, known_fingerprint, read_fingerprint
-from kdcache.cache.paths import INDEX, CachePaths
+from kdcache.cache.manifest import (
+    differences,
+    fingerprint_bytes,
+    fingerprint_digest,
+    known_fingerprint,
+    read_fingerprint,
+)
+from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.shard import META_MEMBER, read_meta
 from kdcache.cache.writer import BadSample
-from kdcache.durable import make_folder, remove_stale_temporaries, write_file
-from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy
+from kdcache.durable import make_folder, remove, remove_stale_temporaries, write_changed, write_file
+from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError, Remedy
+from kdcache.storage import read_regular
 from kdcache.strict_json import dump_json, load_json
 
 Fingerprint = TypeVar("Fingerprint", bound=Facts)
+Record = TypeVar("Record", bound=Facts)
 
 
 class Job(Generic[Fingerprint]):
@@ -34,6 +43,7 @@ class Job(Generic[Fingerprint]):
     def __init__(self, paths: CachePaths, job_id: str, kind: type[Fingerprint]) -> None:
         self.paths = paths
         self._kind = kind
+        self._plan: str | None = None
         make_folder(paths.job / "attempts")
         self._lock = JobLock(paths.job, job_id)
         if self._lock.is_first:
@@ -47,37 +57,54 @@ class Job(Generic[Fingerprint]):
         Raises: CacheMismatchError naming every field that differs and both values.
         """
         known = self.known()
-        plan = self.paths.job / "plan.json"
-        if known is None:
-            write_file(plan, fingerprint_bytes(fingerprint))
-            return
-        differing = differences(known, fingerprint)
-        if differing and not any((self.paths.root / INDEX).glob("*.h5")):
-            # Nothing was finished under the old plan (say, its batches did not fit into memory): replace it.
-            write_file(plan, fingerprint_bytes(fingerprint))
-        elif differing:
+        differing = [] if known is None else differences(known, fingerprint)
+        if differing and any((self.paths.root / INDEX).glob("*.h5")):
             raise CacheMismatchError(
                 f"{self.paths.root} was begun with another plan:\n  " + "\n  ".join(differing) + "\nNothing was "
                 "changed.",
                 remedy=Remedy.SAME_PLAN,
             )
+        # Where nothing was finished under another plan (say, its batches did not fit into memory), this replaces it.
+        write_changed(self.paths.job / "plan.json", fingerprint_bytes(fingerprint))
+        self._plan = fingerprint_digest(fingerprint)
 
     def known(self) -> Fingerprint | None:
         """The plan that was begun here, None before there is one. Raises: CorruptCacheError."""
         plan = self.paths.job / "plan.json"
         if self.paths.manifest.is_file():
             return known_fingerprint(self.paths, self._kind)
-        return read_fingerprint(plan.read_bytes(), self._kind, where=str(plan)) if plan.is_file() else None
+        if plan.is_file():
+            return read_fingerprint(read_regular(plan), self._kind, where=str(plan))
+        # Copied without its job: the tars say how they were made.
+        for index in sorted((self.paths.root / INDEX).glob("*.h5")):
+            if (head := committed(self.paths, index.stem)) is not None:
+                tar = self.paths.shard(next(part for part in head.files if part != LEDGER), index.stem)
+                return read_fingerprint(read_meta(tar), self._kind, where=f"{tar}, {META_MEMBER}")
+        return None
 
     def is_done(self, name: str) -> bool:
-        """Whether a shard is committed: its index is readable and names files that are there in full size."""
-        return committed_files(self.paths, name) is not None
+        """Whether a shard is committed: its index is readable and names files that are there in full size.
+
+        Raises: CacheMismatchError where it was written under another plan than the one adopted.
+        """
+        head = committed(self.paths, name)
+        if head is not None and self._plan not in (None, head.plan):
+            raise other_plan(self.paths, name, head.plan, self._plan)
+        return head is not None
 
     def clear(self, name: str, parts: list[str]) -> None:
-        """Remove the files of an unfinished shard; whatever has no index is garbage."""
+        """Remove the files of an unfinished shard; whatever has no index is garbage.
+
+        Raises: CacheBusyError where somebody has finished it meanwhile: what is committed is never removed.
+        """
         self.check()
+        if committed(self.paths, name) is not None:
+            raise CacheBusyError(
+                f"{self.paths.root}: another job has finished shard {name} meanwhile; nothing was removed. Run this "
+                "again"
+            )
         for part in (INDEX, *parts):
-            self.paths.shard(part, name).unlink(missing_ok=True)
+            remove(self.paths.shard(part, name))
 
     def check(self) -> None:
         """Refuse to continue when another job has taken over. Raises: CacheBusyError."""
@@ -86,7 +113,7 @@ class Job(Generic[Fingerprint]):
     def count_attempt(self, name: str) -> int:
         """Note durably that work on a shard begins; returns which attempt this is, from 1."""
         path = self.attempts(name)
-        attempt = load_json(path.read_bytes(), where=str(path))["attempts"] + 1 if path.is_file() else 1
+        attempt = 1 + (_read(path, _Attempts).attempts if path.is_file() else 0)
         write_file(path, dump_json({"attempts": attempt}))
         return attempt
 
@@ -99,33 +126,55 @@ class Job(Generic[Fingerprint]):
         self._lock.close()
 
 
-def indexed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
-    """The files of a shard of a base or a group, as its index names them; None where no index is readable."""
+def other_plan(paths: CachePaths, name: str, found: str, wanted: str | None) -> CacheMismatchError:
+    """The error for a shard that was written under another plan. Args: digests of both plans."""
+    return CacheMismatchError(
+        f"{paths.shard(INDEX, name)}: the shard was written under the plan {found[:12]}…, the one here is "
+        f"{(wanted or '')[:12]}…: other images, labels, views, teacher or settings. Nothing was changed",
+        remedy=Remedy.SAME_PLAN,
+    )
+
+
+def index_head(paths: CachePaths, name: str) -> IndexHead | None:
+    """Plan and files of a shard of a base or a group, as its index names them; None where no index is readable."""
     path = paths.shard(INDEX, name)
     if not path.is_file():
         return None
     try:
-        return files_from(read_hdf5(path, path.read_bytes(), skip="columns"))
+        return head_from(read_hdf5(path, read_regular(path), skip="columns"))
     except (CorruptCacheError, KeyError, ValueError):
         return None
 
 
-def committed_files(paths: CachePaths, name: str) -> dict[str, FileFacts] | None:
-    """The files of a finished shard of a base or a group, as its index names them; None if it is not finished."""
-    files = indexed_files(paths, name)
-    if files is None:
+def committed(paths: CachePaths, name: str) -> IndexHead | None:
+    """The head of the index of a finished shard of a base or a group; None if the shard is not finished."""
+    head = index_head(paths, name)
+    if head is None:
         return None
-    for part, facts in files.items():
+    for part, facts in head.files.items():
         file = paths.shard(part, name)
         if not file.is_file() or file.stat().st_size != facts.size_bytes:
             return None
-    return files
+    return head
 
 
 def read_ledger(path: Path) -> list[BadSample]:
     """The bad images of a shard. Raises: CorruptCacheError."""
-    value = load_json(path.read_bytes(), where=str(path))
+    return _read(path, _Ledger).bad
+
+
+class _Attempts(Facts, frozen=True):
+    attempts: Count
+
+
+class _Ledger(Facts, frozen=True):
+    bad: list[BadSample]
+
+
+def _read(path: Path, kind: type[Record]) -> Record:
+    value = load_json(read_regular(path), where=str(path))
     try:
-        return [msgspec.convert(each, BadSample) for each in value["bad"]]
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise CorruptCacheError(f"{path}: not a ledger ({error!r})", remedy=Remedy.REBUILD) from None
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what = "a ledger" if kind is _Ledger else "a count of attempts"
+        raise CorruptCacheError(f"{path}: not {what} ({error})", remedy=Remedy.RESTORE_FILE) from None

@@ -45,5 +45,10 @@ def keys_digest(source_keys: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def labels_digest(labels: Iterable[int]) -> str:
+    """sha256 over labels in order, one per line in decimal."""
+    return hashlib.sha256("".join(f"{label}\n" for label in labels).encode()).hexdigest()
+
+
 def _hashed_key(source_key: str) -> str:
     return _HASHED_PREFIX + hashlib.sha256(source_key.encode("utf-8", "surrogateescape")).hexdigest()[:40]

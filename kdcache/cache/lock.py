@@ -6,22 +6,26 @@ On file systems without flock between machines (NFS, Lustre) this protects the p
 
 import fcntl
 import os
+import secrets
 import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kdcache.durable import storage_errors, write_file
-from kdcache.errors import CacheBusyError
+import msgspec
+
+from kdcache.durable import write_file
+from kdcache.errors import CacheBusyError, CorruptCacheError
+from kdcache.storage import read_regular, storage_errors
 from kdcache.strict_json import dump_json, load_json
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a cache. `generation` counts jobs, so that a worker can tell it has been superseded."""
+    """Who holds a cache. `token` is drawn for each job, so that a worker can tell it has been superseded."""
 
     job_id: str
-    generation: int
+    token: str
     host: str
     pid: int
     started: str
@@ -49,7 +53,8 @@ class JobLock:
             self._lock = _open(folder / "lock")
             guard = _open(folder / "guard")
         try:
-            fcntl.flock(guard, fcntl.LOCK_EX)
+            with storage_errors(folder, "lock"):
+                fcntl.flock(guard, fcntl.LOCK_EX)
             previous = self._read()
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +62,7 @@ class JobLock:
             except BlockingIOError:
                 self.is_first = False
             if self.is_first:
-                self.holder = _this_process(job_id, previous.generation + 1 if previous else 1)
+                self.holder = _this_process(job_id)
                 write_file(self._record, dump_json(asdict(self.holder)))
             elif previous is None or previous.job_id != job_id:
                 raise CacheBusyError(_busy(folder, previous, action))
@@ -76,7 +81,7 @@ class JobLock:
         Raises: CacheBusyError.
         """
         current = self._read()
-        if current is None or current.generation != self.holder.generation:
+        if current is None or current.token != self.holder.token:
             raise CacheBusyError(_busy(self._record.parent, current, self._action))
 
     def close(self) -> None:
@@ -86,16 +91,19 @@ class JobLock:
     def _read(self) -> Holder | None:
         if not self._record.is_file():
             return None
-        return Holder(**load_json(self._record.read_bytes(), where=str(self._record)))
+        try:
+            return msgspec.convert(load_json(read_regular(self._record), where=str(self._record)), Holder)
+        except (CorruptCacheError, msgspec.ValidationError):
+            return None  # damaged: whoever has the lock is unknown, and is not us
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
-def _this_process(job_id: str, generation: int) -> Holder:
+def _this_process(job_id: str) -> Holder:
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return Holder(job_id, generation, socket.gethostname(), os.getpid(), started)
+    return Holder(job_id, secrets.token_hex(16), socket.gethostname(), os.getpid(), started)
 
 
 def _busy(folder: Path, holder: Holder | None, action: str) -> str:

@@ -11,6 +11,7 @@ from kdcache.cache.facts import Facts
 from kdcache.cache.paths import CachePaths
 from kdcache.durable import write_changed
 from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
+from kdcache.storage import read_regular
 from kdcache.strict_json import dump_json, load_json
 
 FORMAT_VERSION = 2
@@ -41,6 +42,11 @@ def read_fingerprint(data: bytes, kind: type[Record], *, where: str) -> Record:
     value = load_json(data, where=where)
     _check_version(value, where)
     return _convert(value, kind, where)
+
+
+def manifest_digest(manifest: Facts) -> str:
+    """sha256 of the bytes that `write_manifest` writes, hex."""
+    return fingerprint_digest(manifest)
 
 
 def write_manifest(paths: CachePaths, manifest: Facts) -> str:
@@ -77,9 +83,11 @@ def _read_value(paths: CachePaths) -> tuple[Any, str]:
         raise IncompleteCacheError(
             f"{paths.root}: no manifest.json; the extraction has not finished", remedy=Remedy.FINISH_EXTRACTION
         )
-    data = paths.manifest.read_bytes()
+    data = read_regular(paths.manifest)
     digest = hashlib.sha256(data).hexdigest()
-    recorded = paths.manifest_digest.read_text("ascii", "replace").strip() if paths.manifest_digest.is_file() else ""
+    recorded = ""
+    if paths.manifest_digest.is_file():
+        recorded = read_regular(paths.manifest_digest).decode("ascii", "replace").strip()
     if recorded != digest:
         raise CorruptCacheError(
             f"{paths.manifest}: sha256 is {digest[:12]}…, {paths.manifest_digest.name} says "
@@ -103,8 +111,8 @@ def differences(found: Facts, wanted: Facts) -> list[str]:
     ]
 
 
-def refuse_names(paths: CachePaths, problem: str) -> CorruptCacheError:
-    """The error for a manifest that names what cannot be."""
+def refuse(paths: CachePaths, problem: str) -> CorruptCacheError:
+    """The error for a manifest that says what cannot be."""
     return CorruptCacheError(f"{paths.manifest}: {problem}", remedy=Remedy.REBUILD)
 
 
@@ -125,8 +133,10 @@ def _flatten(value: Any, path: PurePosixPath) -> Iterator[tuple[str, Any]]:
 
 def _convert(value: Any, kind: type[Record], where: str) -> Record:
     try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+        found = msgspec.convert(value, kind)
+        found.check(where)
+        return found
+    except (msgspec.ValidationError, ValueError) as error:
         raise CorruptCacheError(f"{where}: {error}", remedy=Remedy.REBUILD) from None
 
 

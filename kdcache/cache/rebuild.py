@@ -13,11 +13,11 @@ from kdcache.cache.base import BaseFingerprint, BaseManifest, planned_shards, re
 from kdcache.cache.column_builder import ColumnBuilder
 from kdcache.cache.facts import JPEG, ColumnFacts, Facts, FileFacts
 from kdcache.cache.fidelity import Fidelity
-from kdcache.cache.group import GroupFingerprint, GroupManifest, check_column_names
+from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
 from kdcache.cache.group_writer import PixelBuilder
 from kdcache.cache.index import ShardIndex, index_bytes, read_index
-from kdcache.cache.job import Job, indexed_files, read_ledger
+from kdcache.cache.job import Job, index_head, read_ledger
 from kdcache.cache.manifest import (
     fingerprint_bytes,
     fingerprint_digest,
@@ -31,7 +31,8 @@ from kdcache.cache.shard import META_MEMBER, StridedShard, member_name, read_met
 from kdcache.cache.tar import Member, read_members
 from kdcache.cache.writer import ledger_bytes
 from kdcache.durable import make_folder, remove_stale_temporaries, sha256_file, write_file
-from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, KdcacheError, Remedy
+from kdcache.storage import open_regular
 
 Record = TypeVar("Record", bound=Facts)
 
@@ -71,7 +72,6 @@ def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupMa
     if not columns:
         raise IncompleteCacheError(f"{paths.root}: no shards to rebuild from; delete the folder, or extract again")
     fingerprint = _common_fingerprint(paths, columns[0], GroupFingerprint)
-    check_column_names(paths, fingerprint.columns)
     if fingerprint.base != fingerprint_digest(base.fingerprint):
         raise CacheMismatchError(f"{paths.root}: its tars were made for another base than {base_paths.root}")
     names = [shard.name for shard in base.shards]
@@ -103,7 +103,8 @@ def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> N
 
 def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> None:
     """A rebuild must not accept damaged bytes: whatever hash is still known must hold."""
-    known = {name: indexed_files(paths, name) or {} for name in names}
+    heads = {name: index_head(paths, name) for name in names}
+    known = {name: {} if head is None else head.files for name, head in heads.items()}
     kind = BaseManifest if SAMPLES in parts else GroupManifest
     with contextlib.suppress(CorruptCacheError, IncompleteCacheError):
         known |= {shard.name: shard.files for shard in read_manifest(paths, kind)[0].shards}
@@ -132,7 +133,13 @@ def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Rec
 def _base_index(paths: CachePaths, fingerprint: BaseFingerprint, name: str) -> ShardIndex:
     samples, images = _read_samples(paths, fingerprint, name)
     views = fingerprint.views
-    index = ShardIndex.from_samples(samples, images, num_views=views.num_views, num_view_fields=len(views.fields))
+    index = ShardIndex.from_samples(
+        samples,
+        images,
+        plan=fingerprint_digest(fingerprint),
+        num_views=views.num_views,
+        num_view_fields=len(views.fields),
+    )
     if not paths.shard(LEDGER, name).is_file():
         make_folder(paths.root / LEDGER)
         write_file(paths.shard(LEDGER, name), ledger_bytes([]), replace=False)
@@ -148,7 +155,7 @@ def _read_samples(
     path = paths.shard(SAMPLES, name)
     samples: list[Sample] = []
     images: list[Member | None] = []
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for member in read_members(path):
             if member.name == META_MEMBER:
                 continue
@@ -171,7 +178,7 @@ def _read_samples(
 def _group_index(
     paths: CachePaths, fingerprint: GroupFingerprint, base: BaseManifest, name: str, keys: ShardIndex
 ) -> GroupIndex:
-    index = GroupIndex()
+    index = GroupIndex(fingerprint_digest(fingerprint))
     views = range(base.fingerprint.views.num_views)
     meta = fingerprint_bytes(fingerprint)
     fidelity = _known_fidelity(paths.shard(INDEX, name))
@@ -209,7 +216,7 @@ def _pixel_builder(path: Path, facts: ColumnFacts, names: Sequence[str]) -> Pixe
     if [member.name for member in members] != list(names):
         raise CorruptCacheError(f"{path}: its members are not those of the samples, in order", remedy=Remedy.REPAIR)
     header = 0 if facts.codec == JPEG else len(facts.layout().header)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for member in members:
             file.seek(member.offset + header)
             data = file.read(member.size_bytes - header)
@@ -221,6 +228,6 @@ def _known_fidelity(path: Path) -> dict[str, Fidelity]:
     """Fidelity of the codecs from an index that is still readable: the tars alone do not give it."""
     try:
         columns: dict[str, ColumnIndex] = read_group_index(path).columns
-    except (CorruptCacheError, OSError):
+    except KdcacheError:
         return {}
     return {name: column.fidelity for name, column in columns.items() if column.fidelity is not None}

@@ -1,12 +1,29 @@
 """What is kept of every image: who it is, what it is, and exactly which views of it the teacher saw."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
+import msgspec
+
+from kdcache.cache.facts import Facts, Positive, Sha256
 from kdcache.errors import CorruptCacheError
 from kdcache.strict_json import dump_json, load_json
 
 UNLABELLED = -1
+Integer = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+PixelHash = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+
+
+class _SampleRecord(Facts, frozen=True):
+    """``<key>.json`` as it lies in the tar."""
+
+    source_key: str
+    label: Annotated[int, msgspec.Meta(ge=UNLABELLED, le=2**31 - 1)]
+    sha256: Sha256
+    size: tuple[Positive, Positive]
+    mode: str
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)]
+    views: list[dict[str, int | str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +75,22 @@ class Sample:
 
         Raises: CorruptCacheError.
         """
-        value: Any = load_json(data, where=where)
+        value = load_json(data, where=where)
         try:
-            width, height = value["size"]
+            record = msgspec.convert(value, _SampleRecord)
+            views = [{name: view[name] for name in (*view_fields, "pixels")} for view in record.views]
             return cls(
                 key=key,
-                source_key=value["source_key"],
-                label=value["label"],
-                source_sha256=value["sha256"],
-                size=(width, height),
-                mode=value["mode"],
-                orientation=value["orientation"],
-                views=tuple(tuple(view[name] for name in view_fields) for view in value["views"]),
-                pixel_hashes=tuple(view["pixels"] for view in value["views"]),
+                source_key=record.source_key,
+                label=record.label,
+                source_sha256=record.sha256,
+                size=record.size,
+                mode=record.mode,
+                orientation=record.orientation,
+                views=tuple(
+                    msgspec.convert([view[name] for name in view_fields], tuple[Integer, ...]) for view in views
+                ),
+                pixel_hashes=tuple(msgspec.convert(view["pixels"], PixelHash) for view in views),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptCacheError(f"{where}: not the record of a sample ({error!r}); restore the shard") from None
+        except (KeyError, msgspec.ValidationError) as error:
+            raise CorruptCacheError(f"{where}: not the record of a sample ({error}); restore the shard") from None

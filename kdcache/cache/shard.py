@@ -17,6 +17,7 @@ from kdcache.cache.record import TAR_BLOCK_BYTES, Array, RecordLayout
 from kdcache.cache.tar import END_OF_TAR, NAME_BYTES, Member, member_header, member_headers, padding, read_members
 from kdcache.durable import NewFile
 from kdcache.errors import CorruptCacheError, Remedy
+from kdcache.storage import open_regular
 
 META_MEMBER = "__kdcache__"
 
@@ -39,7 +40,7 @@ def read_meta(path: Path) -> bytes:
     found = next((member for member in read_members(path) if member.name == META_MEMBER), None)
     if found is None:
         raise CorruptCacheError(f"{path}: no member {META_MEMBER!r}, so how it was made is unknown; restore the shard")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(found.offset)
         return file.read(found.size_bytes)
 
@@ -125,7 +126,7 @@ class StridedShard:
         self._check_size()
         if self.num_records == 0:
             return np.empty((0, self.layout.stride_bytes), np.uint8)
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return np.frombuffer(mapped, np.uint8, self.num_records * self.layout.stride_bytes).reshape(
             self.num_records, self.layout.stride_bytes
@@ -176,7 +177,7 @@ class StridedShard:
             )
 
     def _check_trailer(self) -> None:
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.num_records * self.layout.stride_bytes)
             if file.read() == trailer(self.meta):
                 return
@@ -189,7 +190,7 @@ class StridedShard:
     def _read_headers(self) -> Array:
         # Not through a map: the bytes between the headers stay where they are, and a file may become shorter meanwhile.
         headers = np.zeros((self.num_records, self.layout.payload_offset), np.uint8)
-        with self.path.open("rb", buffering=0) as file:
+        with open_regular(self.path) as file:
             for record, header in enumerate(headers):
                 os.preadv(file.fileno(), [header.data], record * self.layout.stride_bytes)
         return headers

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingType
 
 from kdcache.cache.record import Array
 from kdcache.cache.token_sums import Moments, TokenSums, sum_tokens
+from kdcache.errors import BadRecordError
 
 # Singular values cost far more than everything else here, and a percentile over images needs hundreds, not millions.
 _NUM_SPECTRA = 1024
@@ -52,6 +53,25 @@ class TokenStatistics:
         self.mean, self.m2 = np.zeros(channels), np.zeros(channels)
         self.minimum, self.maximum = np.full(channels, np.inf), np.full(channels, -np.inf)
         self.raw_moment, self.unit_moment = np.zeros((side, side)), np.zeros((side, side))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all tokens are equal; False for fewer than two."""
+        return self.count > 1 and bool((self.minimum == self.maximum).all())
+
+    def refuse_constant(self, where: str) -> None:
+        """Refuse the outputs of a teacher that gives the same for everything.
+
+        Args:
+            where: Shard, group and column, for the message.
+
+        Raises: BadRecordError.
+        """
+        if self.is_constant:
+            raise BadRecordError(
+                f"{where}: the teacher's outputs are exactly the same for every token; check its weights, its input "
+                "normalisation and the images"
+            )
 
     @property
     def variance(self) -> Array:

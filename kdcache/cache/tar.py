@@ -12,6 +12,7 @@ import numpy as np
 
 from kdcache.cache.record import TAR_BLOCK_BYTES, Array
 from kdcache.errors import CorruptCacheError, Remedy
+from kdcache.storage import open_regular
 
 END_OF_TAR = b"\0" * (2 * TAR_BLOCK_BYTES)
 NAME_BYTES = 100
@@ -93,7 +94,7 @@ def read_members(path: Path) -> Iterator[Member]:
     Raises: CorruptCacheError at the first header this module would not have written, and for a tar that ends early.
     """
     total = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         offset = 0
         while True:
             file.seek(offset)

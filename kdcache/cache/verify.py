@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.cache.base import BASE_PARTS, BaseShard
-from kdcache.cache.cache import Cache, Group
+from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.cache.facts import FileFacts
+from kdcache.cache.group import Group
 from kdcache.cache.group_index import GroupIndex
 from kdcache.cache.index import ShardIndex
 from kdcache.cache.job import read_ledger
-from kdcache.cache.keys import is_safe_key, keys_digest
+from kdcache.cache.keys import keys_digest, labels_digest
 from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX, JOB, LEDGER, SAMPLES
 from kdcache.cache.sample import Sample
@@ -20,7 +21,8 @@ from kdcache.cache.shard import META_MEMBER
 from kdcache.cache.tar import read_members
 from kdcache.cache.verify_columns import record_faults
 from kdcache.durable import sha256_file
-from kdcache.errors import CorruptCacheError, Remedy
+from kdcache.errors import KdcacheError, Remedy
+from kdcache.storage import open_regular
 
 _MAX_KEYS_NAMED = 5
 # What else than damage makes a group unusable: none of these is helped by rebuilding.
@@ -59,8 +61,8 @@ def verify_base_shard(cache: Cache, shard: BaseShard) -> list[Fault]:
     faults: list[Fault] = []
     try:
         faults.extend(_base_faults(cache, shard))
-    except CorruptCacheError as error:
-        faults.append(Fault(shard.name, "", "", str(error), Remedy.REPAIR))
+    except KdcacheError as error:
+        faults.append(Fault(shard.name, "", "", str(error), error.remedy or Remedy.REPAIR))
     return faults
 
 
@@ -69,8 +71,8 @@ def verify_group_shard(cache: Cache, group: Group, shard: BaseShard) -> list[Fau
     faults: list[Fault] = []
     try:
         faults.extend(_group_faults(cache, group, shard))
-    except CorruptCacheError as error:
-        faults.append(Fault(shard.name, "", "", str(error), Remedy.REPAIR, group.name))
+    except KdcacheError as error:
+        faults.append(Fault(shard.name, "", "", str(error), error.remedy or Remedy.REPAIR, group.name))
     return faults
 
 
@@ -86,11 +88,13 @@ def verify_whole(cache: Cache) -> Iterator[Fault]:
 def _key_faults(cache: Cache) -> Iterator[Fault]:
     seen: dict[str, str] = {}
     source_keys: list[str] = []
+    labels: list[int] = []
+    facts = cache.manifest.fingerprint.source
     for shard in cache.manifest.shards:
         try:
             index = cache.index(shard)
             bad = read_ledger(cache.path(LEDGER, shard))
-        except (CorruptCacheError, OSError):
+        except KdcacheError:
             return  # already reported by verify_base_shard; the rest cannot be checked
         for row in range(len(index)):
             key = index.key(row)
@@ -101,7 +105,12 @@ def _key_faults(cache: Cache) -> Iterator[Fault]:
         for each in sorted(bad, key=lambda each: each.position):
             planned.insert(each.position, each.source_key)
         source_keys += planned
-    if keys_digest(source_keys) != cache.manifest.fingerprint.source.keys_sha256:
+        labels += index.labels.tolist()
+    if len(labels) == facts.num_samples and labels_digest(labels) != facts.labels_sha256:
+        yield Fault(
+            "", "manifest.json", "", "the labels of all shards are not the ones of the plan", Remedy.EXTRACT_ELSEWHERE
+        )
+    if keys_digest(source_keys) != facts.keys_sha256:
         problem = f"the {len(source_keys)} source keys of all shards are not the ones of the plan"
         yield Fault("", "manifest.json", "", problem, Remedy.EXTRACT_ELSEWHERE)
 
@@ -128,30 +137,15 @@ def _base_faults(cache: Cache, shard: BaseShard) -> Iterator[Fault]:
     if INDEX in broken:
         return
     index = cache.index(shard)
-    yield from _index_faults(cache, shard, index)
     if SAMPLES not in broken:
         yield from _sample_faults(cache, shard, index)
-
-
-def _index_faults(cache: Cache, shard: BaseShard, index: ShardIndex) -> Iterator[Fault]:
-    views = cache.manifest.fingerprint.views
-    if len(index) != shard.num_samples:
-        problem = f"{len(index)} samples found, {shard.num_samples} wanted"
-        yield Fault(shard.name, INDEX, "", problem, Remedy.REBUILD)
-    shape = (views.num_views, len(views.fields))
-    if index.views.shape[1:] != shape:
-        problem = f"views of shape {index.views.shape[1:]} found, {shape} wanted"
-        yield Fault(shard.name, INDEX, "", problem, Remedy.REBUILD)
-    for row in range(len(index)):
-        if not is_safe_key(index.key(row)):
-            yield Fault(shard.name, INDEX, index.key(row), "not a key of this format", Remedy.REBUILD)
 
 
 def _sample_faults(cache: Cache, shard: BaseShard, index: ShardIndex) -> Iterator[Fault]:
     path = cache.path(SAMPLES, shard)
     fingerprint = cache.manifest.fingerprint
     row = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for member in read_members(path):
             file.seek(member.offset)
             data = file.read(member.size_bytes)

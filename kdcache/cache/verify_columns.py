@@ -14,7 +14,8 @@ from kdcache.cache.index import ShardIndex
 from kdcache.cache.record import Array
 from kdcache.cache.shard import META_MEMBER
 from kdcache.cache.tar import read_members
-from kdcache.errors import CorruptCacheError
+from kdcache.errors import KdcacheError
+from kdcache.storage import open_regular
 
 
 def record_faults(
@@ -32,7 +33,7 @@ def record_faults(
     check = _jpeg_faults if column.codec == JPEG else _strided_faults
     try:
         return list(check(cache, column, shard, keys, held))
-    except (CorruptCacheError, OSError) as error:
+    except (KdcacheError, OSError) as error:
         return [("", str(error))]
 
 
@@ -65,7 +66,7 @@ def _jpeg_faults(
     if [member.name for member in members] != names:
         yield "", f"{len(members)} members found that are not the {len(names)} of the index, in order"
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for record, member in enumerate(members):
             file.seek(member.offset)
             data = file.read(member.size_bytes)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.facts import FileFacts
 from kdcache.cache.index import ShardIndex, index_bytes
-from kdcache.cache.manifest import fingerprint_bytes
+from kdcache.cache.manifest import fingerprint_bytes, fingerprint_digest
 from kdcache.cache.paths import INDEX, LEDGER, SAMPLES, CachePaths
 from kdcache.cache.sample import Sample
 from kdcache.cache.shard import META_MEMBER, TarWriter
@@ -107,7 +107,11 @@ class BaseShardWriter(TarsWriter):
         """
         views = self._fingerprint.views
         index = ShardIndex.from_samples(
-            self._samples, self._image_members, num_views=views.num_views, num_view_fields=len(views.fields)
+            self._samples,
+            self._image_members,
+            plan=fingerprint_digest(self._fingerprint),
+            num_views=views.num_views,
+            num_view_fields=len(views.fields),
         )
         index.files |= self.commit_tars()
         path = self.paths.shard(LEDGER, self.name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules
 from kdcache.cli.extract_text import agreement_text, caution_text, next_text, report_facts, source_text, summary_text
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import codec_names, counted, print_json, printable
+from kdcache.cli.text import codec_names, counted, print_json
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -180,14 +180,14 @@ def run(arguments: argparse.Namespace) -> int:
             reporter.update(progress.num_records, progress.num_pending, f"limited by {progress.bottleneck}{bad}")
 
         def announce(source: "Source", estimate: "PassEstimate") -> None:
-            print(printable(source_text(source, str(config.data), estimate)), file=sys.stderr)
+            print(source_text(source, str(config.data), estimate), file=sys.stderr)
 
         on_source = announce if env.is_main and not as_json else None
         try:
             report = extract(config, env=env, on_source=on_source, on_note=reporter.note, on_progress=show)
         except HungImageError as error:
             # A thread is stuck inside a decoder and would keep the interpreter from ending.
-            print(f"kdcache extract: error: {printable(str(error))}", file=sys.stderr, flush=True)
+            print(f"kdcache extract: error: {error}", file=sys.stderr, flush=True)
             os._exit(1)
     found = label_agreement(open_cache(config.out)) if report.base is not None else []
     if as_json:

@@ -3,15 +3,15 @@
 import argparse
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from kdcache import __version__
+from kdcache.cli.output import safe_output
 from kdcache.cli.parser import verb_parser
 from kdcache.cli.remedies import error_text
-from kdcache.cli.text import printable
-from kdcache.errors import InterruptedRunError, KdcacheError, UsageError
+from kdcache.errors import InterruptedRunError, KdcacheError, Remedy, StorageError, UsageError
+from kdcache.storage import refusal
 
 # Verb: what it does. The module is kdcache.cli.<verb>.
 VERBS = {
@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit code: 0, 1 for an error or faults found, 2 for wrong usage, 128 + n after signal n.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    with safe_output():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: Sequence[str]) -> int:
     if not words or words[0] not in VERBS:
         return _top_level(words)
     module = importlib.import_module(f"kdcache.cli.{words[0]}")
@@ -46,17 +50,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return module.run(parser.parse_args(words[1:]))
     except KdcacheError as error:
-        print(f"kdcache {words[0]}: error: {printable(error_text(error))}", file=sys.stderr)
-        if isinstance(error, InterruptedRunError):
-            return 128 + error.signal_number
-        return _USAGE_EXIT if isinstance(error, UsageError) else 1
+        return _failed(words[0], error)
     except KeyboardInterrupt:
         print(f"kdcache {words[0]}: interrupted; whatever was finished is safe", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) has left; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        # Whatever no room below has put into words.
+        return _failed(words[0], refusal(error, "use", error.filename or "a file or the machine"))
+    except MemoryError:
+        problem = "out of memory; whatever was finished is safe"
+        return _failed(words[0], StorageError(problem, remedy=Remedy.FREE_MEMORY))
+
+
+def _failed(verb: str, error: KdcacheError) -> int:
+    print(f"kdcache {verb}: error: {error_text(error)}", file=sys.stderr)
+    if isinstance(error, InterruptedRunError):
+        return 128 + error.signal_number
+    return _USAGE_EXIT if isinstance(error, UsageError) else 1
 
 
 def _top_level(words: Sequence[str]) -> int:

@@ -3,7 +3,9 @@
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO, cast
+
+from kdcache.cli.output import SafeOutput
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -59,13 +61,15 @@ class ProgressReporter:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+            # The bar moves the cursor; all else that is printed is escaped.
+            stream = sys.stderr.unescaped() if isinstance(sys.stderr, SafeOutput) else sys.stderr
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(f"{self._unit}, {{task.fields[note]}}"),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=Console(file=cast("TextIO", stream)),
             )
             self._bar.start()
         return self

@@ -23,6 +23,12 @@ _WORDS = {
     Remedy.OTHER_TEACHER: "the cache is not this teacher's: extract again, or run with the versions in the manifest",
     Remedy.UPDATE: "update kdcache",
     Remedy.NAME_HELD: "name one that it holds, or add what is missing with `kdcache extract --add`",
+    # The operating system.
+    Remedy.ALLOW_MORE_FILES: "allow more open files (`ulimit -n 4096`) and run the same command again",
+    Remedy.FREE_MEMORY: "free memory, or use smaller batches or a smaller window, and run the same command again",
+    Remedy.ALLOW_READING: "let this user read it, and run the same command again",
+    Remedy.RESTORE_FILE: "restore it",
+    Remedy.CHECK_STORAGE: "check the disk or the mount, and run the same command again",
     # An extraction.
     Remedy.EXTRACT: "make a cache with `kdcache extract --out {path}`",
     Remedy.EXTRACT_ELSEWHERE: "extract again into another folder",

@@ -10,7 +10,8 @@ from kdcache.cli.text import counted, fidelity_text, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from kdcache.cache.cache import Cache, Group
+    from kdcache.cache.cache import Cache
+    from kdcache.cache.group import Group
 
 USAGE = "CACHE [options]"
 EXAMPLE = """examples:

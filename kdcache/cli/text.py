@@ -9,17 +9,12 @@ from typing import Any
 import kdcache
 from kdcache.reports.words import counted, size_text
 
-__all__ = ["WEIGHTS_HELP", "codec_names", "counted", "fidelity_text", "print_json", "printable", "size_text"]
+__all__ = ["WEIGHTS_HELP", "codec_names", "counted", "fidelity_text", "print_json", "size_text"]
 
 WEIGHTS_HELP = "last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)"
 
 # What every codec is written with.
 _NO_CODECS = ("base", "packed")
-
-
-def printable(text: str) -> str:
-    """A text without control characters: names of files may hold codes that a terminal obeys."""
-    return "".join(each if each == "\n" or each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def print_json(value: Any) -> None:

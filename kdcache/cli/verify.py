@@ -11,7 +11,8 @@ from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json, size_text
 
 if TYPE_CHECKING:
-    from kdcache.cache.cache import Cache, Group
+    from kdcache.cache.cache import Cache
+    from kdcache.cache.group import Group
     from kdcache.cache.verify import Fault
 
 USAGE = "CACHE [options]"

@@ -8,13 +8,14 @@ shrinks underneath is reported, not SIGBUS.
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, final, get_args
+from typing import Literal, NamedTuple, final, get_args
 
 from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError, Remedy, UsageError
+from kdcache.storage import reading_errors, refusal
 
 try:
     from kdcache.stream import _gather
@@ -24,6 +25,7 @@ except ImportError:  # not built: there was no compiler
 ReadMode = Literal["map", "read"]
 Access = Literal["auto", "map", "read"]
 _POPULATE_BYTES = 16 << 20
+_PIECE_BYTES = 4 << 20
 
 # Python's mmap has no populating by parts and does not tell its address.
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -82,6 +84,25 @@ def populate(address: int, size: int) -> bool:
     return _LIBC.madvise(address, size, _MADV_POPULATE_READ) == 0
 
 
+class Identity(NamedTuple):
+    """What changes when somebody writes to a file, cuts it or puts another in its place.
+
+    A write through a map counts at the latest when the kernel writes it back, and one within the tick of the kernel's
+    clock (1 to 10 ms) that the file was last written in does not show.
+    """
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+
+def _identity(descriptor: int) -> Identity:
+    found = os.fstat(descriptor)
+    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 @final
 @dataclass
 class OpenFile:
@@ -100,22 +121,26 @@ class OpenFile:
     size_bytes: int
     mode: ReadMode
     address: int = 0
+    identity: Identity = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.identity = _identity(self.descriptor)
 
     @classmethod
     def open(cls, path: Path, size_bytes: int, mode: ReadMode) -> "OpenFile":
         """Open, and map unless it is to be read; symbolic links are refused.
 
-        Raises: CorruptCacheError when it cannot be opened, UsageError when the process has too many files open.
+        Raises: CorruptCacheError when it is not there, StorageError when it cannot be opened, UsageError when it cannot
+            be mapped.
         """
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe is not waited for
         try:
-            file = cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), size_bytes, mode)
+            descriptor = os.open(path, flags)
         except FileNotFoundError:
             raise CorruptCacheError(f"{path}: vanished while the cache was in use", remedy=Remedy.REPAIR) from None
         except OSError as error:
-            raise UsageError(
-                f"{path}: cannot be opened ({error.strerror}); if too many files are open, allow more (`ulimit -n`) or "
-                "use a smaller window"
-            ) from None
+            raise refusal(error, "open", path) from None
+        file = cls(path, descriptor, size_bytes, mode)
         if mode == "map" and size_bytes:
             try:
                 file.address = map_file(file.descriptor, size_bytes)
@@ -124,6 +149,33 @@ class OpenFile:
                     f"{path}: cannot be mapped ({error.strerror}); read it instead: access='read'"
                 ) from None
         return file
+
+    def is_changed(self) -> bool:
+        """Whether somebody has written to the file, or cut it, since it was opened or renewed."""
+        return _identity(self.descriptor) != self.identity
+
+    def renew(self) -> None:
+        """Take the file as it is now for what it was. Raises: CorruptCacheError where its size is another."""
+        identity = _identity(self.descriptor)
+        if identity.size_bytes != self.size_bytes:
+            raise CorruptCacheError(
+                f"{self.path}: has {identity.size_bytes} bytes, {self.size_bytes} when it was opened; the file became "
+                f"{'shorter' if identity.size_bytes < self.size_bytes else 'longer'} while it was in use",
+                remedy=Remedy.REPAIR,
+            )
+        self.identity = identity
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes of the file, piece by piece; each piece is valid until the next is asked for."""
+        buffer = memoryview(bytearray(_PIECE_BYTES))
+        offset = 0
+        while True:
+            with reading_errors(self.path):
+                size = os.preadv(self.descriptor, [buffer], offset)
+            if not size:
+                return
+            yield buffer[:size]
+            offset += size
 
     @property
     def mapped_bytes(self) -> int:

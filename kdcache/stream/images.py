@@ -12,7 +12,7 @@ from PIL import __version__ as pillow_version
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.paths import SAMPLES
-from kdcache.errors import BadImageError, CacheMismatchError, Remedy, SourceError
+from kdcache.errors import BadImageError, CacheMismatchError, CorruptCacheError, Remedy, SourceError
 from kdcache.images import Source, decode_pixels, encode_jpeg
 from kdcache.stream.order import sample_starts
 from kdcache.stream.reader import OpenShard, ShardReader
@@ -47,7 +47,7 @@ class ViewReplayer:
                 remedy=Remedy.UPDATE,
             )
         self._fingerprint = fingerprint
-        self._reader = reader
+        self._reader, self._root = reader, cache.paths.root
         self._check_below = check_share * 2**32
         self._source = source
         self._small_images = threading.Lock()
@@ -145,15 +145,18 @@ class ViewReplayer:
 
     def _replay(self, images: Sequence[np.ndarray], views: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
         facts = self._fingerprint.views
-        replayed = replay_views(
-            images,
-            views,
-            size=facts.size,
-            interpolation=facts.interpolation,
-            mean=facts.mean,
-            std=facts.std,
-            out=into,
-        )
+        try:
+            replayed = replay_views(
+                images,
+                views,
+                size=facts.size,
+                interpolation=facts.interpolation,
+                mean=facts.mean,
+                std=facts.std,
+                out=into,
+            )
+        except ValueError as error:
+            raise CorruptCacheError(f"{self._root}: views cannot be replayed ({error})", remedy=Remedy.REPAIR) from None
         if facts.jpeg_quality:
             # The teacher saw the decoded JPEG of each view.
             for view in replayed:

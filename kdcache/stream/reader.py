@@ -3,11 +3,9 @@
 One record comes by `preadv`; the records of a batch come by `gather`, straight into its buffers.
 """
 
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import final, get_args
 
 import numpy as np
 
@@ -19,15 +17,12 @@ from kdcache.cache.index import ShardIndex
 from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import RecordLayout
 from kdcache.cancel import CancelToken
+from kdcache.stream.checks import BACKGROUND_BYTES_PER_S, CheckPolicy, ShardChecks
 from kdcache.stream.files import Access, OpenFile, ReadMode, choose_access
 from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.stream.lru import LRUCache, weakly
 
-CheckPolicy = Literal["full", "background", "size"]
 MAX_OPEN_SHARDS = 64
-# Beside training, a check in the background takes a small part of what the disk and the memory can deliver.
-BACKGROUND_BYTES_PER_S = 512 << 20
-_LONGEST_NAP_S = 0.05
 
 
 @final
@@ -88,13 +83,12 @@ class ShardReader:
         self.cache = cache
         self.columns = list(columns)
         self.access: ReadMode = choose_access(access)
+        cache.check_counts()
         self.labels = np.full(cache.manifest.num_samples, -1, np.int64)
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._layouts = {column.name: column.layout() for column in columns}
         self._num_views = cache.num_views
-        self._check: CheckPolicy = check
-        self._checked: set[int] = set()
-        self.unchecked: set[int] = set()
+        self._checks = ShardChecks(cache, check)
         # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
         self._open_shards = LRUCache(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
         self._pass_cancel = CancelToken()
@@ -102,7 +96,6 @@ class ShardReader:
         # Read piece by piece, never mapped: what is decoded costs far more than a system call.
         self._by_piece = (*([SAMPLES] if with_images else []), *([jpegs.name] if jpegs is not None else []))
         self._parts = (*self._by_piece, *self._layouts)
-        self._lock = threading.Lock()
         self._places = {
             name: RecordPlaces(self._starts, layout.fields, self._num_views, layout.stride_bytes, layout.payload_offset)
             for name, layout in self._layouts.items()
@@ -123,13 +116,32 @@ class ShardReader:
 
         Raises: CorruptCacheError.
         """
-        tables = self._tables_of(self._open_shards.snapshot())
+        while not self.confirm(self._gathered(rows, into), rows):
+            pass
+
+    def _gathered(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> dict[int, OpenShard]:
+        """Fill rows of a batch. Returns: the shards that were open, those of the rows among them."""
+        shards = self._open_shards.snapshot()
+        tables = self._tables_of(shards)
         for name, places in self._places.items():
             if gather(places, tables[name], rows, into[name]):
-                tables = self._tables_of(self._needed(rows))
+                shards = self.shards_of(rows)
+                tables = self._tables_of(shards)
                 gather(places, tables[name], rows, into[name])
-        if not self._places:
-            self._needed(rows)
+        return shards if self._places else self.shards_of(rows)
+
+    def confirm(self, shards: Mapping[int, OpenShard], rows: np.ndarray) -> bool:
+        """Look whether the files of some rows are still what was checked; those that are not are checked again.
+
+        Args:
+            shards: Open ones, those of the rows among them.
+            rows: (n, 2) int64, what was just read.
+
+        Returns: False where they must be read again.
+        Raises: CorruptCacheError.
+        """
+        touched = {number: shards[number].files for number in set(files_of(self._starts, rows).tolist())}
+        return self._checks.confirm(touched, self._parts, self._pass_cancel)
 
     def decode(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Records' decoded values by column, (n, *shape) float32 each, in memory of their own.
@@ -147,7 +159,8 @@ class ShardReader:
             column.name: column.make_codec().decode(fields[column.name], tuple(column.shape)) for column in self.columns
         }
 
-    def _needed(self, rows: np.ndarray) -> dict[int, OpenShard]:
+    def shards_of(self, rows: np.ndarray) -> dict[int, OpenShard]:
+        """The shards of some rows by number, opened where they are not. Raises: CorruptCacheError."""
         numbers = files_of(self._starts, rows)
         return {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
 
@@ -211,6 +224,11 @@ class ShardReader:
         """Whether a shard is open; asking counts as using it."""
         return self._open_shards.has(number)
 
+    @property
+    def unchecked(self) -> set[int]:
+        """Numbers of shards that are in use and are still to be hashed."""
+        return self._checks.unchecked
+
     def check_unchecked(self, cancel: CancelToken, finish: CancelToken) -> None:
         """Hash the shards that were opened and not hashed, at BACKGROUND_BYTES_PER_S.
 
@@ -220,33 +238,36 @@ class ShardReader:
 
         Raises: CorruptCacheError, Cancelled.
         """
-        with self._lock:
-            numbers = sorted(self.unchecked)
-        for number in numbers:
+        for number in sorted(self.unchecked.copy()):
             if finish.cancelled:
                 return
-            self._hash(number, cancel, BACKGROUND_BYTES_PER_S)
+            shard = self._open_shards.snapshot().get(number)
+            files = self._open_files(number, mapped=False) if shard is None else shard.files
+            self._checks.hash(number, files, cancel, BACKGROUND_BYTES_PER_S)
 
     def _open(self, number: int, cancel: CancelToken | None) -> OpenShard:
         ahead, cancel = cancel is not None, cancel or self._pass_cancel
         facts = self.cache.manifest.shards[number]
         index = self.cache.index(facts)
-        is_checked_now = self._check == "full" and number not in self._checked
-        files: dict[str, OpenFile] = {}
-        for part in self._parts:
-            path = self.cache.check_size(part, facts)
-            mode: ReadMode = "read" if part in self._by_piece else self.access
-            files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, mode)
-            if part not in self._by_piece and (ahead or is_checked_now):
+        files = self._open_files(number, mapped=True)
+        is_due = self._checks.is_due(number, files)
+        for part in self._layouts:
+            if ahead or is_due:
                 files[part].populate(cancel)
-        if is_checked_now:
-            self._hash(number, cancel, None)
-        elif self._check == "background" and number not in self._checked:
-            with self._lock:
-                self.unchecked.add(number)
+        if is_due:
+            self._checks.hash(number, files, cancel)
         self.cache.check_shard(facts, index, self.columns)
         self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
         return OpenShard(facts.name, index, files, self._jpeg_index(facts))
+
+    def _open_files(self, number: int, *, mapped: bool) -> dict[str, OpenFile]:
+        facts = self.cache.manifest.shards[number]
+        files: dict[str, OpenFile] = {}
+        for part in self._parts:
+            path = self.cache.check_size(part, facts)
+            mode: ReadMode = self.access if mapped and part not in self._by_piece else "read"
+            files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, mode)
+        return files
 
     def _jpeg_index(self, facts: BaseShard) -> PixelIndex | None:
         if self._jpegs is None:
@@ -254,30 +275,6 @@ class ShardReader:
         group = self.cache.group(self._jpegs.group)
         return self.cache.group_index(group, facts).pixels[self._jpegs.facts.name]
 
-    def _hash(self, number: int, cancel: CancelToken, bytes_per_s: float | None) -> None:
-        facts = self.cache.manifest.shards[number]
-        pause = _paced(cancel, bytes_per_s)
-        for part in self._parts:
-            self.cache.check_hash(part, facts, pause)
-        with self._lock:
-            self._checked.add(number)
-            self.unchecked.discard(number)
-
 
 def _empty_fields(layout: RecordLayout, count: int) -> dict[str, np.ndarray]:
     return {each.name: np.empty((count, *each.shape), each.dtype) for each in layout.fields}
-
-
-def _paced(cancel: CancelToken, bytes_per_s: float | None) -> Callable[[int], None]:
-    """Called with the bytes that were just hashed: waits as long as the pace wants. It raises Cancelled."""
-    started, total = time.monotonic(), 0
-
-    def pause(size: int) -> None:
-        nonlocal total
-        total += size
-        cancel.check()
-        while bytes_per_s is not None and (early := started + total / bytes_per_s - time.monotonic()) > 0:
-            time.sleep(min(early, _LONGEST_NAP_S))
-            cancel.check()
-
-    return pause

@@ -122,10 +122,15 @@ class CacheRecords:
         labels = buffers.labels[part] = self.reader.labels[own[:, 0]]
         if self._config.require_labels and labels.min() < 0:
             self._refuse_unlabelled(int(own[labels.argmin(), 0]))
-        if self._filler is not None:
-            self._filler.fill(own, buffers.pixels[part])
-        elif self._replayer is not None:
-            self._fill_encoded(buffers, own, self._replayer)
+        if self._filler is None and self._replayer is None:
+            return
+        while True:
+            if self._filler is not None:
+                self._filler.fill(own, buffers.pixels[part])
+            elif self._replayer is not None:
+                self._fill_encoded(buffers, own, self._replayer)
+            if self.reader.confirm(self.reader.shards_of(own), own):
+                return
 
     def _refuse_unlabelled(self, sample: int) -> None:
         shard, row = self.reader.locate(sample)

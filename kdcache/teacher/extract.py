@@ -13,7 +13,7 @@ from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.group import GroupManifest
 from kdcache.cache.job import read_ledger
 from kdcache.cache.manifest import differences
-from kdcache.cache.paths import LEDGER, CachePaths
+from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
@@ -212,7 +212,9 @@ def _run(
     tasks = [task for task in found if task is not None]
     if config.check_space:
         check_space(extraction, started.plan, tasks)
-    sink = ShardSink(extraction, config, num_bad=_known_bad(extraction, mine, tasks))
+    sink = ShardSink(extraction, config, num_bad=_known_bad(extraction, started.shards, tasks))
+    if not config.add:
+        sink.refuse_bad()
     num_views = extraction.base.views.num_views
     num_pending = sum(task.shard.num_samples for task in tasks) * num_views
     times, began, num_records = StageTimes(), time.perf_counter(), 0
@@ -247,17 +249,17 @@ def _run(
             "them are safe. Run the same command again to resume",
             stop.signal_number or 0,
         )
-    finished = extraction.finish()
+    finished = extraction.finish(sink.accept)
     base, groups = finished if finished is not None else (None, {})
-    if base is not None and not config.add:
-        sink.refuse_bad(base.num_bad)
     return ExtractReport(base, groups, sink.num_shards, len(mine) - len(tasks), num_records, seconds, times)
 
 
-def _known_bad(extraction: Extraction, mine: Sequence[PlannedShard], tasks: Sequence[ShardTask]) -> int:
+def _known_bad(extraction: Extraction, shards: Sequence[PlannedShard], tasks: Sequence[ShardTask]) -> int:
+    """Bad images of all committed shards, whoever wrote them."""
     pending = {task.shard.name for task in tasks if task.base}
-    ledgers = (extraction.paths.shard(LEDGER, shard.name) for shard in mine if shard.name not in pending)
-    return sum(len(read_ledger(path)) for path in ledgers)
+    paths = extraction.paths
+    names = [shard.name for shard in shards if shard.name not in pending and paths.shard(INDEX, shard.name).is_file()]
+    return sum(len(read_ledger(paths.shard(LEDGER, name))) for name in names)
 
 
 def _threads(config: ExtractConfig) -> int:

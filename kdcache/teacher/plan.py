@@ -13,7 +13,7 @@ from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.codecs import Codec, parse_codec
 from kdcache.cache.facts import ColumnFacts, SourceFacts, SubsetFacts, ViewFacts, pixel_column
 from kdcache.cache.group import GroupFingerprint
-from kdcache.cache.keys import keys_digest, safe_keys
+from kdcache.cache.keys import keys_digest, labels_digest, safe_keys
 from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest
 from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name
 from kdcache.errors import ModelError, UsageError
@@ -52,6 +52,7 @@ class SourcePlan:
             subset=self.subset,
             num_samples=len(self.positions),
             keys_sha256=keys_digest(images[position].key for position in self.positions),
+            labels_sha256=labels_digest(images[position].label for position in self.positions),
             num_classes=self.source.num_classes,
             class_names=list(self.source.class_names),
             rules=self.rules,

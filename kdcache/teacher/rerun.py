@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kdcache.cache.cache import Cache, Group
+from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.cache.group import Group
 from kdcache.cache.verify import Fault
 from kdcache.errors import CacheMismatchError, ModelError, Remedy, UsageError
 from kdcache.images import open_again

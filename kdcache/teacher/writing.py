@@ -1,6 +1,11 @@
 """The writing stage: one shard open at a time, committed when its last batch has come."""
 
+import math
+from collections.abc import Mapping
+
+from kdcache.cache.base import BaseManifest
 from kdcache.cache.extraction import Extraction, TaskWriter
+from kdcache.cache.group import GroupManifest
 from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
 from kdcache.teacher.config import DEFAULT_MAX_ERROR, ExtractConfig
@@ -60,14 +65,30 @@ class ShardSink:
         # Those of a base that is there already were accepted when it was made.
         if end.task.base:
             self.num_bad += len(end.bad)
-            self.refuse_bad(self.num_bad)
+            self.refuse_bad()
 
-    def refuse_bad(self, num_bad: int) -> None:
+    def accept(self, base: BaseManifest, groups: Mapping[str, GroupManifest]) -> None:
+        """Check a whole cache against the limits before its manifests are written, so that a refusal stays one.
+
+        Args:
+            base: Its images.
+            groups: Its groups of this pass, by name.
+
+        Raises: TooManyBadImagesError, BadRecordError.
+        """
+        if not self._config.add:
+            self.num_bad = base.num_bad
+            self.refuse_bad()
+        for name, group in groups.items():
+            for column, summary in group.columns.items():
+                self._refuse_error(f"column {name}/{column}", summary.fidelity)
+
+    def refuse_bad(self) -> None:
         """Fail when more than the stated fraction of the images is bad.
 
         Raises: TooManyBadImagesError.
         """
-        total = self._extraction.base.source.num_samples
+        num_bad, total = self.num_bad, self._extraction.base.source.num_samples
         if num_bad > self._config.max_bad * total:
             raise TooManyBadImagesError(
                 f"{num_bad} of {total} images cannot be used, more than the fraction of {self._config.max_bad:g} that "
@@ -90,31 +111,27 @@ class ShardSink:
     def _check_fidelity(self, writer: TaskWriter) -> None:
         for group, own in writer.groups.items():
             for column, fidelity in own.fidelity.items():
-                found = fidelity.summary()
-                limit = self._config.max_error
-                if limit is None:
-                    if not fidelity.channels.count:
-                        continue
-                    limit = DEFAULT_MAX_ERROR
-                error = found.get("centred_error", found["relative_error"])
-                if error > limit:
-                    raise BadRecordError(
-                        f"shard {writer.shard.name}, column {group}/{column}: {_error_text(found)}, more than "
-                        f"max_error, {limit:g}",
-                        remedy=Remedy.FINER_CODEC,
-                    )
+                self._refuse_error(f"shard {writer.shard.name}, column {group}/{column}", fidelity.summary())
+
+    def _refuse_error(self, where: str, found: Mapping[str, float]) -> None:
+        by_channel = "centred_error" in found
+        limit = self._config.max_error
+        if limit is None:
+            limit = DEFAULT_MAX_ERROR if by_channel else math.inf
+        # A rebuilt index does not know what its codec lost.
+        error = found.get("centred_error" if by_channel else "relative_error", 0.0)
+        if error > limit:
+            raise BadRecordError(
+                f"{where}: {_error_text(found)}, more than max_error, {limit:g}", remedy=Remedy.FINER_CODEC
+            )
 
     def _check_variety(self, writer: TaskWriter) -> None:
         for group, own in writer.groups.items():
             for column, builder in own.columns.items():
-                if builder.is_constant:
-                    raise BadRecordError(
-                        f"shard {writer.shard.name}, column {group}/{column}: the teacher's outputs are exactly the "
-                        "same for every token; check its weights, its input normalisation and the images"
-                    )
+                builder.refuse_constant(f"shard {writer.shard.name}, column {group}/{column}")
 
 
-def _error_text(found: dict[str, float]) -> str:
+def _error_text(found: Mapping[str, float]) -> str:
     """What a codec loses, the figure that decides first."""
     if "centred_error" not in found:
         return f"relative error {found['relative_error']:.3g}"

@@ -5,10 +5,10 @@ from typing import Any, Literal, get_args
 
 from kdcache.methods.base import Method
 from kdcache.per_class import check_subset
+from kdcache.stream.checks import CheckPolicy
 from kdcache.stream.files import Access
 from kdcache.stream.order import EpochOf, Tail
 from kdcache.stream.pixels import PixelOrigin
-from kdcache.stream.reader import CheckPolicy
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -8,8 +7,9 @@ from kdcache.cache import Cache, open_cache
 from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.facts import FileFacts
 from kdcache.cache.group_index import group_index_bytes, read_group_index
+from kdcache.cache.index import index_bytes, read_index
 from kdcache.cache.paths import CachePaths
-from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
+from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, Remedy
 from tests.cache.support import overwrite
 from tests.conftest import GROUP
 
@@ -63,7 +63,8 @@ def test_a_column_that_lacks_records_makes_no_manifest(cache_copy: Path) -> None
     group = cache.groups[GROUP]
     path = group.paths.shard("index", "train-000001")
     index = read_group_index(path)
-    index.columns["head-logits-fp16"].crc32 = index.columns["head-logits-fp16"].crc32[:-1]
+    for name in ("crc32", "column_sums", "sum_of_squares"):
+        setattr(index.columns["head-logits-fp16"], name, getattr(index.columns["head-logits-fp16"], name)[:-1])
     overwrite(path, group_index_bytes(index))
     message = "shard train-000001 has 15 records of column head-logits-fp16, 16 are wanted"
     with pytest.raises(CorruptCacheError, match=message) as caught:
@@ -73,10 +74,24 @@ def test_a_column_that_lacks_records_makes_no_manifest(cache_copy: Path) -> None
 
 def test_an_image_that_is_neither_stored_nor_in_the_ledger_makes_no_manifest(cache_copy: Path) -> None:
     cache = open_cache(cache_copy)
-    planned = msgspec.structs.replace(cache.manifest.fingerprint.source, num_samples=21)
-    fingerprint = msgspec.structs.replace(cache.manifest.fingerprint, source=planned)
-    with pytest.raises(CorruptCacheError, match="train-000002 holds 4 images and its ledger names 0, 5 were planned"):
-        assemble_base(CachePaths(cache_copy), fingerprint, names(cache))
+    path = cache.paths.shard("index", "train-000002")
+    index = read_index(path)
+    for name, values in vars(index).items():
+        if name not in ("plan", "files"):
+            setattr(index, name, values[:-1])
+    overwrite(path, index_bytes(index))
+    with pytest.raises(CorruptCacheError, match="train-000002 holds 3 images and its ledger names 0, 4 were planned"):
+        assemble_base(CachePaths(cache_copy), cache.manifest.fingerprint, names(cache))
+
+
+def test_shards_of_two_plans_make_no_manifest(cache_copy: Path, jpeg_root: Path) -> None:
+    cache = open_cache(cache_copy)
+    for part, extension in (("samples", "tar"), ("ledger", "json"), ("index", "h5")):
+        overwrite(
+            cache.paths.shard(part, "train-000001"), (jpeg_root / part / f"train-000001.{extension}").read_bytes()
+        )
+    with pytest.raises(CacheMismatchError, match=r"train-000001\.h5: the shard was written under the plan"):
+        assemble_base(cache.paths, cache.manifest.fingerprint, names(cache))
 
 
 def test_an_unfinished_shard_is_named(cache_copy: Path) -> None:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from kdcache.cache import Cache, open_cache
+from kdcache.cache.paths import CachePaths
+from kdcache.durable import file_pieces
 from kdcache.errors import CacheMismatchError, CorruptCacheError, Remedy, TapError, UsageError
-from tests.cache.support import rewrite_manifest
+from tests.cache.support import all_faults, forge, rewrite_manifest
 from tests.conftest import GROUP, flip_bit
 
 FP16 = f"{GROUP}/blocks-1-patch-fp16"
@@ -146,7 +148,7 @@ def test_a_good_shard_passes(groups_root: Path) -> None:
     columns = [column for group in cache.groups.values() for column in group.columns]
     cache.check_shard(shard, cache.index(shard), columns)
     for part in ("samples", "ledger", *(column.name for column in columns)):
-        cache.check_hash(part, shard, lambda _: None)
+        cache.check_hash(part, shard, lambda _: None, file_pieces(cache.path(part, shard)))
 
 
 def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
@@ -156,7 +158,7 @@ def test_a_flipped_bit_is_found_by_its_hash(cache_copy: Path) -> None:
     strided = cache.strided(columns[0], shard)
     flip_bit(strided.path, strided.payload_offset(3) + 5)
     with pytest.raises(CorruptCacheError, match=r"train-000000.tar: bytes differ"):
-        cache.check_hash(columns[0].name, shard, lambda _: None)
+        cache.check_hash(columns[0].name, shard, lambda _: None, file_pieces(strided.path))
     cache.check_shard(shard, index, columns)
 
 
@@ -201,8 +203,30 @@ def test_damage_is_found_at_memory_speed(cache_copy: Path) -> None:
     shard = cache.manifest.shards[1]
     path = cache.paths.shard("samples", shard.name)
     read: list[int] = []
-    cache.check_hash("samples", shard, read.append)
+    cache.check_hash("samples", shard, read.append, file_pieces(path))
     assert sum(read) == path.stat().st_size
     flip_bit(path, 1000)
     with pytest.raises(CorruptCacheError, match=r"train-000001.tar: bytes differ.*XXH3"):
-        cache.check_hash("samples", shard, read.append)
+        cache.check_hash("samples", shard, read.append, file_pieces(path))
+
+
+@pytest.mark.parametrize("group", ["", GROUP])
+def test_a_shard_of_another_plan_is_not_read(cache_copy: Path, group: str) -> None:
+    """Manifest, hashes and sizes agree; only the plan that the index names does not."""
+    part = f"{group}/head-logits-fp16" if group else "ledger"
+    own = CachePaths(cache_copy).group(group) if group else CachePaths(cache_copy)
+    data = own.shard(part.rpartition("/")[2], "train-000001").read_bytes()
+    forge(cache_copy, "train-000001", part, data, lambda index: setattr(index, "plan", "ab" * 32))
+    cache = open_cache(cache_copy)
+    shard = cache.manifest.shards[1]
+    with pytest.raises(CorruptCacheError, match=r"train-000001\.h5: written under the plan abababababab"):
+        cache.group_index(cache.groups[group], shard) if group else cache.index(shard)
+    assert any("written under the plan" in fault.problem for fault in all_faults(cache_copy))
+
+
+def test_labels_that_are_not_the_plans_are_found(cache_copy: Path) -> None:
+    data = CachePaths(cache_copy).shard("ledger", "train-000001").read_bytes()
+    forge(
+        cache_copy, "train-000001", "ledger", data, lambda index: index.labels.__setitem__(0, 1 - index.labels[0] % 2)
+    )
+    assert "the labels of all shards are not the ones of the plan" in [each.problem for each in all_faults(cache_copy)]

@@ -3,6 +3,7 @@ import pytest
 
 from kdcache.cache import Cache
 from kdcache.cache.column_builder import ColumnBuilder
+from kdcache.errors import BadRecordError
 from tests.conftest import GROUP
 
 
@@ -42,11 +43,12 @@ def test_light_statistics_keep_no_moments_and_no_spectra(tiny_cache: Cache, rand
 
 def test_a_constant_column_is_noticed(tiny_cache: Cache) -> None:
     builder = builder_for(tiny_cache, "fp32")
-    assert not builder.is_constant
-    feed(builder, np.ones((4, 16, 24), np.float32), 2)
-    assert builder.is_constant
+    builder.refuse_constant("nothing yet")
+    feed(builder, np.full((4, 16, 24), 0.3, np.float32), 2)
+    with pytest.raises(BadRecordError, match="a column: the teacher's outputs are exactly the same for every token"):
+        builder.refuse_constant("a column")
     feed(builder, np.zeros((1, 16, 24), np.float32), 1)
-    assert not builder.is_constant
+    builder.refuse_constant("a column")
 
 
 def test_no_records_make_an_index(tiny_cache: Cache) -> None:

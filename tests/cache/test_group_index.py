@@ -25,6 +25,7 @@ def make_index() -> GroupIndex:
     fidelity.update(np.ones((2, 3), np.float32), np.full((2, 3), 1.25, np.float32))
     pixels = PixelIndex(np.arange(3, dtype=np.uint32), np.array([512, 2048, 4096]), np.array([700, 800, 900]))
     return GroupIndex(
+        plan="ef" * 32,
         columns={"blocks-1": column_index(fidelity), "rebuilt": column_index(None)},
         pixels={"jpeg": pixels},
         files={"blocks-1": FileFacts(sha256="cd" * 32, xxh3="00ff" * 4, size_bytes=10_240)},
@@ -34,7 +35,7 @@ def make_index() -> GroupIndex:
 def test_everything_comes_back(tmp_path: Path) -> None:
     index = make_index()
     found = read_group_index(tmp_path / "i.h5", data=group_index_bytes(index))
-    assert found.files == index.files
+    assert (found.plan, found.files) == (index.plan, index.files)
     assert found.columns.keys() == index.columns.keys()
     for name, column in index.columns.items():
         for array, values in column.arrays().items():
@@ -60,7 +61,7 @@ def test_files_can_be_read_without_the_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["columns/blocks-1/counts", "columns/blocks-1/mean", "files/sha256", "columns/jpeg/crc32"]
+    "missing", ["columns/blocks-1/counts", "columns/blocks-1/mean", "files/sha256", "plan", "columns/jpeg/crc32"]
 )
 def test_an_index_with_something_missing_is_refused(tmp_path: Path, missing: str) -> None:
     arrays = read_hdf5(tmp_path / "i.h5", group_index_bytes(make_index()))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdcache.cache.facts import FileFacts
-from kdcache.cache.hdf5 import decoded, encoded, files_arrays, files_from, from_hex, hdf5_bytes, read_hdf5
+from kdcache.cache.hdf5 import decoded, encoded, from_hex, hdf5_bytes, head_arrays, head_from, read_hdf5
 from kdcache.cache.index import index_bytes, read_index
 from kdcache.errors import CorruptCacheError, Remedy
 from tests.cache.test_index import make_index
@@ -30,8 +30,8 @@ def test_texts_of_any_bytes_come_back() -> None:
 
 def test_identities_of_files_come_back() -> None:
     files = {"samples": FileFacts(sha256="ab" * 32, xxh3="01" * 8, size_bytes=1 << 40)}
-    assert files_from(files_arrays(files)) == files
-    assert files_from(files_arrays({})) == {}
+    assert head_from(head_arrays("ab" * 32, files)) == ("ab" * 32, files)
+    assert head_from(head_arrays("ab" * 32, {})).files == {}
 
 
 def hostile(change: str, folder: Path) -> bytes:

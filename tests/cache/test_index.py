@@ -10,6 +10,7 @@ from kdcache.cache.sample import Sample
 from kdcache.cache.tar import Member
 from kdcache.errors import CorruptCacheError, Remedy
 
+PLAN = "ef" * 32
 SAMPLES = [
     Sample(
         key=f"key-{number}",
@@ -28,7 +29,7 @@ SAMPLES = [
 
 def make_index() -> ShardIndex:
     members = [Member("a.jpg", 512, 7), None, Member("c.jpg", 2048, 9)]
-    index = ShardIndex.from_samples(SAMPLES, members, num_views=2, num_view_fields=3)
+    index = ShardIndex.from_samples(SAMPLES, members, plan=PLAN, num_views=2, num_view_fields=3)
     index.files["samples"] = FileFacts(sha256="cd" * 32, xxh3="00ff" * 4, size_bytes=10_240)
     return index
 
@@ -39,7 +40,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert [found.sample(row) for row in range(len(found))] == SAMPLES
     assert found.image_offsets.tolist() == [512, 0, 2048]
     assert found.image_sizes.tolist() == [7, 0, 9]
-    assert found.files == index.files
+    assert (found.plan, found.files) == (PLAN, index.files)
 
 
 def test_the_same_index_gives_the_same_bytes_at_any_time() -> None:
@@ -49,7 +50,7 @@ def test_the_same_index_gives_the_same_bytes_at_any_time() -> None:
 
 
 def test_a_shard_without_samples(tmp_path: Path) -> None:
-    index = ShardIndex.from_samples([], [], num_views=2, num_view_fields=3)
+    index = ShardIndex.from_samples([], [], plan=PLAN, num_views=2, num_view_fields=3)
     found = read_index(tmp_path / "i.h5", data=index_bytes(index))
     assert len(found) == 0
     assert found.views.shape == (0, 2, 3)

@@ -1,15 +1,18 @@
+import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from kdcache.cache import BaseFingerprint, Cache, GroupFingerprint, open_cache
-from kdcache.cache.job import Job, committed_files, indexed_files, read_ledger
+from kdcache.cache.job import Job, committed, index_head, read_ledger
+from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import CachePaths
 from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError, Remedy
 from kdcache.teacher.extract import extract
 from tests.cache.support import overwrite
-from tests.conftest import GROUP, tiny_extract
+from tests.conftest import GROUP, file_hashes, tiny_extract
 
 
 def base_job(root: Path, job_id: str = "job") -> Job[BaseFingerprint]:
@@ -53,6 +56,42 @@ def test_a_plan_that_finished_nothing_is_replaced(tiny_cache: Cache, tmp_path: P
     job.close()
 
 
+@pytest.mark.parametrize("group", ["", GROUP])
+def test_an_unfinished_cache_copied_without_its_job_keeps_its_plan(cache_copy: Path, group: str) -> None:
+    """The tars say how they were made, and every index does."""
+    cache = open_cache(cache_copy)
+    shutil.rmtree(cache_copy / group / "job")
+    for path in (cache_copy / group).glob("manifest.*"):
+        path.unlink()
+    job: Job[Any] = group_job(cache_copy) if group else base_job(cache_copy)
+    held = cache.groups[GROUP].manifest.fingerprint if group else cache.manifest.fingerprint
+    assert job.known() == held
+    other = msgspec.structs.replace(held, versions={"kdcache": "0"})
+    with pytest.raises(CacheMismatchError, match=r"versions\.kdcache: the cache has '.+', this run wants '0'"):
+        job.adopt(other)
+    assert not (cache_copy / group / "job" / "plan.json").exists()
+    job.adopt(held)
+    assert job.is_done("train-000000")
+    job.close()
+
+
+def test_a_shard_of_another_plan_is_refused_and_stays(cache_copy: Path, jpeg_root: Path) -> None:
+    """Hashes and sizes are right, and a reader would mix two teachers."""
+    for part in ("samples", "ledger", "index"):
+        for path in (jpeg_root / part).glob("train-000001.*"):
+            (cache_copy / part / path.name).unlink()
+            shutil.copy(path, cache_copy / part)
+    before = file_hashes(cache_copy)
+    job = base_job(cache_copy)
+    job.adopt(open_cache(cache_copy).manifest.fingerprint)
+    with pytest.raises(CacheMismatchError, match=r"train-000001\.h5: the shard was written under the plan"):
+        job.is_done("train-000001")
+    job.close()
+    with pytest.raises(CacheMismatchError, match="written under the plan"):
+        extract(tiny_extract(cache_copy))
+    assert file_hashes(cache_copy) == before
+
+
 @pytest.mark.parametrize("part", ["samples", "ledger", "blocks-1-patch-int8"])
 def test_a_shard_counts_only_with_all_its_files(cache_copy: Path, part: str) -> None:
     job = group_job(cache_copy) if part.startswith("blocks") else base_job(cache_copy)
@@ -67,26 +106,32 @@ def test_a_shard_counts_only_with_all_its_files(cache_copy: Path, part: str) -> 
 
 def test_a_shard_without_a_readable_index_is_not_done(cache_copy: Path) -> None:
     paths = CachePaths(cache_copy)
-    files = committed_files(paths, "train-000000")
-    assert files is not None
-    assert set(files) == {"samples", "ledger"}
+    head = committed(paths, "train-000000")
+    assert head is not None
+    assert set(head.files) == {"samples", "ledger"}
+    assert head.plan == fingerprint_digest(open_cache(cache_copy).manifest.fingerprint)
     overwrite(paths.shard("index", "train-000000"), b"no HDF5")
-    assert committed_files(paths, "train-000000") is None
-    assert indexed_files(paths, "train-000000") is None
-    assert committed_files(paths, "train-000099") is None
-    assert indexed_files(paths, "train-000099") is None
+    assert committed(paths, "train-000000") is None
+    assert index_head(paths, "train-000000") is None
+    assert committed(paths, "train-000099") is None
+    assert index_head(paths, "train-000099") is None
 
 
 def test_an_index_names_its_files_whether_they_are_there_or_not(cache_copy: Path) -> None:
     paths = CachePaths(cache_copy)
-    files = committed_files(paths, "train-000001")
+    head = committed(paths, "train-000001")
     paths.shard("samples", "train-000001").unlink()
-    assert committed_files(paths, "train-000001") is None
-    assert indexed_files(paths, "train-000001") == files
+    assert committed(paths, "train-000001") is None
+    assert index_head(paths, "train-000001") == head
 
 
 def test_what_lies_of_an_unfinished_shard_is_cleared(cache_copy: Path) -> None:
     job = base_job(cache_copy)
+    before = file_hashes(cache_copy)
+    with pytest.raises(CacheBusyError, match="another job has finished shard train-000001 meanwhile"):
+        job.clear("train-000001", ["samples", "ledger"])
+    assert file_hashes(cache_copy) == before
+    (cache_copy / "ledger" / "train-000001.json").unlink()
     job.clear("train-000001", ["samples", "ledger"])
     for part in ("samples", "ledger", "index"):
         assert [path.stem for path in sorted((cache_copy / part).iterdir())] == ["train-000000", "train-000002"]

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,14 +27,14 @@ def test_another_job_is_refused_with_the_holder(tmp_path: Path) -> None:
         JobLock(tmp_path, "two")
     first.close()
     second = JobLock(tmp_path, "two")
-    assert second.holder.generation == 2
+    assert second.holder.token != first.holder.token
     second.close()
 
 
-def test_workers_of_one_job_share_its_generation(tmp_path: Path) -> None:
+def test_workers_of_one_job_share_its_token(tmp_path: Path) -> None:
     workers = [JobLock(tmp_path, "job") for _ in range(3)]
     assert [worker.is_first for worker in workers] == [True, False, False]
-    assert {worker.holder.generation for worker in workers} == {1}
+    assert len({worker.holder.token for worker in workers}) == 1
     workers[0].close()
     with pytest.raises(CacheBusyError):
         JobLock(tmp_path, "other")
@@ -76,3 +77,30 @@ def test_a_superseded_worker_notices(tmp_path: Path) -> None:
     successor.check()
     orphan.close()
     successor.close()
+
+
+def test_a_worker_whose_folder_was_removed_notices_its_successor(tmp_path: Path) -> None:
+    """Nothing that counts up from what is on disk can tell them apart: it begins again with the folder."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    orphan = JobLock(folder, "one")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    successor = JobLock(folder, "one")
+    with pytest.raises(CacheBusyError, match="another job writes"):
+        orphan.check()
+    successor.check()
+    orphan.close()
+    successor.close()
+
+
+@pytest.mark.parametrize("record", [b"[]", b"{}", b'{"job_id":1}', b"\xff", b""])
+def test_a_damaged_record_of_the_holder_is_nobody(tmp_path: Path, record: bytes) -> None:
+    holder = JobLock(tmp_path, "one")
+    (tmp_path / "holder.json").write_bytes(record)
+    with pytest.raises(CacheBusyError, match="an unknown process"):
+        holder.check()
+    with pytest.raises(CacheBusyError, match="an unknown process"):
+        JobLock(tmp_path, "one")
+    holder.close()
+    JobLock(tmp_path, "one").close()

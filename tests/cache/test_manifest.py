@@ -76,13 +76,13 @@ def test_differences_name_the_field_and_both_values(tiny_cache: Cache) -> None:
     value = msgspec.to_builtins(fingerprint)
     value["teacher"]["weights_sha256"] = "0" * 64
     value["batch_size"] = 7
-    value["columns"][0]["codec"] = "fp32"
+    value["columns"][0]["tap"] = "blocks.0/patch"
     other = read_fingerprint(json.dumps(value).encode(), GroupFingerprint, where="test")
     found = differences(fingerprint, other)
     assert len(found) == 3
     assert any(line.startswith("teacher.weights_sha256: the cache has ") for line in found)
     assert any("batch_size: the cache has 6, this run wants 7" in line for line in found)
-    assert any("columns.blocks-1-patch-fp16.codec" in line for line in found)
+    assert any("columns.blocks-1-patch-fp16.tap" in line for line in found)
     assert differences(fingerprint, fingerprint) == []
 
 

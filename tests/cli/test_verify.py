@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cli.main import main
-from tests.conftest import flip_bit
+from tests.conftest import GROUP, flip_bit
 
 
 def test_a_good_cache(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,3 +71,20 @@ def test_faults_as_json(cache_copy: Path, capsys: pytest.CaptureFixture[str]) ->
     result = json.loads(capsys.readouterr().out)
     assert result["ok"] is False
     assert result["faults"][0]["key"] == key
+
+
+@pytest.mark.parametrize("part", ["samples", "index", "ledger", f"{GROUP}/index", f"{GROUP}/head-logits-fp16"])
+def test_a_folder_that_is_gone_is_a_fault_like_any_other(
+    cache_copy: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    shutil.rmtree(cache_copy / part)
+    assert main(["verify", str(cache_copy), "--repair"]) == 1
+    assert "3 faults in 3 shards" in capsys.readouterr().out
+
+
+def test_a_pipe_in_place_of_a_ledger_is_not_waited_for(cache_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cache_copy / "ledger" / "train-000001.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert main(["verify", str(cache_copy)]) == 1
+    assert "train-000001 ledger: the file is missing" in capsys.readouterr().out

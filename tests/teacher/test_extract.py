@@ -1,6 +1,10 @@
+import io
 import json
 import os
+import shutil
 import signal
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +158,33 @@ def test_a_source_that_is_not_there_touches_nothing(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         extract(tiny_extract(tmp_path / "c", data="no/such/folder"))
     assert not (tmp_path / "c").exists()
+
+
+def test_labels_that_change_between_a_kill_and_its_rerun_are_noticed(photos: Path, tmp_path: Path) -> None:
+    """The same images under the same names, and as many classes: two labels of the tar were wrong."""
+    images = sorted(photos.rglob("*.*"))
+
+    def label(labels: Sequence[int]) -> None:
+        with tarfile.open(tmp_path / "data.tar", "w") as tar:
+            for image, number in zip(images, labels, strict=True):
+                tar.add(image, image.name)
+                member = tarfile.TarInfo(f"{image.stem}.cls")
+                member.size = 1
+                tar.addfile(member, io.BytesIO(b"%d" % number))
+
+    label([0, 1, 2, 0, 1, 2])
+    config = tiny_extract(tmp_path / "c", data=str(tmp_path / "data.tar"), limit=None, shard_samples=3)
+    extract(config)
+    for path in (tmp_path / "c").rglob("manifest.*"):
+        path.unlink()
+    (tmp_path / "c" / "index" / "train-000001.h5").unlink()
+    before = file_hashes(tmp_path / "c")
+    label([1, 0, 2, 0, 1, 2])
+    for lost in (None, "job", f"{GROUP}/job"):
+        if lost is not None:  # an unfinished cache that was copied
+            shutil.rmtree(tmp_path / "c" / lost)
+        with pytest.raises(CacheMismatchError, match=r"source\.labels_sha256: the cache has"):
+            extract(config)
+        assert file_hashes(tmp_path / "c") == before
+    label([0, 1, 2, 0, 1, 2])
+    assert extract(config).base is not None

@@ -1,3 +1,4 @@
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,8 +7,10 @@ import pytest
 import torch
 
 from kdcache.cache import open_cache
+from kdcache.cache.extraction import Extraction
 from kdcache.cache.group_writer import GroupShardWriter
-from kdcache.errors import BadRecordError, DiskFullError, Remedy, TooManyBadImagesError
+from kdcache.distributed.env import worker_env
+from kdcache.errors import BadRecordError, DiskFullError, IncompleteCacheError, Remedy, TooManyBadImagesError
 from kdcache.teacher import extract as extract_module
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
@@ -115,6 +118,61 @@ def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
             extract(tiny_extract(tmp_path / "c"))
         assert not list((tmp_path / "c").rglob("*.h5"))
+
+
+@pytest.mark.parametrize("shard_samples", [1, 8])
+def test_a_dead_teacher_never_makes_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_samples: int
+) -> None:
+    """Its bias is all it gives. With one record a shard only the whole shows it."""
+    original = Teacher.outputs
+
+    def dead(self: Teacher, *arguments: Any, **keywords: Any) -> Any:
+        outputs = original(self, *arguments, **keywords)
+        return {tap: values * 0 + 0.3 for tap, values in outputs.items()}
+
+    monkeypatch.setattr(extract_module.Teacher, "outputs", dead)
+    config = tiny_extract(tmp_path / "c", limit=3, views=1, shard_samples=shard_samples, taps=("blocks.1/prefix",))
+    for _ in range(2):
+        with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
+            extract(config)
+        assert not list((tmp_path / "c").rglob("manifest.*"))
+
+
+def test_a_stricter_limit_on_the_codec_is_checked_in_finished_shards_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), max_error=0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Extraction, "finish", lambda *_: None)
+        extract(config)
+    for _ in range(2):
+        with pytest.raises(BadRecordError, match=r"more than max_error, 0\.0001"):
+            extract(replace(config, max_error=1e-4))
+        assert not list((tmp_path / "c").rglob("manifest.*"))
+    assert extract(config).base is not None
+
+
+def test_too_many_bad_images_are_a_state_of_the_cache(photos: Path, tmp_path: Path) -> None:
+    """However often the run is repeated, and whichever worker meets them."""
+    for image in ("cat/1.JPEG", "dog/2.png"):
+        (photos / image).write_bytes(b"")
+    config = tiny_extract(tmp_path / "c", data=str(photos), limit=None, shard_samples=1, max_bad=0.2)
+    workers = [replace(worker_env({}), rank=rank, world_size=2) for rank in (0, 1)]
+    texts: set[str] = set()
+    for attempt in range(4):
+        with contextlib.suppress(TooManyBadImagesError):
+            extract(config, env=workers[attempt % 2])
+        with pytest.raises(TooManyBadImagesError) as caught:
+            extract(config)
+        texts.add(str(caught.value))
+        assert not list((tmp_path / "c").rglob("manifest.*"))
+    assert len(texts) == 1
+    with pytest.raises(IncompleteCacheError):
+        open_cache(tmp_path / "c")
+    report = extract(replace(config, max_bad=0.5))
+    assert report.base is not None
+    assert report.base.num_bad == 2
 
 
 def test_too_many_bad_images_fail_the_run_and_lose_nothing(photos: Path, tmp_path: Path) -> None:

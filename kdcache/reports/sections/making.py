@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from kdcache.cache.cache import Group
+from kdcache.cache.group import Group
 from kdcache.reports.blocks import Block, Bullets, Details, Heading, Row, Section, Table
 from kdcache.reports.inputs import AnalysisInput, CacheInput, Inputs, RunInput
 
