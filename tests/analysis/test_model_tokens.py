@@ -94,7 +94,8 @@ def test_lifted_tokens_come_last_and_have_the_rank_of_the_student() -> None:
     analysis, curves = analyze(source, AnalyzeConfig(permutations=1), device=torch.device("cpu"), left_out=[])
     found = analysis.layers[1].ranks
     assert found is not None
-    assert curves["layers/1/ranks/all_tokens_centred"][11] == pytest.approx(1, abs=1e-5)
+    # Float32 second moments around a mean of 20 hold squares of 400 to 2e-5, beside a spread of about 1.
+    assert curves["layers/1/ranks/all_tokens_centred"][11] == pytest.approx(1, abs=5e-5)
     assert found.all_tokens["99"] == 1 < found.all_tokens_centred["99"] <= 12
 
 

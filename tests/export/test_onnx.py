@@ -14,6 +14,8 @@ from kdcache.students.student import Student, StudentSpec, build_student
 from kdcache.train.folder import load_student
 from tests.export.support import finished, images_of
 
+# torch 2.11's own exporter warns of its own parts.
+pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")
 installed = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in module._NEEDED), reason="the extra onnx is not installed"
 )

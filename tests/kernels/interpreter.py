@@ -85,10 +85,8 @@ def _repaired_binary(original: Any) -> Any:
 
 
 def _repaired_patch(original: Any) -> Any:
-    def patch(tensor: Any, *scope: Any) -> None:
-        original(tensor, *scope)
-        # Triton 3.3 has no scope that takes its patches back.
-        set_attribute = scope[0].set_attr if scope else setattr
-        set_attribute(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).reshape(-1)[0]))
+    def patch(tensor: Any, scope: Any) -> None:
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).reshape(-1)[0]))
 
     return patch

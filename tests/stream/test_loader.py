@@ -22,6 +22,8 @@ from tests.stream.contract import epochs, fingerprints
 from tests.stream.modes import MODES, needs_extension
 from tests.stream.test_contract import cache_loader
 
+ROOT = Path(__file__).parents[2]
+
 
 def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -275,6 +277,6 @@ print("left")
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(tiny_root)], capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
