@@ -193,6 +193,11 @@ def mean_logits(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     return (logits[0] + logits[1]) / 2 if isinstance(logits, tuple) else logits
 
 
+def has_classifier(model: nn.Module) -> bool:
+    """Whether a timm model gives logits of classes; DINOv2, SigLIP and their like have num_classes=0."""
+    return bool(getattr(model, "num_classes", 1))
+
+
 def _check_tap(model: nn.Module, tap: Tap) -> None:
     name = type(model).__name__
     if tap.kind == "patch" and getattr(getattr(model, "patch_drop", None), "prob", 0) > 0:
@@ -202,7 +207,7 @@ def _check_tap(model: nn.Module, tap: Tap) -> None:
         )
     if tap.kind == "change":
         raise TapError(f"{name} has no {tap}: only a student that a method has changed has it; choose another tap")
-    if tap.kind == "logits" and not getattr(model, "num_classes", 1):
+    if tap.kind == "logits" and not has_classifier(model):
         raise TapError(
             f"{name} has no classifier (num_classes=0), so that {tap} would be its pooled feature; "
             "use head/embedding for that feature"

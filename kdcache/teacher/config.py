@@ -40,6 +40,7 @@ BASE_SETTINGS = (
     "max_bad",
 )
 _PIXELS = re.compile(r"replay|raw|jpeg(?::(\d{1,3}))?")
+DEFAULT_TAPS = ("blocks.-1/patch", "head/logits")
 # int8 loses about a hundredth; a tenth means that one channel is so large that the others are lost beside it.
 DEFAULT_MAX_ERROR = 0.1
 _DEFAULT_QUALITY = 95
@@ -60,7 +61,8 @@ class ExtractConfig:
             view, ``jpeg`` or ``jpeg:QUALITY`` a JPEG file of every view, which teacher and students then both see.
         teacher_weights: ``hub``, ``random`` or a local .safetensors/.pth file.
         teacher_kwargs: Further arguments of the model.
-        taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``.
+        taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``; None for the patch
+            tokens of the last block, and the logits of a teacher that has a classifier.
         codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
         views: K, views of each image.
         view_recipe: ``eval``, ``rrc-flip`` or ``deit``.
@@ -101,7 +103,7 @@ class ExtractConfig:
     pixels: str = "replay"
     teacher_weights: str = "hub"
     teacher_kwargs: dict[str, Any] = field(default_factory=dict)
-    taps: tuple[str, ...] = ("blocks.-1/patch", "head/logits")
+    taps: tuple[str, ...] | None = None
     codec: str = "fp16"
     views: int = 1
     view_recipe: str = "eval"
@@ -154,7 +156,7 @@ class ExtractConfig:
             raise ValueError(f"the recipe eval draws nothing, so {self.views} views would be equal; use views=1")
         if self.views > 100:
             raise ValueError(f"views must be at most 100, got {self.views}")
-        if not self.taps:
+        if self.taps is not None and not self.taps:
             raise ValueError("at least one tap is needed, for example blocks.-1/patch")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad is a fraction between 0 and 1, got {self.max_bad}")

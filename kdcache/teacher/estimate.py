@@ -18,7 +18,7 @@ from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import choose_device
 from kdcache.models import Tap, TapReader, create_timm_model
 from kdcache.models.build import size_arguments
-from kdcache.models.taps import token_grid
+from kdcache.models.taps import has_classifier, token_grid
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.model import TapFacts
 from kdcache.teacher.plan import SourcePlan, plan_columns
@@ -98,6 +98,11 @@ class _EmptyTeacher:
             tensor.zero_()
         self._device, self._config = device, config
         self._reader: TapReader | None = None
+
+    @property
+    def has_classifier(self) -> bool:
+        """As Teacher's."""
+        return has_classifier(self._model)
 
     def set_taps(self, taps: Sequence[Tap]) -> list[TapFacts]:
         """As Teacher's."""

@@ -15,7 +15,7 @@ from kdcache.cache.facts import TeacherFacts
 from kdcache.errors import KdcacheError, ModelError, Remedy, UsageError
 from kdcache.models import Tap, TapReader, create_timm_model, load_weights, weights_sha256
 from kdcache.models.build import size_arguments
-from kdcache.models.taps import check_logits, num_blocks, token_grid
+from kdcache.models.taps import check_logits, has_classifier, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
 from kdcache.seeds import derived_seed
 
@@ -109,6 +109,11 @@ class Teacher:
         )
         self.model.to(device).eval().requires_grad_(False)
         self._reader: TapReader | None = None
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether there are logits to keep."""
+        return has_classifier(self.model)
 
     def set_taps(self, taps: Sequence[Tap]) -> list[TapFacts]:
         """Choose what `run` returns, and find the shapes with one black image.

@@ -21,7 +21,7 @@ from kdcache.images import Source, decoder_versions
 from kdcache.models import Tap, parse_tap
 from kdcache.per_class import few_shot
 from kdcache.seeds import derived_key
-from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.config import DEFAULT_TAPS, ExtractConfig
 from kdcache.teacher.model import TapFacts, Teacher
 from kdcache.views import AUGMENT_INTERPOLATIONS, INTERPOLATIONS, RECIPES, VIEW_FIELDS, ViewRecipe
 
@@ -116,7 +116,8 @@ def plan_columns(config: ExtractConfig, teacher: Teacher) -> list[ColumnFacts]:
 
     Raises: TapError, UsageError for a codec that does not exist or does not fit the tap.
     """
-    asked = [_parse_column(text, config.codec) for text in config.taps]
+    taps = config.taps or (DEFAULT_TAPS if teacher.has_classifier else DEFAULT_TAPS[:1])
+    asked = [_parse_column(text, config.codec) for text in taps]
     columns: list[ColumnFacts] = []
     for (tap, codec), fact in zip(asked, teacher.set_taps([tap for tap, _ in asked]), strict=True):
         try:

@@ -84,6 +84,15 @@ def test_keys_do_not_depend_on_the_limit(photos: Path) -> None:
     assert sum(key.startswith("kdcache-") for key in whole.keys) == 2
 
 
+@pytest.mark.parametrize(("num_classes", "taps"), [(10, ["blocks.1/patch", "head/logits"]), (0, ["blocks.1/patch"])])
+def test_default_taps_are_those_that_the_teacher_has(num_classes: int, taps: list[str]) -> None:
+    """Self-supervised teachers have no classifier: their pooled feature is kept only where it is asked for."""
+    kwargs = {**TEACHER_KWARGS, "num_classes": num_classes}
+    cpu = torch.device("cpu")
+    made = Teacher("vit_tiny_patch16_224", kwargs, "random", image_size=None, seed=0, device=cpu, precision="auto")
+    assert [column.tap for column in plan_columns(config(taps=None), made)] == taps
+
+
 def test_columns_resolve_taps_and_codecs(teacher: Teacher) -> None:
     columns = plan_columns(
         config(codec="int8", taps=("blocks.-1/patch", "blocks.0/patch:fp32", "head/logits")), teacher
