@@ -79,8 +79,8 @@ _WORDS = {
     Remedy.GIVE_STUDENT_WEIGHTS: "give them with `--student-weights hub`, a file, or random for a dry run",
     # Training.
     Remedy.ADD_COLUMN: (
-        "add it with `kdcache extract --add --tap {tap}` (a teacher without classifier has no head/logits), or leave the "
-        "term out with `--term NAME:weight=0`, for example logits:weight=0"
+        "add it with `kdcache extract --add --tap {tap}` (a teacher without classifier has no head/logits), or leave "
+        "the term out with `--term NAME:weight=0`, for example logits:weight=0"
     ),
     Remedy.ADD_COLUMNS: "add them with `kdcache extract --add` and a `--tap` for each, or leave the term out",
     Remedy.CHOOSE_COLUMN: (

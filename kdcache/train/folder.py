@@ -28,24 +28,50 @@ from kdcache.views import EvalView
 _CONFIG = "config.json"
 _STUDENT = "student.json"
 _JOB = "job"
+# What may change while a run is interrupted: paths, whose contents are compared by digest, and what is only seen.
+_ANYHOW = {
+    "": ("device", "tensorboard", "log_every"),
+    "data": ("source", "num_threads", "memory_budget", "access"),
+    "eval": ("data",),
+}
 WEIGHTS = "student.safetensors"
 AVERAGED_WEIGHTS = "student-ema.safetensors"
 SUMMARY = "summary.json"
 
 
-def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size: int) -> None:
+def begin_run(
+    folder: Path,
+    config: RunConfig,
+    *,
+    cache_digest: str,
+    world_size: int,
+    device_type: str = "cpu",
+    evaluation_digest: str | None = None,
+) -> None:
     """Record a run before its first step, or make sure that it is the one recorded there.
+
+    What decides no number may differ: where files are, threads, what is logged.
+
+    Args:
+        folder: Of the run.
+        config: The run.
+        cache_digest: Of the columns that it reads.
+        world_size: Ranks; recorded only.
+        device_type: Where it runs, ``cpu`` or ``cuda``, however `config` says it.
+        evaluation_digest: Of the images it is evaluated on; None for none, and for a finished run, which needs none.
 
     Raises: RunMismatchError naming each setting that differs and both values; NotWritableError.
     """
     make_folder(folder)
-    wanted = {"config": as_plain(config), "cache": cache_digest}
+    wanted = {"config": as_plain(config), "cache": cache_digest, "device": device_type, "evaluation": evaluation_digest}
     path = folder / _CONFIG
     if path.is_file():
         found = load_json(path.read_bytes(), where=str(path))
-        differing = differences(found["config"], wanted["config"])
-        if found["cache"] != cache_digest:
-            differing.append(f"cache: the run has {found['cache'][:12]}…, this command {cache_digest[:12]}…")
+        differing = differences(_deciding(found["config"]), _deciding(wanted["config"]))
+        for name in ("cache", "device", "evaluation"):
+            one, two = found.get(name), wanted[name]
+            if one is not None and two is not None and one != two:
+                differing.append(f"{name}: the run has {_short(one)}, this command {_short(two)}")
         if differing:
             raise RunMismatchError(
                 f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nNothing was changed.",
@@ -54,6 +80,21 @@ def begin_run(folder: Path, config: RunConfig, *, cache_digest: str, world_size:
         return
     record = {**wanted, "versions": versions(), "git_commit": _git_commit(), "world_size": world_size}
     write_file(path, dump_json(record))
+
+
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide the numbers of a run."""
+    return {
+        name: {key: each for key, each in value.items() if key not in _ANYHOW.get(name, ())}
+        if isinstance(value, dict)
+        else value
+        for name, value in config.items()
+        if name not in _ANYHOW[""]
+    }
+
+
+def _short(text: str) -> str:
+    return f"{text[:12]}…" if len(text) > 12 else text
 
 
 @contextmanager

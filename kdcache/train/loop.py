@@ -9,10 +9,12 @@ import torch
 
 from kdcache.cache.cache import Cache, open_cache
 from kdcache.cache.column import Column
+from kdcache.cache.keys import keys_digest, labels_digest
 from kdcache.config import as_plain
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device, gather_values, process_group, sum_over_ranks
 from kdcache.errors import RunMismatchError, UsageError
+from kdcache.images import Source, open_for_classes
 from kdcache.interrupt import graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
@@ -73,8 +75,18 @@ def train(
     with process_group(env, device), graceful_stop() as stop, _lock(folder, env):
         loader = make_loader(config, cache, setup, env, device)
         _check_ranks(config, digest, env)
+        evaluated = config.eval.data if read_summary(folder) is None else None
+        class_names = list(cache.manifest.fingerprint.source.class_names)
+        eval_source = open_for_classes(evaluated, class_names) if evaluated else None
         if env.is_main:
-            begin_run(folder, config, cache_digest=digest, world_size=env.world_size)
+            begin_run(
+                folder,
+                config,
+                cache_digest=digest,
+                world_size=env.world_size,
+                device_type=device.type,
+                evaluation_digest=_digest(eval_source),
+            )
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
         if (finished := read_summary(folder)) is not None:
@@ -83,8 +95,7 @@ def train(
             save_facts(folder, setup, cache, online=config.online)
             _announce(setup, on_event)
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
-        class_names = list(cache.manifest.fingerprint.source.class_names)
-        run = Run(config, folder, setup, loader, env, device, online, class_names)
+        run = Run(config, folder, setup, loader, env, device, online, eval_source)
         log = _open_log(run, run.restore(on_event), on_event)
         try:
             while run.progress.epochs < config.epochs:
@@ -96,6 +107,14 @@ def train(
         if env.is_main:
             _finish(folder, run, summary)
         return summary
+
+
+def _digest(source: Source | None) -> str | None:
+    """What is evaluated, wherever it lies."""
+    if source is None:
+        return None
+    keys = keys_digest(image.key for image in source.images)
+    return keys_digest([keys, labels_digest(image.label for image in source.images)])
 
 
 def _lock(folder: Path, env: WorkerEnv) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ import torch
 from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import any_rank, sum_over_ranks
 from kdcache.errors import InterruptedRunError, KdcacheError, Remedy
-from kdcache.images import open_for_classes
+from kdcache.images import Source
 from kdcache.interrupt import StopRequest
 from kdcache.stream.batch import Batch
 from kdcache.stream.loader import CacheLoader
@@ -57,7 +57,7 @@ class Run:
         env: WorkerEnv,
         device: torch.device,
         online: OnlineTargets | None,
-        class_names: list[str],
+        eval_source: Source | None,
     ) -> None:
         self.online = online
         self.config, self.folder, self.setup, self.loader = config, folder, setup, loader
@@ -66,7 +66,7 @@ class Run:
         self.checkpoints = Checkpoints(folder, keep=config.checkpoint.keep)
         self.progress = Progress()
         self._loss: torch.Tensor | None = None
-        self.eval_source = open_for_classes(config.eval.data, class_names) if config.eval.data else None
+        self.eval_source = eval_source
 
     def restore(self, on_event: OnEvent) -> int:
         """Load the newest checkpoint, if any. Returns: how many bytes of the metrics belong to it."""

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,22 @@ def test_the_same_run_goes_on_and_another_is_refused(tmp_path: Path) -> None:
         begin_run(tmp_path, other, cache_digest="a" * 64, world_size=1)
     with pytest.raises(RunMismatchError, match=r"cache: the run has aaaaaaaaaaaa…, this command bbbbbbbbbbbb…"):
         begin_run(tmp_path, tiny_run(), cache_digest="b" * 64, world_size=1)
+
+
+def test_what_decides_no_number_may_differ(tmp_path: Path) -> None:
+    """Each job of a queue unpacks the images elsewhere, on another machine; the images themselves are compared."""
+    same: dict[str, Any] = {"cache_digest": "a" * 64, "world_size": 1}
+    begin_run(tmp_path, tiny_run("eval.data=/scratch/1/val", "device=cpu"), **same, evaluation_digest="c" * 64)
+    moved = tiny_run("eval.data=/scratch/2/val", "data.source=/scratch/2", "log_every=7", "data.num_threads=3")
+    begin_run(tmp_path, moved, **same, evaluation_digest="c" * 64)
+    # A finished run evaluates nothing more, and needs no images.
+    begin_run(tmp_path, moved, **same, evaluation_digest=None)
+    with pytest.raises(RunMismatchError, match=r"evaluation: the run has cccccccccccc…, this command dddddddddddd…"):
+        begin_run(tmp_path, moved, **same, evaluation_digest="d" * 64)
+    with pytest.raises(RunMismatchError, match=r"device: the run has cpu, this command cuda"):
+        begin_run(tmp_path, moved, **same, evaluation_digest="c" * 64, device_type="cuda")
+    with pytest.raises(RunMismatchError, match=r"eval\.every_epochs: the run has 1, this command 2"):
+        begin_run(tmp_path, tiny_run("eval.every_epochs=2"), **same)
 
 
 def test_a_student_comes_back_without_cache_or_method(tmp_path: Path) -> None:
