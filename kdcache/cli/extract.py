@@ -58,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TAP[:CODEC]",
         default=default,
         help="blocks.N/patch, blocks.N/prefix (N from 0, or negative from the end), head/logits, head/embedding "
-        "(the pooled feature, of a teacher without classifier too); repeat for more (blocks.-1/patch, and head/logits "
-        "of a teacher that has a classifier)",
+        "(the pooled feature); repeat for more (blocks.-1/patch, and head/logits where there is a classifier)",
     )
     names = ", ".join(codec_names())
     kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16), one of {names}")

@@ -38,3 +38,15 @@ def fails(capsys: pytest.CaptureFixture[str], words: list[str], code: int = 1) -
     assert "Traceback" not in shown.err
     assert shown.err.count("error:") == 1
     return shown.err
+
+
+def without(words: list[str], *flags: str) -> list[str]:
+    """A command line without some flags and their values: a flag is given once."""
+    kept: list[str] = []
+    is_left_out = False
+    for word in words:
+        if word.startswith("--"):
+            is_left_out = word in flags
+        if not is_left_out:
+            kept.append(word)
+    return kept

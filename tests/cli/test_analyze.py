@@ -145,7 +145,7 @@ def test_a_cache_of_logits_has_nothing_to_analyse(tmp_path: Path, capsys: pytest
         (["cache", "--images", "many"], "--images many: wanted a number, or all"),
         (["cache", "--student-kwargs", "depth=4"], "--student-kwargs goes with --student"),
         (["cache", "--batch-size", "0"], "--batch-size must be at least 1"),
-        (["cache", "--permutations", "-1"], "must not be negative"),
+        (["cache", "--permutations", "-1"], "wanted a number of at least 0, got -1"),
         (["cache", "--seed", "99999999999999999999999"], "seed must be between"),
         (["cache", "--image-size", "0"], "--image-size goes with --model"),
         (["--model", "m", "--data", "d", "--image-size", "0"], "--image-size must be at least 1"),

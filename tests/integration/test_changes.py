@@ -33,7 +33,9 @@ def run_of(tmp_path: Path) -> Any:
 
     def make(method: Any, *settings: str) -> RunConfig:
         weights = str(tmp_path / "teacher.safetensors") if method.change.needs_weights else None
-        config = tiny_run("optimizer.lr=3e-3", "scheduler.warmup_epochs=0", "epochs=6", *settings, method=method)
+        usual = ("optimizer.lr=3e-3", "scheduler.warmup_epochs=0", "epochs=6")
+        given = {each.partition("=")[0]: each for each in (*usual, *settings)}
+        config = tiny_run(*given.values(), method=method)
         return replace(config, student_kwargs=KWARGS, student_weights=weights)
 
     return make
