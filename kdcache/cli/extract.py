@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="E",
         default=default,
-        help="refuse a codec that loses more of the channels' spread (0.1)",
+        help="refuse a codec that loses more of the spread (0.1)",
     )
     kept.add_argument("--images", choices=("embed", "reference"), default=default, help="copy the images? (embed)")
     kept.add_argument("--statistics", choices=("full", "light"), default=default, help="second moments too? (full)")
