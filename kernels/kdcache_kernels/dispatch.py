@@ -1,7 +1,8 @@
 """Which form of an operation runs: its Triton kernels, or plain torch.
 
 ``KD_KERNELS`` decides: ``torch`` never uses Triton; ``triton`` insists on it and fails where a table has no entry;
-``auto`` (the default) uses Triton on a GPU whose table has an entry for the width, and plain torch everywhere else.
+``auto`` (the default) uses Triton on a GPU whose table has an entry for the width and was checked on such a GPU, and
+plain torch everywhere else: code that compiles cleanly can still race.
 What has no kernels runs in plain torch under each: float64 everywhere, float32 students on a GPU, second moments. The
 tables lie in ``tables/``, one a GPU architecture, and are made by ``python -m kdcache_kernels.tune``.
 """
@@ -89,6 +90,8 @@ def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noq
     table = {} if obstacle else read_table(arch)
     if not obstacle and not table:
         obstacle = f"there is no table for {arch}"
+    elif not obstacle and mode == "auto" and not is_checked(arch):
+        obstacle = f"the table of {arch} was compiled and never checked on such a GPU (KD_KERNELS=triton uses it)"
     configs: dict[str, Config] = {}
     for kernel in () if obstacle else kernels:
         entry = table.get(kernel, {}).get(str(width)) or table.get(kernel, {}).get("*")
@@ -119,11 +122,20 @@ def architecture(tensor: Tensor) -> str:
     return tensor.device.type
 
 
-@functools.cache
 def read_table(arch: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The table of one architecture: kernel, width (or ``*`` for any), settings. Empty when there is none."""
+    return _read_document(arch).get("kernels", {})
+
+
+def is_checked(arch: str) -> bool:
+    """Whether the kernels gave right results on a GPU of this architecture with the settings of its table."""
+    return bool(_read_document(arch).get("checked_on"))
+
+
+@functools.cache
+def _read_document(arch: str) -> dict[str, Any]:
     path = _TABLES / f"{arch}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @functools.cache

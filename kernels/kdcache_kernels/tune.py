@@ -107,12 +107,16 @@ def choose_row(kernel: Kernel, width: int, arch: str, device: torch.device | Non
 
 
 def merge(old: Mapping[str, Any], kernels: Mapping[str, Any], made_by: str, arch: str, timed_on: str | None) -> Any:
-    """The new table: kernels not tuned now keep their rows, and it counts as timed only if all of it was."""
+    """The new table: kernels not tuned now keep their rows, and it counts as timed only if all of it was.
+
+    Nobody has checked it on a GPU: whoever does writes that GPU's name and the date as its ``checked_on``.
+    """
     kept = {name: rows for name, rows in old.get("kernels", {}).items() if name not in kernels}
     ptxas = None if arch == INTERPRETER else aot.ptxas_version(arch)
     return {
         "made_by": made_by,
         "timed_on": timed_on if not kept or old.get("timed_on") == timed_on else None,
+        "checked_on": None,
         "versions": {
             "torch": str(torch.__version__),
             "triton": triton.__version__,

@@ -14,6 +14,7 @@ from kdcache_kernels.device.kernels import KERNELS
 from kdcache_kernels.lint import Fault
 from kdcache_kernels.tune import Trial, choose_fastest, choose_first_clean, chosen_kernels, main, merge
 
+SHIPPED = sorted(path.stem for path in (Path(dispatch.__file__).parent / "tables").glob("*.json"))
 SLOW = Fault(found="spills", wanted="none", remedy="smaller tiles")
 WRONG = Fault(found="hazard", wanted="none", remedy="one stage", breaks=True)
 TOY = """
@@ -149,7 +150,16 @@ def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch, caps
     assert "TRITON_INTERPRET=0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arch", ["sm_90", "interpreter"])
+def test_a_new_table_is_not_checked_whatever_the_old_one_was() -> None:
+    old = {"timed_on": "H100", "checked_on": "H100, 2026-11-26", "kernels": {"gram": {"192": {"tile": 64}}}}
+    assert merge(old, {"toy": {}}, "me", "interpreter", "H100")["checked_on"] is None
+
+
+def test_only_hopper_runs_kernels_unasked() -> None:
+    assert {arch for arch in SHIPPED if dispatch.is_checked(arch)} == {"sm_90"}
+
+
+@pytest.mark.parametrize("arch", SHIPPED)
 def test_shipped_tables_hold_rows_that_the_kernels_know(arch: str) -> None:
     table = dispatch.read_table(arch)
     for kernel in KERNELS:

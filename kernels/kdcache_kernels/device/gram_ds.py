@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import (
     WIDTHS,
@@ -213,6 +213,11 @@ def cases() -> Iterator[Case]:
     return linted_cases("gram_ds", case)
 
 
+def _work(given: Config) -> Work:
+    depth = given["HALVES"] * given["DS"] + given["T_HALVES"] * given["DT"]
+    return Work(operations=2 * given["num_rows"] * given["DS"] * depth)
+
+
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
     """One sweep for a teacher four times as wide."""
     problem = timing_problem(width, 4 * width, device)
@@ -230,4 +235,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"gram_ds": _work},
 )
