@@ -2,9 +2,9 @@
 
 Counted are, for every launch, the bytes it is given, and from its machine code the instructions, barriers and loads of
 a turn of each loop. A launch takes as long as the slowest of three: memory, the way from the second-level cache to the
-multiprocessors, and issuing, products and waiting one after another. Three constants (`_LAUNCH_US`, `_BARRIER_US`,
-`_LOAD_US`) and the cache's speed were fitted to an H100's times of 2026-11-26; benchmarks/LOG.md has the differences.
-For other GPUs these are assumed to be the same.
+multiprocessors, and issuing, products and waiting one after another. `_LAUNCH_US`, `_BARRIER_US` and the cache's speed
+were fitted to an H100's times of 2026-11-26, `_LOAD_US` is assumed; benchmarks/LOG.md has the differences. For other
+GPUs all four are assumed to be the same.
 """
 
 import argparse
