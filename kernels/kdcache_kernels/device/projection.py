@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kdcache_kernels.cosine import factors_from_products
 from kdcache_kernels.device import cosine_factors, direct_ds, direct_dw, gram_ds, gram_small, gram_sums
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.gram import GramSums
@@ -30,11 +29,9 @@ def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
 def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
     weight = problem.rounded_weight
-    pp, pt, tt = cosine_factors.launch(problem, weight, configs["cosine_factors"])
-    losses, ca, cb = factors_from_products(pp, pt, tt, problem.weights)
+    losses, factors = cosine_factors.launch(problem, weight, configs["cosine_factors"])
     # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
     widened = float(weight.shape[0])
-    factors = torch.stack([ca, cb])
     splits = num_programs(problem.values)
     _, grad_weight, grad_bias = direct_dw.launch(
         problem, weight, "cosine", 1.0, configs["direct_dw"], splits, factors * widened
