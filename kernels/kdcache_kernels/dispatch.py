@@ -1,10 +1,10 @@
 """Which form of an operation runs: its Triton kernels, or plain torch.
 
 ``KD_KERNELS`` decides: ``torch`` never uses Triton; ``triton`` insists on it and fails where a table has no entry;
-``auto`` (the default) uses Triton on a GPU whose table has an entry for the width and was checked on such a GPU, and
-plain torch everywhere else: code that compiles cleanly can still race.
-What has no kernels runs in plain torch under each: float64 everywhere, float32 students on a GPU, second moments. The
-tables lie in ``tables/``, one a GPU architecture, and are made by ``python -m kdcache_kernels.tune``.
+``auto`` (the default) uses Triton on a GPU whose table has an entry for the width and whose kernels were checked as
+they are now (`kdcache_kernels.checked`), and plain torch everywhere else. What has no kernels runs in plain torch under
+each: float64 everywhere, float32 students on a GPU, second moments. The tables lie in ``tables/``, one a GPU
+architecture, and are made by ``python -m kdcache_kernels.tune``.
 """
 
 import functools
@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from kdcache_kernels.checked import is_checked
 
 Config = Mapping[str, int]
 MODES = ("auto", "torch", "triton")
@@ -90,13 +92,14 @@ def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noq
     table = {} if obstacle else read_table(arch)
     if not obstacle and not table:
         obstacle = f"there is no table for {arch}"
-    elif not obstacle and mode == "auto" and not is_checked(arch):
-        obstacle = f"the table of {arch} was compiled and never checked on such a GPU (KD_KERNELS=triton uses it)"
     configs: dict[str, Config] = {}
     for kernel in () if obstacle else kernels:
         entry = table.get(kernel, {}).get(str(width)) or table.get(kernel, {}).get("*")
         if entry is None:
             obstacle = f"the table of {arch} has no {kernel} for width {width}"
+            break
+        if mode == "auto" and not _is_checked(arch, kernel):
+            obstacle = f"{kernel} was not checked on {arch} as it is now (KD_KERNELS=triton uses it)"
             break
         if entry.get("form") == "torch" and mode == "auto":
             return Choice("torch", f"library products were faster for {kernel} at width {width} on {arch}")
@@ -127,9 +130,9 @@ def read_table(arch: str) -> dict[str, dict[str, dict[str, Any]]]:
     return _read_document(arch).get("kernels", {})
 
 
-def is_checked(arch: str) -> bool:
-    """Whether the kernels gave right results on a GPU of this architecture with the settings of its table."""
-    return bool(_read_document(arch).get("checked_on"))
+@functools.cache
+def _is_checked(arch: str, kernel: str) -> bool:
+    return is_checked(_read_document(arch), kernel)
 
 
 @functools.cache

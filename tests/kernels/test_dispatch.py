@@ -14,6 +14,7 @@ from kdcache_kernels import (
     token_spectrum,
     watch_forms,
 )
+from kdcache_kernels.checked import stamped
 from kdcache_kernels.dispatch import choose, read_table
 
 CPU = torch.zeros(1)
@@ -29,15 +30,16 @@ class OnGpu:
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnGpu:
     rows = {"sums": {"192": {"tile": 64}, "384": {"form": "torch", "tile": 1}}, "ds": {"*": {"tile": 8}}}
-    table = {"checked_on": "H100, 2026-11-26", "kernels": rows}
-    (tmp_path / "sm_90.json").write_text(json.dumps(table))
+    (tmp_path / "sm_90.json").write_text(json.dumps(stamped({"kernels": rows}, "H100, 2026-11-26")))
     monkeypatch.setattr(dispatch, "_TABLES", tmp_path)
     monkeypatch.setattr(dispatch, "_cuda_architecture", lambda index: "sm_90")
     monkeypatch.delenv("KD_KERNELS", raising=False)
     dispatch._read_document.cache_clear()
+    dispatch._is_checked.cache_clear()
     dispatch._warn_once.cache_clear()
     yield OnGpu()  # type: ignore[misc]
     dispatch._read_document.cache_clear()
+    dispatch._is_checked.cache_clear()
     dispatch._warn_once.cache_clear()
 
 
@@ -52,15 +54,18 @@ def test_an_unknown_width_runs_torch_and_warns_once(hopper: OnGpu, recwarn: pyte
     assert choose(["sums"], hopper, 100).form == "torch"  # type: ignore[arg-type]
 
 
-def test_a_table_that_nobody_checked_waits_to_be_asked_for(
+def test_a_kernel_that_changed_since_its_check_waits_to_be_asked_for(
     hopper: OnGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "sm_90.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "checked_on": None}))
-    with pytest.warns(UserWarning, match=r"sm_90 was compiled and never checked on such a GPU \(KD_KERNELS=triton"):
+    document = json.loads(file.read_text())
+    document["kernels"]["sums"]["192"]["tile"] = 128
+    file.write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match=r"sums was not checked on sm_90 as it is now \(KD_KERNELS=triton uses it"):
         assert choose(["sums"], hopper, 192).form == "torch"  # type: ignore[arg-type]
+    assert choose(["ds"], hopper, 192).form == "triton"  # type: ignore[arg-type]
     monkeypatch.setenv("KD_KERNELS", "triton")
-    assert choose(["sums"], hopper, 192).form == "triton"  # type: ignore[arg-type]
+    assert choose(["sums"], hopper, 192).configs == {"sums": {"tile": 128}}  # type: ignore[arg-type]
 
 
 def test_where_library_products_were_faster_they_run(hopper: OnGpu, monkeypatch: pytest.MonkeyPatch) -> None:

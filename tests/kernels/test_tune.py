@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from kdcache_kernels import dispatch, tune
+from kdcache_kernels.checked import is_checked, stamped
 from kdcache_kernels.device.kernels import KERNELS
 from kdcache_kernels.lint import Fault
 from kdcache_kernels.tune import Trial, choose_fastest, choose_first_clean, chosen_kernels, main, merge
@@ -150,13 +151,28 @@ def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch, caps
     assert "TRITON_INTERPRET=0" in capsys.readouterr().err
 
 
-def test_a_new_table_is_not_checked_whatever_the_old_one_was() -> None:
-    old = {"timed_on": "H100", "checked_on": "H100, 2026-11-26", "kernels": {"gram": {"192": {"tile": 64}}}}
-    assert merge(old, {"toy": {}}, "me", "interpreter", "H100")["checked_on"] is None
+def test_what_was_checked_stays_with_the_rows_it_was_checked_with() -> None:
+    old = stamped(
+        {"timed_on": None, "kernels": {"gram": {"192": {"tile": 64}}, "toy": {"64": {"size": 1}}}}, "H100, today"
+    )
+    new = merge(old, {"toy": {"64": {"size": 2}}}, "me", "interpreter", None)
+    assert new["checked_on"] == "H100, today"
+    assert is_checked(new, "gram")
+    assert not is_checked(new, "toy")
+    assert "checked_on" not in {name for name, value in merge({}, {}, "me", "interpreter", None).items() if value}
 
 
-def test_only_hopper_runs_kernels_unasked() -> None:
-    assert {arch for arch in SHIPPED if dispatch.is_checked(arch)} == {"sm_90"}
+def test_a_check_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune.aot, "require_compiler", lambda: None)
+    out = tmp_path / "table.json"
+    out.write_text(json.dumps({"kernels": {"gram": {"192": {"tile": 64}}}}), encoding="utf-8")
+    assert main(["--arch", "sm_90", "--out", str(out), "--checked-on", "H100, today"]) == 0
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert written["checked_on"] == "H100, today"
+    assert is_checked(written, "gram")
+    assert "1 kernels checked on H100, today" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--arch", "sm_90", "--out", str(tmp_path / "none.json"), "--checked-on", "H100, today"])
 
 
 @pytest.mark.parametrize("arch", SHIPPED)
