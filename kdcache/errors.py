@@ -54,6 +54,7 @@ class Remedy(enum.Enum):
     CHOOSE_IMAGE = "choose_image"  # choices
     CHOOSE_LABELS = "choose_labels"  # choices
     NAME_CLASSES = "name_classes"
+    NAME_FOLDERS = "name_folders"
     NAME_WEIGHTS = "name_weights"
     LOCAL_WEIGHTS = "local_weights"
     MODEL_OF_WEIGHTS = "model_of_weights"

@@ -71,6 +71,7 @@ _WORDS = {
         "give the names of the classes in their order with --class-map FILE, or leave these labels out with "
         "`--label-member none`"
     ),
+    Remedy.NAME_FOLDERS: "or, if these folders are the classes, name them in a file with --class-map FILE",
     Remedy.NAME_WEIGHTS: "name the weights it was extracted with by --teacher-weights",
     Remedy.LOCAL_WEIGHTS: "check the network and HF_HOME, or pass a local file with --teacher-weights FILE",
     Remedy.MODEL_OF_WEIGHTS: (

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdcache.errors import SourceError
+from kdcache.images.classes import plain_name
 from kdcache.images.digits import SPLITS, DigitsSource
 from kdcache.images.folder import FolderSource
 from kdcache.images.label_file import take_labels
@@ -59,7 +60,8 @@ def open_for_classes(text: str, class_names: Sequence[str], rules: SourceRules |
     if rules.classes.class_map is None:
         rules = replace(rules, classes=replace(rules.classes, names=tuple(class_names)))
     source = open_source(text, rules)
-    if class_names and source.class_names and list(source.class_names) != list(class_names):
+    found, wanted = (list(map(plain_name, names)) for names in (source.class_names, class_names))
+    if found and wanted and found != wanted:
         raise SourceError(f"{text}: {_difference(source.class_names, class_names)}; labels would not mean the same")
     return source
 
