@@ -30,6 +30,7 @@ class Remedy(enum.Enum):
     FREE_MEMORY = "free_memory"
     ALLOW_READING = "allow_reading"
     RESTORE_FILE = "restore_file"
+    ANOTHER_FOLDER = "another_folder"
     CHECK_STORAGE = "check_storage"
 
     # An extraction.

@@ -28,6 +28,7 @@ _WORDS = {
     Remedy.FREE_MEMORY: "free memory, or use smaller batches or a smaller window, and run the same command again",
     Remedy.ALLOW_READING: "let this user read it, and run the same command again",
     Remedy.RESTORE_FILE: "restore it",
+    Remedy.ANOTHER_FOLDER: "choose another --out",
     Remedy.CHECK_STORAGE: "check the disk or the mount, and run the same command again",
     # An extraction.
     Remedy.EXTRACT: "make a cache with `kdcache extract --out {path}`",

@@ -22,13 +22,14 @@ class FolderSource(Source):
     Args:
         root: The folder.
         classes: The order of the classes.
+        is_labelled: Whether folders are classes, so that they have to make sense as such.
 
     Raises: SourceError when there are no images, and for a folder that holds splits in place of classes.
     """
 
     kind = "folder"
 
-    def __init__(self, root: Path, classes: ClassRule | None = None) -> None:
+    def __init__(self, root: Path, classes: ClassRule | None = None, *, is_labelled: bool = True) -> None:
         self._root = root
         self.passed_over = Counter[str]()
         self._dangling: set[Path] = set()
@@ -39,15 +40,17 @@ class FolderSource(Source):
             raise SourceError(f"{error.filename}: cannot be listed ({error.strerror}); nothing is left out") from None
         found = {name: paths for name, paths in found.items() if paths}
         rule = classes or ClassRule()
-        if found:
+        if found and is_labelled:
             self._refuse_links_to_classes(root, found)
             if not rule.knows(found):
                 refuse_splits(root, [path for paths in found.values() for path in paths])
-            self._leave_out_beside(root, found, loose)
+            self._refuse_most_beside(root, found, loose)
+        if found:
+            self.passed_over.update(["beside the class folders"] * len(loose))
         else:
             found = {"": loose}
         # One folder alone tells nothing apart, unless it is known which class it is.
-        is_labelled = len(found) > 1 or (rule.has_names and "" not in found)
+        is_labelled = is_labelled and (len(found) > 1 or (rule.has_names and "" not in found))
         self.class_names = rule.class_names(found, where=str(root)) if is_labelled else []
         indices = indices_by_name(self.class_names)
         images: list[SourceImage] = []
@@ -87,7 +90,7 @@ class FolderSource(Source):
                 continue
             if is_dropping(entry.name):
                 self.passed_over[f"folder {entry.name}"] += 1
-            elif entry.is_symlink() and root.resolve().is_relative_to(Path(entry.path).resolve()):
+            elif entry.is_symlink() and _real(root).is_relative_to(_real(Path(entry.path))):
                 # It holds all of this again.
                 self.passed_over["links to folders"] += 1
             else:
@@ -96,7 +99,7 @@ class FolderSource(Source):
 
     def _refuse_links_to_classes(self, root: Path, found: Mapping[str, Sequence[Path]]) -> None:
         """Refuse a link to a folder that is read already: its images would come twice, under two labels."""
-        places = {name: (root / name).resolve() for name in found}
+        places = {name: _real(root / name) for name in found}
         for name in (name for name in found if (root / name).is_symlink()):
             for other, place in places.items():
                 if other != name and (place.is_relative_to(places[name]) or places[name].is_relative_to(place)):
@@ -105,15 +108,14 @@ class FolderSource(Source):
                         "two classes: remove the link"
                     )
 
-    def _leave_out_beside(self, root: Path, found: Mapping[str, Sequence[Path]], loose: Sequence[Path]) -> None:
-        """Count the images beside class folders; refuse them where they are most of all images."""
+    def _refuse_most_beside(self, root: Path, found: Mapping[str, Sequence[Path]], loose: Sequence[Path]) -> None:
+        """Refuse images beside class folders that are most of all images; fewer are left out."""
         num_inside = sum(len(paths) for paths in found.values())
         if len(loose) > num_inside:
             raise SourceError(
                 f"{root}: holds {len(loose)} images, and {num_inside} in its folders {', '.join(sorted(found)[:3])}; "
                 "class folders have no images beside them, so move one or the other away"
             )
-        self.passed_over.update(["beside the class folders"] * len(loose))
 
     def _label_source(self, found: Mapping[str, Sequence[Path]]) -> str:
         inner = {path.parent for paths in found.values() for path in paths} - {self._root / name for name in found}
@@ -160,6 +162,11 @@ class FolderSource(Source):
         if self.passed_over:
             return f"{wanted}; passed over: {self.passed_over_text()}"
         return f"{wanted}; pass the folder that holds the class folders"
+
+
+def _real(path: Path) -> Path:
+    # Path.resolve raises for a link to itself.
+    return Path(os.path.realpath(path))
 
 
 def _entries(folder: Path) -> "list[os.DirEntry[str]]":
