@@ -176,5 +176,7 @@ def _read(path: Path, kind: type[Record]) -> Record:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        what = "a ledger" if kind is _Ledger else "a count of attempts"
-        raise CorruptCacheError(f"{path}: not {what} ({error})", remedy=Remedy.RESTORE_FILE) from None
+        if kind is _Ledger:
+            raise CorruptCacheError(f"{path}: not a ledger ({error})", remedy=Remedy.RESTORE_FILE) from None
+        # Nobody has a copy of a count, and without it counting begins again.
+        raise CorruptCacheError(f"{path}: not a count of attempts ({error})", remedy=Remedy.REMOVE_FILE) from None
