@@ -62,8 +62,8 @@ class Job(Generic[Fingerprint]):
         differing = [] if known is None else differences(known, fingerprint)
         if differing and self._indexes():
             raise CacheMismatchError(
-                f"{self.paths.root} was begun with another plan:\n  " + "\n  ".join(differing) + "\nNothing was "
-                "changed.",
+                f"{self.paths.root} was begun with another plan:",
+                lines=[*(f"  {each}" for each in differing), "Nothing was changed."],
                 remedy=Remedy.SAME_PLAN,
             )
         # Where nothing was finished under another plan (say, its batches did not fit into memory), this replaces it.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kdcache.errors import KdcacheError, Remedy
+from kdcache.errors import KdcacheError, Remedy, one_line
 
 if TYPE_CHECKING:
     from kdcache.cache.verify import Fault
@@ -128,7 +128,7 @@ def remedy_text(remedy: Remedy, details: Mapping[str, Any]) -> str:
         remedy: What to do.
         details: Of the error or fault; see `Remedy` for what it must hold.
     """
-    return _WORDS[remedy].format(**details)
+    return _WORDS[remedy].format(**{name: one_line(value) for name, value in details.items()})
 
 
 def error_text(error: KdcacheError) -> str:
@@ -144,4 +144,4 @@ def error_text(error: KdcacheError) -> str:
 
 def fault_line(fault: "Fault") -> str:
     """One line: where, what is wrong, what to do."""
-    return f"{fault.where}: {fault.problem}; {remedy_text(fault.remedy, {'group': fault.group})}"
+    return f"{one_line(fault.where)}: {one_line(fault.problem)}; {remedy_text(fault.remedy, {'group': fault.group})}"

@@ -207,8 +207,8 @@ def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
     if differing:
         raise CacheMismatchError(
             f"{config.out}: this cache is finished and has no group {config.group_name!r} (it holds "
-            f"{', '.join(paths.group_names()) or 'none'}), and this run plans other images or views:\n  "
-            + "\n  ".join(differing),
+            f"{', '.join(paths.group_names()) or 'none'}), and this run plans other images or views:",
+            lines=[f"  {each}" for each in differing],
             remedy=Remedy.ADD_GROUP,
         )
 

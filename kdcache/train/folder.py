@@ -74,7 +74,8 @@ def begin_run(
                 differing.append(f"{name}: the run has {_short(one)}, this command {_short(two)}")
         if differing:
             raise RunMismatchError(
-                f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nNothing was changed.",
+                f"{folder} holds another run:",
+                lines=[*(f"  {each}" for each in differing), "Nothing was changed."],
                 remedy=Remedy.SAME_RUN,
             )
         return

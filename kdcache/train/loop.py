@@ -135,8 +135,11 @@ def _check_ranks(config: RunConfig, digest: str, env: WorkerEnv) -> None:
     for rank, other in enumerate(others, start=1):
         if differing := differences(first, other, whose=("rank 0 has", f"rank {rank} has")):
             raise RunMismatchError(
-                f"rank {rank} was started with another run than rank 0:\n  " + "\n  ".join(differing) + "\n"
-                "Nothing was changed: start all ranks with the same command, on copies of the same cache"
+                f"rank {rank} was started with another run than rank 0:",
+                lines=[
+                    *(f"  {each}" for each in differing),
+                    "Nothing was changed: start all ranks with the same command, on copies of the same cache",
+                ],
             )
 
 
