@@ -170,8 +170,7 @@ def _written_bytes(
     config: ExtractConfig, plan: SourcePlan, columns: Sequence[ColumnFacts], numbers: Sequence[int]
 ) -> int:
     num_shards = -(-len(numbers) // config.shard_samples)
-    is_full = config.statistics == "full"
-    size = records_bytes(columns, len(numbers) * config.views, num_shards, is_full=is_full)
+    size = records_bytes(columns, len(numbers) * config.views, num_shards, config.statistics)
     embedded = config.images == "embed"
     return size + images_bytes(plan, numbers, num_shards, num_views=config.views, is_embedded=embedded)
 
