@@ -20,7 +20,7 @@ from typing import BinaryIO
 import xxhash
 
 from kdcache.errors import ShardConflictError
-from kdcache.storage import open_regular, read_regular, reading_errors, storage_errors
+from kdcache.storage import entries, open_regular, read_regular, reading_errors, storage_errors
 
 # Tests set this to kill or fail the process between any two steps: (step, final path) -> None.
 on_step: Callable[[str, Path], None] | None = None
@@ -194,7 +194,7 @@ def remove_stale_temporaries(folder: Path) -> list[Path]:
     A temporary of this machine is stale when its process is dead, one of another machine when it is hours old.
     """
     removed: list[Path] = []
-    for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+    for path in entries(folder):
         match = _TEMPORARY.fullmatch(path.name)
         # What is not named so, or is a folder, is somebody else's.
         if match is None or path.is_dir():

@@ -6,6 +6,8 @@ surface (the command line, a notebook) can word it in its own terms.
 """
 
 import enum
+import re
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -30,6 +32,7 @@ class Remedy(enum.Enum):
     FREE_MEMORY = "free_memory"
     ALLOW_READING = "allow_reading"
     RESTORE_FILE = "restore_file"
+    ANOTHER_FOLDER = "another_folder"
     CHECK_STORAGE = "check_storage"
 
     # An extraction.
@@ -54,6 +57,7 @@ class Remedy(enum.Enum):
     CHOOSE_IMAGE = "choose_image"  # choices
     CHOOSE_LABELS = "choose_labels"  # choices
     NAME_CLASSES = "name_classes"
+    NAME_FOLDERS = "name_folders"
     NAME_WEIGHTS = "name_weights"
     LOCAL_WEIGHTS = "local_weights"
     MODEL_OF_WEIGHTS = "model_of_weights"
@@ -86,19 +90,35 @@ class Remedy(enum.Enum):
     READ_RECORDS = "read_records"
 
 
+# All that steers a terminal, ends a line or changes the direction of text; and what no encoding can write.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def one_line(text: object) -> str:
+    r"""Text with control characters as escapes, newlines included (``\\n``): a file may have any name."""
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
 class KdcacheError(Exception):
     """Base of all errors below; the command line prints message and remedy and exits with 1.
 
     Args:
-        message: Where, what was found, what was wanted.
+        message: Where, what was found, what was wanted: one line, in which control characters of names are escaped.
+        lines: What follows it, each on a line of its own.
         remedy: What to do; None where the message leaves no choice.
         details: What the words of the remedy need, and what a program may want to know (``wanted``, ``held``).
     """
 
-    def __init__(self, message: str, *, remedy: Remedy | None = None, **details: Any) -> None:
+    def __init__(
+        self, message: str, *, lines: Sequence[str] = (), remedy: Remedy | None = None, **details: Any
+    ) -> None:
         super().__init__(message)
+        self.lines = tuple(lines)
         self.remedy = remedy
         self.details = details
+
+    def __str__(self) -> str:
+        return "\n".join(map(one_line, (super().__str__(), *self.lines)))
 
 
 class UsageError(KdcacheError):

@@ -56,10 +56,39 @@ def reading_errors(path: Path, action: str = "read") -> Generator[None]:
         raise refusal(error, action, path) from error
 
 
+@contextlib.contextmanager
+def all_errors(folder: Path, action: str) -> Generator[None]:
+    """Turn whatever the operating system refuses in a long piece of work into an error that names the file.
+
+    Args:
+        folder: Named where the operating system names no file.
+        action: What is done there.
+
+    Raises: StorageError.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = folder if error.filename is None else Path(os.fsdecode(error.filename))
+        raise refusal(error, f"{action}: refused at", path) from error
+
+
 def refusal(error: OSError, action: str, path: Path | str) -> StorageError:
     """The error for what the operating system refuses: a full table, a failing disk, a stale mount."""
     remedy = _REMEDIES.get(error.errno or 0, Remedy.CHECK_STORAGE)
     return StorageError(f"cannot {action} {path}: {error.strerror or error}; nothing finished is lost", remedy=remedy)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, by name; nothing where it is not there.
+
+    Path.glob takes a folder that may not be read for an empty one.
+
+    Raises: StorageError.
+    """
+    with reading_errors(folder, "list"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(folder.iterdir())
+    return []
 
 
 def open_regular(path: Path) -> FileIO:

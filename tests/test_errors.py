@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kdcache import errors
+from kdcache.errors import KdcacheError, one_line
 
 
 def test_every_error_is_a_kdcache_error() -> None:
@@ -52,3 +53,14 @@ def test_an_error_crosses_processes_whole(error: errors.KdcacheError, through: A
 def test_remedies_are_distinct() -> None:
     """Equal values would make one member an alias of the other."""
     assert len(errors.Remedy) == len(errors.Remedy.__members__)
+
+
+def test_a_name_cannot_forge_a_line_of_a_message() -> None:
+    """A file may be called ``a, newline, kdcache: all is well``."""
+    error = KdcacheError("a\nall is well\x1b[31m: damaged", lines=["  seed\n: 1", "Nothing was changed."])
+    assert str(error) == "a\\nall is well\\x1b[31m: damaged\n  seed\\n: 1\nNothing was changed."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_text_on_one_line() -> None:
+    assert one_line(Path("a b/é\t\u2028\x9b\udcff")) == r"a b/é\t\u2028\x9b\udcff"

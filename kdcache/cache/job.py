@@ -19,8 +19,8 @@ from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.cache.shard import META_MEMBER, read_meta
 from kdcache.cache.writer import BadSample
 from kdcache.durable import make_folder, remove, remove_stale_temporaries, write_changed, write_file
-from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError, Remedy
-from kdcache.storage import read_regular
+from kdcache.errors import CacheBusyError, CacheMismatchError, CorruptCacheError, KdcacheError, Remedy
+from kdcache.storage import entries, read_regular
 from kdcache.strict_json import dump_json, load_json
 
 Fingerprint = TypeVar("Fingerprint", bound=Facts)
@@ -46,10 +46,12 @@ class Job(Generic[Fingerprint]):
         self._plan: str | None = None
         make_folder(paths.job / "attempts")
         self._lock = JobLock(paths.job, job_id)
-        if self._lock.is_first:
-            for folder in (paths.root, *(path for path in paths.root.iterdir() if path.is_dir())):
-                remove_stale_temporaries(folder)
-            remove_stale_temporaries(paths.job / "attempts")
+        try:
+            if self._lock.is_first:
+                self._remove_leftovers()
+        except KdcacheError:
+            self.close()
+            raise
 
     def adopt(self, fingerprint: Fingerprint) -> None:
         """Start with this plan, or resume it if it is the one that was begun.
@@ -58,10 +60,10 @@ class Job(Generic[Fingerprint]):
         """
         known = self.known()
         differing = [] if known is None else differences(known, fingerprint)
-        if differing and any((self.paths.root / INDEX).glob("*.h5")):
+        if differing and self._indexes():
             raise CacheMismatchError(
-                f"{self.paths.root} was begun with another plan:\n  " + "\n  ".join(differing) + "\nNothing was "
-                "changed.",
+                f"{self.paths.root} was begun with another plan:",
+                lines=[*(f"  {each}" for each in differing), "Nothing was changed."],
                 remedy=Remedy.SAME_PLAN,
             )
         # Where nothing was finished under another plan (say, its batches did not fit into memory), this replaces it.
@@ -76,7 +78,7 @@ class Job(Generic[Fingerprint]):
         if plan.is_file():
             return read_fingerprint(read_regular(plan), self._kind, where=str(plan))
         # Copied without its job: the tars say how they were made.
-        for index in sorted((self.paths.root / INDEX).glob("*.h5")):
+        for index in self._indexes():
             if (head := committed(self.paths, index.stem)) is not None:
                 tar = self.paths.shard(next(part for part in head.files if part != LEDGER), index.stem)
                 return read_fingerprint(read_meta(tar), self._kind, where=f"{tar}, {META_MEMBER}")
@@ -124,6 +126,14 @@ class Job(Generic[Fingerprint]):
     def close(self) -> None:
         """Release the lock."""
         self._lock.close()
+
+    def _indexes(self) -> list[Path]:
+        return [path for path in entries(self.paths.root / INDEX) if path.suffix == ".h5"]
+
+    def _remove_leftovers(self) -> None:
+        for folder in (self.paths.root, *(path for path in entries(self.paths.root) if path.is_dir())):
+            remove_stale_temporaries(folder)
+        remove_stale_temporaries(self.paths.job / "attempts")
 
 
 def other_plan(paths: CachePaths, name: str, found: str, wanted: str | None) -> CacheMismatchError:
@@ -176,5 +186,7 @@ def _read(path: Path, kind: type[Record]) -> Record:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        what = "a ledger" if kind is _Ledger else "a count of attempts"
-        raise CorruptCacheError(f"{path}: not {what} ({error})", remedy=Remedy.RESTORE_FILE) from None
+        if kind is _Ledger:
+            raise CorruptCacheError(f"{path}: not a ledger ({error})", remedy=Remedy.RESTORE_FILE) from None
+        # Nobody has a copy of a count, and without it counting begins again.
+        raise CorruptCacheError(f"{path}: not a count of attempts ({error})", remedy=Remedy.REMOVE_FILE) from None

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdcache.storage import entries
+
 SAMPLES = "samples"
 INDEX = "index"
 LEDGER = "ledger"
@@ -65,14 +67,12 @@ class CachePaths:
 
     def group_names(self) -> list[str]:
         """Names of the groups here, finished or not, in alphabetical order."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
+        return [
             path.name
-            for path in self.root.iterdir()
+            for path in entries(self.root)
             if path.is_dir()
             and not path.is_symlink()
             and is_safe_name(path.name)
             and path.name not in RESERVED_NAMES
             and ((path / "manifest.json").is_file() or (path / JOB).is_dir())
-        )
+        ]

@@ -30,9 +30,9 @@ from kdcache.cache.sample import Sample
 from kdcache.cache.shard import META_MEMBER, StridedShard, member_name, read_meta
 from kdcache.cache.tar import Member, read_members
 from kdcache.cache.writer import ledger_bytes
-from kdcache.durable import make_folder, remove_stale_temporaries, sha256_file, write_file
+from kdcache.durable import make_folder, remove, remove_stale_temporaries, sha256_file, write_file
 from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, KdcacheError, Remedy
-from kdcache.storage import open_regular
+from kdcache.storage import all_errors, entries, open_regular
 
 Record = TypeVar("Record", bound=Facts)
 
@@ -40,9 +40,27 @@ Record = TypeVar("Record", bound=Facts)
 def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
     """Rebuild every index and the manifest of the base from the samples tars (and the ledgers that are left).
 
-    Raises: IncompleteCacheError when shards are missing, CorruptCacheError when tars are damaged or of several plans.
+    Raises: IncompleteCacheError when shards are missing, CorruptCacheError when tars are damaged or of several plans,
+        StorageError; the same again finishes what was begun.
     """
-    paths = job.paths
+    with all_errors(job.paths.root, "rebuild"):
+        return _rebuild_base(job.paths)
+
+
+def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupManifest:
+    """Rebuild every index and the manifest of a group from its column tars.
+
+    Args:
+        job: The right to write to the group.
+        base_paths: Its base, which must be whole.
+
+    Raises: as rebuild_base; CacheMismatchError when the group belongs to another base.
+    """
+    with all_errors(job.paths.root, "rebuild"):
+        return _rebuild_group(job.paths, base_paths)
+
+
+def _rebuild_base(paths: CachePaths) -> BaseManifest:
     remove_stale_temporaries(paths.root)
     fingerprint = _common_fingerprint(paths, SAMPLES, BaseFingerprint)
     names = [shard.name for shard in planned_shards(fingerprint)]
@@ -56,19 +74,10 @@ def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
     return manifest
 
 
-def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupManifest:
-    """Rebuild every index and the manifest of a group from its column tars.
-
-    Args:
-        job: The right to write to the group.
-        base_paths: Its base, which must be whole.
-
-    Raises: as rebuild_base; CacheMismatchError when the group belongs to another base.
-    """
-    paths = job.paths
+def _rebuild_group(paths: CachePaths, base_paths: CachePaths) -> GroupManifest:
     base, base_digest = read_base(base_paths)
     remove_stale_temporaries(paths.root)
-    columns = sorted(path.name for path in paths.root.iterdir() if path.is_dir() and any(path.glob("*.tar")))
+    columns = [path.name for path in entries(paths.root) if path.is_dir() and _tars(path)]
     if not columns:
         raise IncompleteCacheError(f"{paths.root}: no shards to rebuild from; delete the folder, or extract again")
     fingerprint = _common_fingerprint(paths, columns[0], GroupFingerprint)
@@ -88,7 +97,7 @@ def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupMa
 
 def _replace(path: Path, data: bytes) -> None:
     make_folder(path.parent)
-    path.unlink(missing_ok=True)
+    remove(path)
     write_file(path, data, replace=False)
 
 
@@ -116,9 +125,13 @@ def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequenc
                 raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256)", remedy=Remedy.REPAIR)
 
 
+def _tars(folder: Path) -> list[Path]:
+    return [path for path in entries(folder) if path.suffix == ".tar"]
+
+
 def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Record:
     folder = paths.root / part
-    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+    tars = _tars(folder)
     if not tars:
         raise IncompleteCacheError(f"{folder}: no shards to rebuild from", remedy=Remedy.EXTRACT, path=paths.root)
     found: dict[bytes, str] = {}

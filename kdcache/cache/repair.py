@@ -1,5 +1,6 @@
 """Repairing a cache: move damaged shards aside for the same extraction to write again."""
 
+import os
 from collections.abc import Sequence
 
 from kdcache.cache.base import BASE_PARTS, BaseFingerprint
@@ -7,7 +8,8 @@ from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.job import Job
 from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX
-from kdcache.durable import make_folder, write_file
+from kdcache.durable import make_folder, remove, write_file
+from kdcache.storage import storage_errors
 
 
 def move_aside_base(job: Job[BaseFingerprint], fingerprint: BaseFingerprint, shards: Sequence[str]) -> None:
@@ -17,6 +19,8 @@ def move_aside_base(job: Job[BaseFingerprint], fingerprint: BaseFingerprint, sha
         job: The right to write to the base.
         fingerprint: The base's.
         shards: Names of the shards.
+
+    Raises: NotWritableError, StorageError; the same again finishes what was begun.
     """
     _move_aside(job, fingerprint, list(BASE_PARTS), shards)
 
@@ -40,12 +44,13 @@ def _move_aside(
 ) -> None:
     paths = job.paths
     write_file(paths.job / "plan.json", fingerprint_bytes(fingerprint))
-    paths.manifest.unlink(missing_ok=True)
+    remove(paths.manifest)
     # The index goes first: without it the shard is not done, whatever else is left when this is interrupted.
     for name in shards:
         for part in sorted(parts, key=lambda part: part != INDEX):
             path = paths.shard(part, name)
-            if path.is_symlink() or path.exists():
+            if os.path.lexists(path):
                 aside = paths.job / "damaged" / part
                 make_folder(aside)
-                path.replace(aside / path.name)
+                with storage_errors(path, "move aside"):
+                    path.replace(aside / path.name)

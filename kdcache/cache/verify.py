@@ -22,7 +22,7 @@ from kdcache.cache.tar import read_members
 from kdcache.cache.verify_columns import record_faults
 from kdcache.durable import sha256_file
 from kdcache.errors import KdcacheError, Remedy
-from kdcache.storage import open_regular
+from kdcache.storage import entries, open_regular
 
 _MAX_KEYS_NAMED = 5
 # What else than damage makes a group unusable: none of these is helped by rebuilding.
@@ -205,14 +205,14 @@ def _stray_files(cache: Cache) -> Iterator[Fault]:
     root = cache.paths.root
     yield from _unnamed(root, BASE_PARTS, {cache.paths.shard(part, name) for part in BASE_PARTS for name in names}, "")
     groups = {*cache.groups, *cache.unusable}
-    for path in sorted(root.iterdir()):
+    for path in entries(root):
         if path.is_dir() and path.name not in (*BASE_PARTS, JOB, *groups):
             yield Fault("", path.name, "", "no manifest names this folder", Remedy.REMOVE_FILE)
     for group in cache.groups.values():
         parts = [INDEX, *(column.facts.name for column in group.columns)]
         named = {group.paths.shard(part, name) for part in parts for name in names}
         yield from _unnamed(group.paths.root, parts, named, group.name)
-        for path in sorted(group.paths.root.iterdir()):
+        for path in entries(group.paths.root):
             if path.is_dir() and path.name not in (*parts, JOB):
                 yield Fault("", path.name, "", "no manifest names this folder", Remedy.REMOVE_FILE, group.name)
 
@@ -220,6 +220,6 @@ def _stray_files(cache: Cache) -> Iterator[Fault]:
 def _unnamed(root: Path, parts: Sequence[str], named: set[Path], group: str) -> Iterator[Fault]:
     for part in parts:
         folder = root / part
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for path in entries(folder):
             if path not in named:
                 yield Fault("", f"{part}/{path.name}", "", "no manifest names this file", Remedy.REMOVE_FILE, group)

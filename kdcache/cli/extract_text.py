@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.text import counted, fidelity_text, size_text
+from kdcache.errors import one_line
 
 if TYPE_CHECKING:
     from kdcache.images import Source
@@ -30,7 +31,7 @@ def source_text(source: "Source", data: str, estimate: "PassEstimate | None" = N
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     lines = [f"{names[0]}{more}: {counted(len(images), 'image')}"]
     if any(source.passed_over.values()):
-        lines.append(f"  passed over: {source.passed_over_text()}")
+        lines.append(f"  passed over: {one_line(source.passed_over_text())}")
     if len(bare) == len(images):
         lines.append("  labels: none; students can be trained on the teacher alone")
     elif bare:
@@ -41,7 +42,7 @@ def source_text(source: "Source", data: str, estimate: "PassEstimate | None" = N
     else:
         lines.append(f"  labels: all, from {source.label_source}")
     if num_classes := source.num_classes:
-        names = [f"{index} {name}" for index, name in enumerate(source.class_names)]
+        names = [f"{index} {one_line(name)}" for index, name in enumerate(source.class_names)]
         shown = names if len(names) <= _MAX_CLASSES else [*names[: _MAX_CLASSES - 1], "…", names[-1]]
         lines.append(f"  classes: {num_classes}" + (f": {', '.join(shown)}" if shown else ", by number"))
     return "\n".join([*lines, *(_estimate_lines(estimate) if estimate is not None else [])])

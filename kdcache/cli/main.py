@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit code: 0, 1 for an error or faults found, 2 for wrong usage, 128 + n after signal n.
     """
-    with safe_output():
-        return _main(list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    with safe_output(words):
+        return _main(words)
 
 
 def _main(words: Sequence[str]) -> int:

@@ -4,8 +4,10 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TextIO, cast, final
+
+from kdcache.errors import one_line
 
 # All that steers a terminal or the direction of text, but newlines and tabs; and what no encoding can write.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,10 +26,11 @@ class SafeOutput:
     Args:
         stream: Where to; None for one that was closed before the program began.
         escape: False for a writer that means to steer the terminal.
+        names: What is printed in place of some names.
     """
 
-    def __init__(self, stream: TextIO | None, *, escape: bool = True) -> None:
-        self._stream, self._escape = stream, escape
+    def __init__(self, stream: TextIO | None, *, escape: bool = True, names: Mapping[str, str] | None = None) -> None:
+        self._stream, self._escape, self._names = stream, escape, names or {}
 
     def write(self, text: str) -> int:
         """Write text; a carriage return in front of it may stay, as progress bars of others have one."""
@@ -35,7 +38,9 @@ class SafeOutput:
             return len(text)
         shown = text
         if self._escape:
-            shown = "\r" * text.startswith("\r") + printable(text.removeprefix("\r"))
+            for name, escaped in self._names.items():
+                shown = shown.replace(name, escaped)
+            shown = "\r" * shown.startswith("\r") + printable(shown.removeprefix("\r"))
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         shown = shown.encode(encoding, "backslashreplace").decode(encoding)
         try:
@@ -74,15 +79,22 @@ class SafeOutput:
 
 
 @contextlib.contextmanager
-def safe_output() -> Generator[None]:
-    """Print through SafeOutput while the block runs."""
+def safe_output(words: Sequence[str] = ()) -> Generator[None]:
+    """Print through SafeOutput while the block runs.
+
+    Args:
+        words: Of the command line: a name among them may hold newlines, which are escaped wherever it is printed.
+    """
+    # A name may be the whole word, or stand behind the flag's equals sign.
+    named = sorted({part for word in words for part in (word, word.partition("=")[2])}, key=len, reverse=True)
+    names = {name: one_line(name) for name in named if "\n" in name or "\t" in name}
     for descriptor in _STANDARD_DESCRIPTORS:
         try:
             os.fstat(descriptor)
         except OSError:  # closed: the next file to be opened would be written to by whoever prints
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast("TextIO", SafeOutput(stream)) for stream in before)
+    sys.stdout, sys.stderr = (cast("TextIO", SafeOutput(stream, names=names)) for stream in before)
     try:
         yield
     finally:

@@ -2,9 +2,12 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, final
+
+from kdcache.errors import UsageError
 
 
 @final
@@ -53,3 +56,30 @@ def verb_parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     parser.register("action", "store", StoreOnce)
     module.add_arguments(parser)
     return parser
+
+
+def output_file(*endings: str) -> Callable[[str], Path]:
+    """The type of a flag that names a file to write: one with another ending may be somebody's data."""
+
+    def checked(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(f"wanted a file that ends in {' or '.join(endings)}, got {text!r}")
+        return path
+
+    return checked
+
+
+def refuse_ignored(values: Mapping[str, Any], *, without: str, given: object) -> None:
+    """Refuse flags that mean nothing without another one.
+
+    Args:
+        values: By flag; None for those not given.
+        without: The flag that they need.
+        given: Its value; false where it is not given.
+
+    Raises: UsageError.
+    """
+    ignored = [flag for flag, value in values.items() if value is not None]
+    if ignored and not given:
+        raise UsageError(f"{', '.join(ignored)} would be ignored: give {without} as well")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from kdcache.errors import KdcacheError, Remedy
+from kdcache.errors import KdcacheError, Remedy, one_line
 
 if TYPE_CHECKING:
     from kdcache.cache.verify import Fault
@@ -28,6 +28,7 @@ _WORDS = {
     Remedy.FREE_MEMORY: "free memory, or use smaller batches or a smaller window, and run the same command again",
     Remedy.ALLOW_READING: "let this user read it, and run the same command again",
     Remedy.RESTORE_FILE: "restore it",
+    Remedy.ANOTHER_FOLDER: "choose another --out",
     Remedy.CHECK_STORAGE: "check the disk or the mount, and run the same command again",
     # An extraction.
     Remedy.EXTRACT: "make a cache with `kdcache extract --out {path}`",
@@ -72,6 +73,7 @@ _WORDS = {
         "give the names of the classes in their order with --class-map FILE, or leave these labels out with "
         "`--label-member none`"
     ),
+    Remedy.NAME_FOLDERS: "or, if these folders are the classes, name them in a file with --class-map FILE",
     Remedy.NAME_WEIGHTS: "name the weights it was extracted with by --teacher-weights",
     Remedy.LOCAL_WEIGHTS: "check the network and HF_HOME, or pass a local file with --teacher-weights FILE",
     Remedy.MODEL_OF_WEIGHTS: (
@@ -127,7 +129,7 @@ def remedy_text(remedy: Remedy, details: Mapping[str, Any]) -> str:
         remedy: What to do.
         details: Of the error or fault; see `Remedy` for what it must hold.
     """
-    return _WORDS[remedy].format(**details)
+    return _WORDS[remedy].format(**{name: one_line(value) for name, value in details.items()})
 
 
 def error_text(error: KdcacheError) -> str:
@@ -143,4 +145,4 @@ def error_text(error: KdcacheError) -> str:
 
 def fault_line(fault: "Fault") -> str:
     """One line: where, what is wrong, what to do."""
-    return f"{fault.where}: {fault.problem}; {remedy_text(fault.remedy, {'group': fault.group})}"
+    return f"{one_line(fault.where)}: {one_line(fault.problem)}; {remedy_text(fault.remedy, {'group': fault.group})}"

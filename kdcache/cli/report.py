@@ -6,6 +6,7 @@ The page is one file without scripts: it opens anywhere, offline, and can be sen
 import argparse
 from pathlib import Path
 
+from kdcache.cli.parser import output_file
 from kdcache.errors import UsageError
 
 USAGE = "FOLDER... --out FILE.html [--title TEXT]"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="of an analysis, a training run (finished or not), a demo, or a cache",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.html", help="the page")
+    parser.add_argument("--out", type=output_file(".html", ".htm"), required=True, metavar="FILE.html", help="the page")
     parser.add_argument("--title", help="of the page (default: what it is about)")
 
 

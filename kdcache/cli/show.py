@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
+from kdcache.cli.parser import output_file, refuse_ignored
 from kdcache.cli.remedies import error_text
 from kdcache.cli.text import counted, fidelity_text, print_json, size_text
 from kdcache.errors import UsageError
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", metavar="NAME", help="show this group only (default: all)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     picture = parser.add_argument_group("picture")
-    picture.add_argument("--picture", type=Path, metavar="FILE.png", help="draw one record")
+    picture.add_argument("--picture", type=output_file(".png"), metavar="FILE.png", help="draw one record")
     picture.add_argument("--key", help="which image (default: the first)")
     picture.add_argument("--view", type=int, default=0, help="which view (0)")
     picture.add_argument("--column", help="which column (default: the first patch column)")
@@ -38,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Show."""
     from kdcache.cache.cache import open_cache
 
+    drawn = {"--key": arguments.key, "--column": arguments.column, "--data": arguments.data}
+    refuse_ignored(drawn, without="--picture", given=arguments.picture)
     cache = open_cache(arguments.cache)
     facts = _facts(cache, arguments.group)
     if arguments.json:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
+from kdcache.cli.parser import refuse_ignored
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json, size_text
 
@@ -45,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     from kdcache.cache.cache import open_cache
     from kdcache.cli.remedies import fault_line
 
+    fresh = {"--teacher-weights": arguments.teacher_weights, "--data": arguments.data}
+    refuse_ignored(fresh, without="--rerun-teacher", given=arguments.rerun_teacher)
     if arguments.rebuild:
         _rebuild(arguments.cache, arguments.group)
     started = time.perf_counter()

@@ -1,7 +1,8 @@
 """Which class a folder is: the order of classes, and the folders that are none."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +15,6 @@ _DROPPINGS = frozenset(
     ["__macosx", "@eadir", "#recycle", ".ipynb_checkpoints", "lost+found", "$recycle.bin", "thumbs.db", "desktop.ini",
      "system volume information", ".ds_store"]
 )  # fmt: skip
-_SPLIT = re.compile(r"(train|training|val|valid|validation|dev|test|testing)[-_ ]?\d*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,12 @@ class ClassRule:
 
         Raises: SourceError for a class map that cannot be read, or that lacks one of the folders.
         """
+        _refuse_twins(folders, where)
         if not self.has_names:
             return sorted(folders) if self.order == "sorted" else natural_order(folders)
         names = self.known_names()
-        if missing := natural_order(set(folders) - set(names)):
+        known = indices_by_name(names)
+        if missing := natural_order(name for name in folders if plain_name(name) not in known):
             found = f"class {missing[0]!r} ({len(missing)} of {len(folders)})"
             if self.class_map is None:
                 raise SourceError(
@@ -57,8 +59,8 @@ class ClassRule:
                     "here; its images would have no class, so move it away"
                 )
             raise SourceError(
-                f"{where}: {found} is not in {self.class_map}, which names {len(names)} classes; add it there, or "
-                "move it away"
+                f"{where}: {found} is not in {self.class_map}, which names {len(names)} classes, the first "
+                f"{names[0]!r}; add it there, or move it away"
             )
         return names
 
@@ -66,6 +68,10 @@ class ClassRule:
     def has_names(self) -> bool:
         """Whether the classes are given, whatever the images have."""
         return self.class_map is not None or bool(self.names)
+
+    def knows(self, folders: Collection[str]) -> bool:
+        """Whether all of some folders are given classes."""
+        return self.has_names and {plain_name(name) for name in folders} <= indices_by_name(self.known_names()).keys()
 
     def known_names(self) -> list[str]:
         """The given classes by index; empty where the images decide. Raises: SourceError for an unreadable map."""
@@ -82,44 +88,47 @@ def is_dropping(name: str) -> bool:
     return name.startswith(".") or name.lower() in _DROPPINGS
 
 
-def are_splits(folders: Collection[str]) -> bool:
-    """Whether all of some folders are called train, val, test or the like."""
-    return all(_SPLIT.fullmatch(name) for name in folders)
+def plain_name(name: str) -> str:
+    """A name as it is compared: macOS writes ``é`` as two characters (NFD), other systems as one (NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
-def refuse_splits(root: Path, folders: Sequence[str], *, is_nested: bool) -> None:
-    """Refuse the root of a train/val tree, whose "classes" would be its splits, and a folder that only wraps classes.
-
-    Args:
-        root: The folder.
-        folders: Its folders that hold images.
-        is_nested: Whether none of them holds an image itself, but only in several folders of its own.
-
-    Raises: SourceError naming the folder that was meant.
-    """
-    if are_splits(folders) and (is_nested or len(folders) > 1):
-        first = next((name for name in folders if name.lower().startswith("train")), folders[0])
-        raise SourceError(
-            f"{root}: its folders are the splits {', '.join(folders)}, not classes; pass one of them: {root / first}"
-        )
-    if is_nested and len(folders) == 1:
-        raise SourceError(
-            f"{root}: it holds one folder with images, {folders[0]}, and the class folders are in that; pass "
-            f"{root / folders[0]}"
-        )
+def indices_by_name(class_names: Iterable[str]) -> dict[str, int]:
+    """Index of each class by its `plain_name`."""
+    return {plain_name(name): index for index, name in enumerate(class_names)}
 
 
 def _natural_key(name: str) -> list[str | int]:
     return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", name.lower()))]
 
 
+def _refuse_twins(names: Collection[str], where: str) -> None:
+    """Refuse names that look the same and differ in their bytes, as a copy from macOS beside another leaves them."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (twin := seen.setdefault(plain_name(name), name)) != name:
+            raise SourceError(
+                f"{where}: class {name!r} is there twice, {twin!a} and {name!a}: the same letters in two "
+                "Unicode forms (NFC, NFD); put the images of both into one"
+            )
+
+
 def _read_class_map(path: Path) -> list[str]:
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # Excel and PowerShell begin a text with a byte order mark.
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(
-            f"{path}: cannot be read as a class map ({type(error).__name__}); wanted a text file"
+            f"{path}: cannot be read as a class map ({type(error).__name__}); wanted a text file in UTF-8"
         ) from None
-    if not names or len(set(names)) != len(names):
-        raise SourceError(f"{path}: wanted one class folder's name on each line, each once; found {len(names)} names")
-    return names
+    wanted = "wanted one class folder's name on each line, each once"
+    if lines and lines[0][:1] in ("{", "["):
+        raise SourceError(f"{path}: this is JSON; {wanted}")
+    if "" in lines:
+        # timm gives an empty line an index, others skip it.
+        raise SourceError(
+            f"{path}: line {lines.index('') + 1} is empty, so that the classes behind it have no index; {wanted}"
+        )
+    if not lines or len(indices_by_name(lines)) != len(lines):
+        raise SourceError(f"{path}: {wanted}; found {len(lines)} names")
+    return lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdcache.errors import SourceError
-from kdcache.images.classes import ClassRule
+from kdcache.images.classes import ClassRule, indices_by_name, plain_name
 from kdcache.images.labels import class_index
 from kdcache.images.source import UNLABELLED, Source
 
@@ -59,6 +59,11 @@ def take_labels(source: Source, path: Path, classes: ClassRule) -> None:
             raise SourceError(f"{where}: {line.name!r} may be {first!r} or {second!r}; give their whole names")
         position = positions[line.name][0]
         label = class_index(line.label, known, where=where)
+        if known.get(plain_name(line.label), label) != label:
+            raise SourceError(
+                f"{where}: the label {line.label!r} may be the class of this name or the one with this index, "
+                f"{names[label]!r}; wanted indices, or names that are no numbers"
+            )
         if labels.setdefault(position, label) != label:
             raise SourceError(f"{where}: {line.name!r} has another label further up; leave one")
     if not labels:
@@ -77,7 +82,7 @@ def take_labels(source: Source, path: Path, classes: ClassRule) -> None:
 
 
 def _classes(path: Path, lines: Sequence[_Line], classes: ClassRule) -> tuple[dict[str, int], list[str]]:
-    """Index of each class by name, and their names; nothing where labels are numbers and no names are given."""
+    """Index of each class by plain name, and their names; nothing where labels are numbers and no names are given."""
     given = classes.known_names()
     numbers = [line for line in lines if _NUMBER.fullmatch(line.label)]
     if not given and len(numbers) < len(lines):
@@ -88,7 +93,7 @@ def _classes(path: Path, lines: Sequence[_Line], classes: ClassRule) -> tuple[di
                 "other"
             )
         given = classes.class_names({line.label for line in lines}, where=str(path))
-    return {name: index for index, name in enumerate(given)}, given
+    return indices_by_name(given), given
 
 
 def _positions_by_name(source: Source) -> dict[str, list[int]]:
@@ -96,10 +101,12 @@ def _positions_by_name(source: Source) -> dict[str, list[int]]:
     whole: dict[str, list[int]] = defaultdict(list)
     short: dict[str, list[int]] = defaultdict(list)
     for position, image in enumerate(source.images):
-        for name in dict.fromkeys((image.key, image.readable_key, f"{image.key}.{image.extension}")):
+        key, stem = plain_name(image.key), plain_name(image.readable_key)
+        # A file A.JPG is a.jpg or A in many a list.
+        names = dict.fromkeys((key, stem, f"{key}.{image.extension}", f"{stem}.{image.extension}"))
+        for name in names:
             whole[name].append(position)
-        base = image.key.rpartition("/")[2]
-        for name in dict.fromkeys((base, image.readable_key.rpartition("/")[2], f"{base}.{image.extension}")):
+        for name in dict.fromkeys(name.rpartition("/")[2] for name in names):
             short[name].append(position)
     # A whole name comes before the end of a longer one.
     return {**short, **whole}
@@ -123,7 +130,10 @@ def _read(path: Path) -> list[_Line]:
         parts = _cut(row, mark)
         if len(parts) != 2 or not all(parts):
             raise SourceError(f"{path}, line {number}: {row[:80]!r} has {len(parts)} parts; wanted a name and a label")
-        lines.append(_Line(number, parts[0].removeprefix("./"), parts[1]))
+        name = plain_name(parts[0])
+        # Paths of Windows; a name that holds the sign itself is taken as it is.
+        name = name.replace("\\", "/") if "/" not in name else name
+        lines.append(_Line(number, name.removeprefix("./"), parts[1]))
     return lines
 
 

@@ -1,21 +1,24 @@
 """Class indices of the images of tars: out of text members, fields of JSON members, or the folders they lie in."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdcache.errors import Remedy, SourceError
-from kdcache.images.classes import are_splits, natural_order
+from kdcache.images.classes import indices_by_name, natural_order, plain_name
 from kdcache.images.rules import FOLDER, NO_LABELS, SourceRules
 from kdcache.images.source import UNLABELLED
+from kdcache.images.splits import are_splits
 
 # No data set has as many; a date or an identifier is larger.
 MAX_CLASSES = 1_000_000
 MAX_LABEL_BYTES = 256
 MAX_JSON_BYTES = 1 << 20
 _MAX_DIGITS = 20
+_WHOLE = re.compile(r"([0-9]+)(?:\.0*)?")
 JSON = "json"
 # Text members that hold a label, the first before the others.
 LABEL_EXTENSIONS = ("cls", "class", "label", "target")
@@ -113,7 +116,8 @@ def choose_labels(choices: Sequence[LabelChoices], rules: SourceRules) -> Labels
                 f"json:label, {FOLDER} or {NO_LABELS}"
             )
         return _of_folders(choices, rules, is_asked=False)
-    known = _known_names(rules)
+    class_names = rules.classes.known_names()
+    known = indices_by_name(class_names)
     name = names[0] if len(names) == 1 or names[0] == LABEL_EXTENSIONS[0] else _the_only(choices, names, known)
     extension, _, field = name.partition(":")
     ending = f".{extension}, field {field}," if field else f".{extension}"
@@ -122,7 +126,7 @@ def choose_labels(choices: Sequence[LabelChoices], rules: SourceRules) -> Labels
         for each in choices
     ]
     source = f"the field {field} of .json members" if field else f".{extension} members"
-    return Labels(indices, list(known), source, extension)
+    return Labels(indices, class_names, source, extension)
 
 
 def class_index(value: Any, known: Mapping[str, int], *, where: str) -> int:
@@ -130,15 +134,15 @@ def class_index(value: Any, known: Mapping[str, int], *, where: str) -> int:
 
     Args:
         value: As it was found: a number, or text.
-        known: Index of each class by name, where classes have names.
+        known: Index of each class by its plain name, where classes have names.
         where: For the message.
 
     Raises: SourceError for anything that is no index of a class.
     """
     limit = len(known) or MAX_CLASSES
     index = _as_index(value)
-    if index is None and isinstance(value, str) and value in known:
-        return known[value]
+    if index is None and isinstance(value, str) and plain_name(value) in known:
+        return known[plain_name(value)]
     if index is None or index >= limit:
         is_name = isinstance(value, str) and not known and any(letter.isalpha() for letter in value)
         raise SourceError(
@@ -150,9 +154,9 @@ def class_index(value: Any, known: Mapping[str, int], *, where: str) -> int:
 
 
 def _as_index(value: Any) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _MAX_DIGITS:
-        return int(value)
     # Tables with a missing label keep the others as 3.0.
+    if isinstance(value, str) and len(value) < _MAX_DIGITS and (number := _WHOLE.fullmatch(value)):
+        return int(number[1])
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and float(value).is_integer():
         return int(value)
     return None
@@ -176,7 +180,8 @@ def _the_only(choices: Sequence[LabelChoices], names: Sequence[str], known: Mapp
     for name in names:
         values = [each.values.get(name) for each in choices]
         indices = [
-            known.get(value) if isinstance(value, str) and value in known else _as_index(value) for value in values
+            known.get(plain_name(value)) if isinstance(value, str) and plain_name(value) in known else _as_index(value)
+            for value in values
         ]
         if all(index is not None or value is None for index, value in zip(indices, values, strict=True)):
             columns[name] = indices
@@ -193,10 +198,6 @@ def _the_only(choices: Sequence[LabelChoices], names: Sequence[str], known: Mapp
 
 def _example(choices: Sequence[LabelChoices], name: str) -> Any:
     return next(each.values[name] for each in choices if name in each.values)
-
-
-def _known_names(rules: SourceRules) -> dict[str, int]:
-    return {name: index for index, name in enumerate(rules.classes.known_names())}
 
 
 def _of_folders(choices: Sequence[LabelChoices], rules: SourceRules, *, is_asked: bool) -> Labels:
@@ -232,5 +233,5 @@ def _of_folders(choices: Sequence[LabelChoices], rules: SourceRules, *, is_asked
                 choices=f"{FOLDER}, {NO_LABELS}",
             )
     names = rules.classes.class_names(classes, where=choices[0].where)
-    index = {name: number for number, name in enumerate(names)}
-    return Labels([index.get(each, UNLABELLED) for each in folders], names, "folders in the tars")
+    index = indices_by_name(names)
+    return Labels([index.get(plain_name(each), UNLABELLED) for each in folders], names, "folders in the tars")

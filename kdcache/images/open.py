@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdcache.errors import SourceError
+from kdcache.images.classes import plain_name
 from kdcache.images.digits import SPLITS, DigitsSource
 from kdcache.images.folder import FolderSource
 from kdcache.images.label_file import take_labels
 from kdcache.images.paths import expand_paths
 from kdcache.images.rules import NO_LABELS, SourceRules, recorded_rules
-from kdcache.images.source import Source
+from kdcache.images.source import UNLABELLED, Source
 from kdcache.images.tars import TarSource
 
 
@@ -59,7 +60,8 @@ def open_for_classes(text: str, class_names: Sequence[str], rules: SourceRules |
     if rules.classes.class_map is None:
         rules = replace(rules, classes=replace(rules.classes, names=tuple(class_names)))
     source = open_source(text, rules)
-    if class_names and source.class_names and list(source.class_names) != list(class_names):
+    found, wanted = (list(map(plain_name, names)) for names in (source.class_names, class_names))
+    if found and wanted and found != wanted:
         raise SourceError(f"{text}: {_difference(source.class_names, class_names)}; labels would not mean the same")
     return source
 
@@ -82,13 +84,18 @@ def _open(text: str, rules: SourceRules) -> Source:
     if name == "digits" and not Path(text).exists():
         if (split or "all") not in SPLITS:
             raise SourceError(f"{text!r}: the digits have the parts {', '.join(SPLITS)}; for example digits:train")
-        return DigitsSource(split or "all")
+        _refuse_rules_of_tars(text, "the digits", rules)
+        if rules.classes.class_map is not None:
+            raise SourceError(f"{text!r}: the digits have classes of their own; leave out the class map")
+        return _unless_unlabelled(DigitsSource(split or "all"), rules)
     if "://" in text or text.startswith("pipe:"):
         raise SourceError(f"{text!r}: URLs are not read; copy the data to a local disk and pass its path")
     paths = expand_paths(text)
     folders = [path for path in paths if path.is_dir()]
     if len(paths) == 1 and folders:
-        return FolderSource(paths[0], rules.classes)
+        _refuse_rules_of_tars(text, "a folder", rules)
+        is_labelled = rules.label_member != NO_LABELS
+        return _unless_unlabelled(FolderSource(paths[0], rules.classes, is_labelled=is_labelled), rules)
     if folders:
         parents = {path.absolute().parent for path in folders}
         meant = f"pass {parents.pop()}" if len(parents) == 1 and len(folders) == len(paths) else "pass one folder"
@@ -102,3 +109,20 @@ def _open(text: str, rules: SourceRules) -> Source:
         if not os.access(path, os.R_OK):
             raise SourceError(f"{path}: no permission to read it")
     return TarSource(paths, rules)
+
+
+def _refuse_rules_of_tars(text: str, what: str, rules: SourceRules) -> None:
+    """Refuse rules that would be ignored."""
+    ignored = [name.replace("_", " ") for name in rules.recorded()]
+    if rules.label_member not in (None, NO_LABELS):
+        ignored.append("label member")
+    if ignored:
+        raise SourceError(f"{text!r}: is {what}, and {', '.join(ignored)} would be ignored: leave out what is for tars")
+
+
+def _unless_unlabelled(source: Source, rules: SourceRules) -> Source:
+    """Take away the labels where none are wanted."""
+    if rules.label_member == NO_LABELS:
+        source.images = [replace(image, label=UNLABELLED) for image in source.images]
+        source.class_names, source.label_source = [], ""
+    return source

@@ -1,5 +1,6 @@
 """What a page is made from: folders, recognised by what lies in them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,9 @@ def read_inputs(folders: Sequence[Path]) -> Inputs:
     runs: dict[Path, _RunFolder] = {}
     caches: dict[Path, Path] = {}
     for folder in folders:
-        resolved, found = folder.resolve(), _runs_of(folder)
+        resolved, found = _real(folder), _runs_of(folder)
         for run in found:
-            runs.setdefault(run.path.resolve(), run)
+            runs.setdefault(_real(run.path), run)
         is_analysis, is_cache = (folder / RESULT).is_file(), CachePaths(folder).manifest.is_file()
         if is_analysis:
             analyses.setdefault(resolved, folder)
@@ -102,6 +103,11 @@ def read_inputs(folders: Sequence[Path]) -> Inputs:
     return Inputs(
         _read_analyses(list(analyses.values())), _read_runs(list(runs.values())), _read_caches(list(caches.values()))
     )
+
+
+def _real(folder: Path) -> Path:
+    # Path.resolve raises for a link to itself.
+    return Path(os.path.realpath(folder))
 
 
 def _nothing_in(folder: Path) -> str:
@@ -121,7 +127,7 @@ def _runs_of(folder: Path) -> list[_RunFolder]:
             _RunFolder(name, _member(folder, name, each), summary.get("teacher_top1")) for name, each in members.items()
         ]
     if (folder / _METRICS).is_file() or "method" in summary:
-        return [_RunFolder(folder.resolve().name, folder, None)]
+        return [_RunFolder(_real(folder).name, folder, None)]
     return []
 
 
@@ -166,7 +172,7 @@ def _read_run(label: str, found: _RunFolder) -> RunInput:
 
 def _read_caches(folders: Sequence[Path]) -> list[CacheInput]:
     caches = [open_cache(folder) for folder in folders]
-    labels = _distinct([folder.resolve().name for folder in folders], folders)
+    labels = _distinct([_real(folder).name for folder in folders], folders)
     return [CacheInput(label, cache, _bad_images(cache)) for label, cache in zip(labels, caches, strict=True)]
 
 

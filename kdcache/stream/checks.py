@@ -9,7 +9,7 @@ from kdcache.cache.cache import Cache
 from kdcache.cancel import CancelToken
 from kdcache.stream.files import Identity, OpenFile
 
-CheckPolicy = Literal["full", "background", "size"]
+CheckPolicy = Literal["full", "records", "background", "size"]
 Files = Mapping[str, OpenFile]
 # Beside training, a check in the background takes a small part of what the disk and the memory can deliver.
 BACKGROUND_BYTES_PER_S = 512 << 20
@@ -42,7 +42,7 @@ class ShardChecks:
         if self._policy == "background":
             with self._lock:
                 self.unchecked.add(number)
-        return self._policy == "full"
+        return self._policy in ("full", "records")
 
     def hash(self, number: int, files: Files, cancel: CancelToken, bytes_per_s: float | None = None) -> None:
         """Hash the files of a shard through the descriptors that its records are read from.

@@ -45,7 +45,8 @@ class StreamConfig:
         num_buffers: Batches in memory, including the one in use.
         memory_budget: Bytes for batch buffers and mapped shards; None takes a quarter of the memory.
         access: One of the modes of files.py, ``map`` or ``read``; auto takes the first that is possible.
-        check: Every file's hash before its first use (``full``), soon after it (``background``), or its size only.
+        check: Every file's hash before its first use (``full``), that and the checksum of every record each time it is
+            read (``records``), hashes soon after first use (``background``), or sizes only (``size``).
         check_pixels: Fraction of views whose pixels are compared with the hash of what the teacher saw.
         require_labels: Refuse samples without a label.
     """

@@ -48,7 +48,7 @@ class CacheDataset(Dataset[dict[str, Any]]):
     ) -> None:
         if check == "background":
             raise ValueError(
-                "check='background' needs a loader that reads ahead; for a dataset check must be full or size"
+                "check='background' needs a loader that reads ahead; for a dataset check must be full, records or size"
             )
         self.cache = cache
         self.columns = list(cache.columns if columns is None else columns)

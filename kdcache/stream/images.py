@@ -14,8 +14,9 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, CorruptCacheError, Remedy, SourceError
 from kdcache.images import Source, decode_pixels, encode_jpeg
+from kdcache.stream.open_shard import OpenShard
 from kdcache.stream.order import sample_starts
-from kdcache.stream.reader import OpenShard, ShardReader
+from kdcache.stream.reader import ShardReader
 from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
 
 _SMALL_IMAGE_BYTES = 4096

@@ -4,7 +4,6 @@ One record comes by `preadv`; the records of a batch come by `gather`, straight 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import final, get_args
 
 import numpy as np
@@ -13,7 +12,6 @@ from kdcache.cache.base import BaseShard
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.cache.group_index import PixelIndex
-from kdcache.cache.index import ShardIndex
 from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import RecordLayout
 from kdcache.cancel import CancelToken
@@ -21,31 +19,10 @@ from kdcache.stream.checks import BACKGROUND_BYTES_PER_S, CheckPolicy, ShardChec
 from kdcache.stream.files import Access, OpenFile, ReadMode, choose_access
 from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.stream.lru import LRUCache, weakly
+from kdcache.stream.open_shard import OpenShard
+from kdcache.stream.record_sums import read_sums
 
 MAX_OPEN_SHARDS = 64
-
-
-@final
-@dataclass
-class OpenShard:
-    """One shard, checked and open; its files are closed when the last user is gone.
-
-    Args:
-        name: Shard name.
-        index: Its index, without the statistics.
-        files: Open files by part.
-        jpegs: Where its JPEG records lie, if they are read.
-    """
-
-    name: str
-    index: ShardIndex
-    files: dict[str, OpenFile]
-    jpegs: PixelIndex | None = None
-
-    @property
-    def mapped_bytes(self) -> int:
-        """Bytes of its files that are mapped."""
-        return sum(file.mapped_bytes for file in self.files.values())
 
 
 @final
@@ -56,9 +33,9 @@ class ShardReader:
         cache: The cache.
         columns: Columns that will be read by address.
         jpegs: A column of JPEG files that will be read too.
-        check: ``full`` hashes a shard's files when it is first opened, before any of it is used; ``background`` leaves
-            that to `check_unchecked`; ``size`` compares sizes only. Headers are compared with the keys of the index
-            either way.
+        check: ``full`` hashes a shard's files when it is first opened, before any of it is used; ``records`` also
+            compares every record with its checksum each time it is read; ``background`` leaves hashes to
+            `check_unchecked`; ``size`` compares sizes only. Headers are compared with the keys of the index either way.
         access: How batches are read: see files.py.
         with_images: Whether embedded images will be read too.
         max_mapped_bytes, max_open: Beyond these the least recently used shards are closed. One always stays open.
@@ -79,7 +56,7 @@ class ShardReader:
         max_open: int = MAX_OPEN_SHARDS,
     ) -> None:
         if check not in get_args(CheckPolicy):
-            raise ValueError(f"check must be full, background or size, got {check!r}")
+            raise ValueError(f"check must be {', '.join(get_args(CheckPolicy))}, got {check!r}")
         self.cache = cache
         self.columns = list(columns)
         self.access: ReadMode = choose_access(access)
@@ -89,6 +66,7 @@ class ShardReader:
         self._layouts = {column.name: column.layout() for column in columns}
         self._num_views = cache.num_views
         self._checks = ShardChecks(cache, check)
+        self._sums_of = [*columns, *([jpegs] if jpegs is not None else [])] if check == "records" else []
         # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
         self._open_shards = LRUCache(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
         self._pass_cancel = CancelToken()
@@ -116,8 +94,10 @@ class ShardReader:
 
         Raises: CorruptCacheError.
         """
-        while not self.confirm(self._gathered(rows, into), rows):
+        while not self.confirm(shards := self._gathered(rows, into), rows):
             pass
+        if self._sums_of:
+            self._check_records(shards, rows, into)
 
     def _gathered(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> dict[int, OpenShard]:
         """Fill rows of a batch. Returns: the shards that were open, those of the rows among them."""
@@ -129,6 +109,16 @@ class ShardReader:
                 tables = self._tables_of(shards)
                 gather(places, tables[name], rows, into[name])
         return shards if self._places else self.shards_of(rows)
+
+    def _check_records(
+        self, shards: Mapping[int, OpenShard], rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]
+    ) -> None:
+        for number, (sample, view), at in zip(
+            files_of(self._starts, rows).tolist(), rows.tolist(), range(len(rows)), strict=True
+        ):
+            shard, row = shards[number], sample - int(self._starts[number])
+            for name in self._layouts:
+                shard.check_record(name, row, view, self._num_views, [field[at] for field in into[name]])
 
     def confirm(self, shards: Mapping[int, OpenShard], rows: np.ndarray) -> bool:
         """Look whether the files of some rows are still what was checked; those that are not are checked again.
@@ -189,6 +179,7 @@ class ShardReader:
         record = row * self._num_views + view
         offset = record * layout.stride_bytes + layout.payload_offset
         shard.files[column.name].read_exactly(into, offset, layout.payload_bytes)
+        shard.check_record(column.name, row, view, self._num_views, into)
         return column.make_codec().decode(fields, tuple(column.shape))[0]
 
     def read_image(self, shard: OpenShard, row: int) -> bytes:
@@ -203,6 +194,7 @@ class ShardReader:
         record = row * self._num_views + view
         data = bytearray(int(shard.jpegs.sizes[record]))
         shard.files[column.name].read_exactly([memoryview(data)], int(shard.jpegs.offsets[record]), len(data))
+        shard.check_record(column.name, row, view, self._num_views, [data])
         return bytes(data)
 
     def shard(self, number: int, cancel: CancelToken | None = None) -> OpenShard:
@@ -258,7 +250,8 @@ class ShardReader:
             self._checks.hash(number, files, cancel)
         self.cache.check_shard(facts, index, self.columns)
         self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
-        return OpenShard(facts.name, index, files, self._jpeg_index(facts))
+        sums = read_sums(self.cache, facts, self._sums_of) if self._sums_of else {}
+        return OpenShard(facts.name, index, files, self._jpeg_index(facts), sums)
 
     def _open_files(self, number: int, *, mapped: bool) -> dict[str, OpenFile]:
         facts = self.cache.manifest.shards[number]

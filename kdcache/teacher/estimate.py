@@ -19,6 +19,7 @@ from kdcache.distributed.process_group import choose_device
 from kdcache.models import Tap, TapReader, create_timm_model
 from kdcache.models.build import size_arguments
 from kdcache.models.taps import has_classifier, token_grid
+from kdcache.storage import entries
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.model import TapFacts
 from kdcache.teacher.plan import SourcePlan, plan_columns
@@ -157,8 +158,7 @@ class _EmptyTeacher:
 def _pending(config: ExtractConfig, plan: SourcePlan) -> list[int]:
     """Numbers of the images whose shard this group does not have yet."""
     paths = CachePaths(config.out)
-    group = paths.group(config.group_name).root / INDEX
-    done = {path.stem for path in group.glob("*.h5")} if group.is_dir() else set()
+    done = {path.stem for path in entries(paths.group(config.group_name).root / INDEX) if path.suffix == ".h5"}
     return [
         number
         for number in range(len(plan.positions))
@@ -170,8 +170,7 @@ def _written_bytes(
     config: ExtractConfig, plan: SourcePlan, columns: Sequence[ColumnFacts], numbers: Sequence[int]
 ) -> int:
     num_shards = -(-len(numbers) // config.shard_samples)
-    is_full = config.statistics == "full"
-    size = records_bytes(columns, len(numbers) * config.views, num_shards, is_full=is_full)
+    size = records_bytes(columns, len(numbers) * config.views, num_shards, config.statistics)
     embedded = config.images == "embed"
     return size + images_bytes(plan, numbers, num_shards, num_views=config.views, is_embedded=embedded)
 

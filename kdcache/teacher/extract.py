@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -133,6 +134,7 @@ def _begin_new(
     config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source, PassEstimate], None] | None
 ) -> _Pass:
     assert config.data is not None, "the config checks it"
+    _refuse_other_kinds(config.out)
     source = open_source(config.data, config.source_rules)
     plan = plan_source(source, config)
     if on_source is not None:
@@ -152,6 +154,14 @@ def _begin_new(
         return planned_images(reader, task) if task.base else committed_images(extraction.paths, reader, task)
 
     return _Pass(extraction, teacher, images_of, extraction.planned(), plan)
+
+
+def _refuse_other_kinds(out: Path) -> None:
+    """Refuse the folder of a run or of an exported model, both of which have a ``config.json``."""
+    if (out / "config.json").is_file():
+        raise CacheMismatchError(
+            f"{out} holds a run or a model, not a cache. Nothing was changed", remedy=Remedy.ANOTHER_FOLDER
+        )
 
 
 def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
@@ -197,8 +207,8 @@ def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
     if differing:
         raise CacheMismatchError(
             f"{config.out}: this cache is finished and has no group {config.group_name!r} (it holds "
-            f"{', '.join(paths.group_names()) or 'none'}), and this run plans other images or views:\n  "
-            + "\n  ".join(differing),
+            f"{', '.join(paths.group_names()) or 'none'}), and this run plans other images or views:",
+            lines=[f"  {each}" for each in differing],
             remedy=Remedy.ADD_GROUP,
         )
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
+from kdcache.cache.column_builder import keeps_moments
 from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.facts import ColumnFacts
 from kdcache.cache.statistics import MAX_SPECTRA_PER_SHARD
@@ -49,7 +50,7 @@ def estimate_bytes(extraction: Extraction, plan: SourcePlan | None, tasks: Seque
         for group in task.groups:
             fingerprint = extraction.groups[group]
             records = task.shard.num_samples * num_views
-            total += records_bytes(fingerprint.columns, records, 1, is_full=fingerprint.statistics == "full")
+            total += records_bytes(fingerprint.columns, records, 1, fingerprint.statistics)
         if task.base and plan is not None:
             numbers = range(task.shard.first, task.shard.first + task.shard.num_samples)
             embedded = extraction.base.images == "embed"
@@ -57,23 +58,25 @@ def estimate_bytes(extraction: Extraction, plan: SourcePlan | None, tasks: Seque
     return total
 
 
-def records_bytes(columns: Sequence[ColumnFacts], num_records: int, num_shards: int, *, is_full: bool) -> int:
+def records_bytes(columns: Sequence[ColumnFacts], num_records: int, num_shards: int, statistics: str) -> int:
     """Bytes of columns and their indexes.
 
     Args:
         columns: Of one group.
         num_records: Views in each.
         num_shards: In how many shards.
-        is_full: Whether second moments and singular values are kept.
+        statistics: Of the group, ``full`` or ``light``.
     """
     total = 0
     for column in columns:
         channels = column.shape[-1]
         tokens = column.shape[0] if len(column.shape) > 1 else 1
-        statistics = 4 * channels + (2 * channels**2 if is_full and column.kind != "pixels" else 0)
-        spectra = min(num_records, num_shards * MAX_SPECTRA_PER_SHARD) * min(tokens, channels) if is_full else 0
+        # Logits keep none: those of 1,000 classes were counted with 16 MB that nobody writes.
+        with_moments = keeps_moments(column, statistics)
+        sums = 4 * channels + (2 * channels**2 if with_moments else 0)
+        spectra = min(num_records, num_shards * MAX_SPECTRA_PER_SHARD) * min(tokens, channels) if with_moments else 0
         total += num_records * (_record_bytes(column) + 4 * channels + 12)
-        total += num_shards * (8 * statistics + _PER_COLUMN_SHARD_BYTES) + 4 * spectra
+        total += num_shards * (8 * sums + _PER_COLUMN_SHARD_BYTES) + 4 * spectra
     return total
 
 

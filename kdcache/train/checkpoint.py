@@ -9,6 +9,7 @@ import torch
 
 from kdcache.durable import NewFile, make_folder, remove_stale_temporaries, sha256_file, write_file
 from kdcache.errors import RunMismatchError
+from kdcache.storage import entries
 
 _FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{9})\.pt")
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _paths_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return [path for path in entries(folder) if _NAME.fullmatch(path.name)]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

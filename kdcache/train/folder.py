@@ -74,12 +74,27 @@ def begin_run(
                 differing.append(f"{name}: the run has {_short(one)}, this command {_short(two)}")
         if differing:
             raise RunMismatchError(
-                f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nNothing was changed.",
+                f"{folder} holds another run:",
+                lines=[*(f"  {each}" for each in differing), "Nothing was changed."],
                 remedy=Remedy.SAME_RUN,
             )
         return
     record = {**wanted, "versions": versions(), "git_commit": _git_commit(), "world_size": world_size}
     write_file(path, dump_json(record))
+
+
+def _refuse_other_kinds(folder: Path) -> None:
+    """Refuse a folder that holds a cache, or the configuration of something else, such as an exported model's."""
+    path = folder / _CONFIG
+    problem = "holds a cache" if (folder / "samples").is_dir() else ""
+    if path.is_file():
+        found = load_json(path.read_bytes(), where=str(path))
+        if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+            problem = f"holds a {_CONFIG} that is no run's"
+    elif (folder / SUMMARY).is_file():
+        problem = f"holds a finished run without its {_CONFIG}"
+    if problem:
+        raise RunMismatchError(f"{folder} {problem}. Nothing was changed", remedy=Remedy.ANOTHER_FOLDER)
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
@@ -105,8 +120,10 @@ def lock_run(folder: Path, job_id: str) -> Iterator[None]:
         folder: Created if need be.
         job_id: Equal for the ranks of one job, different for any other job.
 
-    Raises: CacheBusyError naming host and pid of the job that holds it; NotWritableError.
+    Raises: CacheBusyError naming host and pid of the job that holds it; RunMismatchError for a folder that holds
+        something else; NotWritableError.
     """
+    _refuse_other_kinds(folder)
     make_folder(folder / _JOB)
     lock = JobLock(folder / _JOB, job_id, action="trains in this folder")
     try:

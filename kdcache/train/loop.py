@@ -19,6 +19,7 @@ from kdcache.interrupt import graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
 from kdcache.train.config import RunConfig
+from kdcache.train.evaluate import check_labels
 from kdcache.train.folder import (
     AVERAGED_WEIGHTS,
     WEIGHTS,
@@ -78,6 +79,9 @@ def train(
         evaluated = config.eval.data if read_summary(folder) is None else None
         class_names = list(cache.manifest.fingerprint.source.class_names)
         eval_source = open_for_classes(evaluated, class_names) if evaluated else None
+        if eval_source is not None:
+            # Not after the first epoch, nor with a folder that then holds this run.
+            check_labels(eval_source, setup.spec.num_classes)
         if env.is_main:
             begin_run(
                 folder,
@@ -131,8 +135,11 @@ def _check_ranks(config: RunConfig, digest: str, env: WorkerEnv) -> None:
     for rank, other in enumerate(others, start=1):
         if differing := differences(first, other, whose=("rank 0 has", f"rank {rank} has")):
             raise RunMismatchError(
-                f"rank {rank} was started with another run than rank 0:\n  " + "\n  ".join(differing) + "\n"
-                "Nothing was changed: start all ranks with the same command, on copies of the same cache"
+                f"rank {rank} was started with another run than rank 0:",
+                lines=[
+                    *(f"  {each}" for each in differing),
+                    "Nothing was changed: start all ranks with the same command, on copies of the same cache",
+                ],
             )
 
 

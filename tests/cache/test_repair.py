@@ -14,7 +14,7 @@ from tests.conftest import GROUP, file_hashes, flip_bit, tiny_add, tiny_extract
 def set_aside(root: Path, group: str, shards: list[str]) -> None:
     cache = open_cache(root)
     if group:
-        own = cache.groups[group]
+        own = cache.group(group)
         job = Job(own.paths, "repair", GroupFingerprint)
         move_aside_group(job, own.manifest.fingerprint, shards)
     else:

@@ -8,7 +8,9 @@ import pytest
 
 from kdcache.cli.main import main
 from kdcache.cli.output import SafeOutput, printable, safe_output
+from tests.cli.support import extract_words
 from tests.conftest import file_hashes
+from tests.images.support import image_bytes
 
 
 def run(command: str, root: Path) -> subprocess.CompletedProcess[str]:
@@ -91,3 +93,32 @@ def test_streams_come_back(capsys: pytest.CaptureFixture[str]) -> None:
     assert (sys.stdout, sys.stderr) == before
     assert capsys.readouterr().out == "\\x1b\n"
     assert os.fstat(2)
+
+
+def test_no_name_on_the_disk_begins_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Class folders, images, the cache and a run, all named so that a naive print would forge a line."""
+    forged = "x\nFORGED\x1b[2J"
+    data = tmp_path / f"data{forged}"
+    for name in ("a", f"b{forged}"):
+        (data / name).mkdir(parents=True)
+        for number in range(3):
+            (data / name / f"{number}{forged}.png").write_bytes(image_bytes(number, "PNG") if number else b"broken")
+    (data / f".{forged}").mkdir()
+    (data / "a" / f"c.{forged}").touch()
+    cache, run = str(tmp_path / f"cache{forged}"), str(tmp_path / f"run{forged}")
+    extract = [*extract_words(Path(cache), data=str(data), limit=None), "--max-bad", "0.5"]
+    assert main(extract) == 0
+    assert main([*extract, "--seed", "1"]) == 1
+    for words in (["verify", cache], ["show", cache], [*extract[:1], *extract[1:-2], "--max-bad", "0"]):
+        main(words)
+    for words in (["show", run], ["eval", run, "--data", run], ["report", run, "--out", f"{run}.html"]):
+        assert main(words) in (1, 2)
+    with pytest.raises(SystemExit):
+        main(["show", cache, f"--picture={forged}"])
+    (next(Path(cache).glob("*/blocks*/*.tar"))).unlink()
+    assert main(["verify", cache]) == 1
+    shown = capsys.readouterr()
+    lines = (shown.out + shown.err).splitlines()
+    assert not [line for line in lines if line.startswith("FORGED")]
+    assert any(r"x\nFORGED\x1b[2J" in line for line in lines)
+    assert "\x1b" not in shown.out + shown.err

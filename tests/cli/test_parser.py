@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdcache.cli.main import VERBS, main
-from kdcache.cli.parser import StoreOnce, verb_parser
+from kdcache.cli.parser import StoreOnce, output_file, refuse_ignored, verb_parser
+from kdcache.errors import UsageError
 from tests.cli.support import fails
 
 WORDS = {int: ("3", "4"), float: ("0.25", "0.5"), Path: ("x", "y"), None: ("x", "y")}
@@ -34,6 +35,9 @@ def test_no_flag_loses_its_first_value(verb: str, flag: str, capsys: pytest.Capt
         return
     kind = action.type if action.type in WORDS else None
     first, second = map(str, list(action.choices or ())[:2] or WORDS[kind])  # type: ignore[index]
+    if kind is None and not action.choices:
+        # A file to write has an ending.
+        first, second = (text + Path(str(action.metavar)).suffix for text in (first, second))
     for each in parser._actions:
         each.required = False
     words = [flag, first, flag, second]
@@ -93,3 +97,17 @@ def test_help_is_there_for_every_verb(capsys: pytest.CaptureFixture[str]) -> Non
             main([verb, "--help"])
         assert leave.value.code == 0
     assert "usage: kdcache extract" in capsys.readouterr().out
+
+
+def test_a_file_to_write_has_the_ending_of_its_kind() -> None:
+    """A picture in place of somebody's weights would be a loss."""
+    assert output_file(".html", ".htm")("page.HTM") == Path("page.HTM")
+    with pytest.raises(argparse.ArgumentTypeError, match=r"ends in .html or .htm, got 'weights.pth'"):
+        output_file(".html", ".htm")("weights.pth")
+
+
+def test_a_flag_that_would_be_ignored_is_refused() -> None:
+    refuse_ignored({"--data": "d"}, without="--picture", given=Path("p.png"))
+    refuse_ignored({"--data": None}, without="--picture", given=None)
+    with pytest.raises(UsageError, match="--data would be ignored: give --picture as well"):
+        refuse_ignored({"--data": "d", "--key": None}, without="--picture", given=None)

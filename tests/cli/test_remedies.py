@@ -92,7 +92,9 @@ def test_an_error_is_message_and_remedy_in_one_line() -> None:
 
 
 def test_a_message_of_several_lines_keeps_them() -> None:
-    error = KdcacheError("caches/a:\n  views.seed: 1, wanted 2\nNothing was changed.", remedy=Remedy.SAME_RUN)
+    error = KdcacheError(
+        "caches/a:", lines=["  views.seed: 1, wanted 2", "Nothing was changed."], remedy=Remedy.SAME_RUN
+    )
     *before, last = error_text(error).splitlines()
     assert before == ["caches/a:", "  views.seed: 1, wanted 2", "Nothing was changed."]
     assert last == "Use the same settings to resume, or choose another --out folder"

@@ -36,6 +36,7 @@ def test_what_is_none_of_these_folders(tmp_path: Path, capsys: pytest.CaptureFix
     assert str(tmp_path) in message
     assert "analysis.json" in message
     assert "no such folder" in fails(capsys, ["report", str(tmp_path / "none"), "--out", out], code=2)
-    assert "is a folder" in fails(capsys, ["report", str(tmp_path), "--out", str(tmp_path)], code=2)
+    (tmp_path / "d.html").mkdir()
+    assert "is a folder" in fails(capsys, ["report", str(tmp_path), "--out", str(tmp_path / "d.html")], code=2)
     assert "FOLDER" in fails(capsys, ["report", "--out", out], code=2)
     assert not Path(out).exists()

@@ -26,3 +26,11 @@ def image_bytes(number: int, kind: str = "JPEG", *, size: tuple[int, int] = (20,
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def tree(root: Path, *paths: str) -> Path:
+    """A folder with some files, of which only the names count."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x")
+    return root

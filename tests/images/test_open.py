@@ -86,3 +86,22 @@ def test_real_cifar_test_shard(shared_data: object) -> None:
     source = open_source(str(path))
     assert len(source.images) == 10_000
     assert source.num_classes == 10
+
+
+def test_rules_that_would_be_ignored_are_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is a folder, and tar keys, key prefix would be ignored"):
+        open_source(str(photos), SourceRules(tar_keys="last-dot", key_prefix="tar"))
+    with pytest.raises(SourceError, match="is the digits, and label member would be ignored"):
+        open_source("digits", SourceRules(label_member="cls"))
+    with pytest.raises(SourceError, match="the digits have classes of their own"):
+        open_source("digits", SourceRules(classes=ClassRule(class_map=tmp_path / "map")))
+
+
+def test_labels_of_anything_can_be_left_out(photos: Path) -> None:
+    (photos / "dog").rename(photos / "train")
+    (photos / "cat").rename(photos / "val")
+    with pytest.raises(SourceError, match="are the splits"):
+        open_source(str(photos))
+    for text in (str(photos), "digits:test"):
+        source = open_source(text, SourceRules(label_member="none"))
+        assert ({image.label for image in source.images}, source.num_classes, source.label_source) == ({-1}, 0, "")

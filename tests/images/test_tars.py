@@ -125,7 +125,7 @@ def test_every_member_that_is_not_taken_is_counted(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", [b"cat", b"20260101000", b"-1", b"1.0", b"", b"\xff"])
+@pytest.mark.parametrize("text", [b"cat", b"20260101000", b"-1", b"1.5", b"1e3", b"", b"\xff"])
 def test_a_label_that_is_no_class_index_names_its_member(tmp_path: Path, text: bytes) -> None:
     make_tar(tmp_path / "t.tar", {"k.jpg": b"x", "k.cls": text})
     with pytest.raises(SourceError, match=r"k.cls holds '.*', wanted a class index such as 17 \(below 1,000,000\)"):

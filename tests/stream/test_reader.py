@@ -71,5 +71,5 @@ def test_open_files_are_bounded(tiny_cache: Cache) -> None:
 
 
 def test_unknown_policies() -> None:
-    with pytest.raises(ValueError, match="full, background or size, got 'none'"):
+    with pytest.raises(ValueError, match="full, records, background, size, got 'none'"):
         ShardReader(None, [], check="none")  # type: ignore[arg-type]

@@ -188,3 +188,10 @@ def test_labels_that_change_between_a_kill_and_its_rerun_are_noticed(photos: Pat
         assert file_hashes(tmp_path / "c") == before
     label([0, 1, 2, 0, 1, 2])
     assert extract(config).base is not None
+
+
+def test_the_folder_of_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CacheMismatchError, match="holds a run or a model, not a cache"):
+        extract(tiny_extract(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -8,7 +8,7 @@ import pytest
 from kdcache.errors import DiskFullError
 from kdcache.teacher import space
 from kdcache.teacher.extract import extract
-from tests.conftest import tiny_add, tiny_extract
+from tests.conftest import TEACHER_KWARGS, tiny_add, tiny_extract
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -30,8 +30,10 @@ def test_a_disk_too_small_is_refused_at_the_start(tmp_path: Path, monkeypatch: p
         {"taps": ("blocks.-1/patch",), "statistics": "light", "images": "reference"},
         {"pixels": "raw", "taps": ("head/logits",)},
         {"pixels": "jpeg", "taps": ("head/logits",), "limit": 40, "shard_samples": 40},
+        {"teacher_kwargs": {**TEACHER_KWARGS, "num_classes": 1000}, "taps": ("blocks.-1/patch", "head/logits")},
+        {"teacher_kwargs": {**TEACHER_KWARGS, "embed_dim": 384}, "taps": ("head/embedding", "blocks.-1/prefix")},
     ],
-    ids=["all taps", "logits", "larger", "light, reference", "raw pixels", "jpeg"],
+    ids=["all taps", "logits", "larger", "light, reference", "raw pixels", "jpeg", "many classes", "embedding"],
 )
 def test_the_estimate_counts_every_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]

@@ -14,6 +14,7 @@ from kdcache.train.folder import (
     WEIGHTS,
     begin_run,
     load_student,
+    lock_run,
     read_summary,
     save_student_facts,
     save_weights,
@@ -109,3 +110,20 @@ def test_summaries(tmp_path: Path) -> None:
     assert read_summary(tmp_path) is None
     write_summary(tmp_path, {"top1": 1.5})
     assert read_summary(tmp_path) == {"top1": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("samples/train-000000.tar", "", "holds a cache"),
+        ("config.json", '{"architecture": "resnet18"}', "holds a config.json that is no run's"),
+        ("config.json", "[1]", "holds a config.json that is no run's"),
+        ("summary.json", "{}", "holds a finished run without its config.json"),
+    ],
+)
+def test_a_folder_of_another_kind_is_left_alone(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RunMismatchError, match=message), lock_run(tmp_path, "job"):
+        pass
+    assert not (tmp_path / "job").exists()

@@ -245,3 +245,12 @@ def test_memory_is_that_of_this_process(tiny_root: Path, tmp_path: Path) -> None
     assert summary["target_bytes_per_view"] == sum(
         open_cache(tiny_root).column(name).stride_bytes for name in ("head-logits-fp16", "blocks-1-patch-fp16")
     )
+
+
+def test_labels_that_the_student_does_not_know_are_refused_before_anything_is_written(
+    tiny_root: Path, tmp_path: Path, photos: Path
+) -> None:
+    """Not after an epoch, when the folder holds this run and no other may take its place."""
+    with pytest.raises(SourceError, match="these images have no labels"):
+        train(tiny_root, tmp_path / "run", tiny_run(f"eval.data={photos / 'cat'}"))
+    assert not (tmp_path / "run" / "config.json").exists()
