@@ -90,6 +90,19 @@ _WORDS = {
     Remedy.ADD_TEACHER: "add its outputs with `kdcache extract --add`, or change it with `--set teacher=...`",
     Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit:logit_weight=1`",
     Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the term logits",
+    Remedy.LEAVE_OUT_LABELS_OR_LOGITS: (
+        "train on labels and features with `--term logits:weight=0`, or on the teacher alone with "
+        "`--term cross-entropy:weight=0`"
+    ),
+    Remedy.SEPARATE_CLASSES: (
+        "train on labels and features with `--term logits:weight=0`, or on the teacher alone with `--term "
+        "cross-entropy:weight=0`; for some of the teacher's classes extract with their names in the teacher's order "
+        "(--class-map FILE), or if the labels count them already, say so with `--set same_classes=true`"
+    ),
+    Remedy.NAME_STUDENT_CLASSES: (
+        "evaluate with the names of the student's classes in their order (`kdcache eval --class-map FILE`), and train "
+        "without --eval-data, or if the labels count the teacher's classes, with `--set same_classes=true`"
+    ),
     Remedy.MATCH_GRID: (
         "choose a student with the teacher's patch size, resize one of them with `--term NAME:resize=student` or "
         "`resize=teacher`, or leave the term out"

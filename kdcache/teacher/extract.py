@@ -21,6 +21,7 @@ from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
 from kdcache.images import Source, open_again, open_source
 from kdcache.interrupt import graceful_stop
 from kdcache.strict_json import dump_json
+from kdcache.teacher.agreement import other_classes_text
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.estimate import PassEstimate, estimate_pass
@@ -114,7 +115,7 @@ def extract(
         env: This worker; None reads the environment.
         on_source: Called with the images of a new cache and what the pass will take, before the teacher is loaded; None
             estimates nothing.
-        on_note: Called with what the user should know about the teacher's weights.
+        on_note: Called with what the user should know about the teacher's weights and classes.
         on_progress: Called after every batch.
 
     Raises: any KdcacheError; finished shards are safe after each of them.
@@ -123,6 +124,8 @@ def extract(
     started = _begin_adding(config, env) if config.add else _begin_new(config, env, on_source)
     if started.teacher is not None and started.teacher.note:
         on_note(f"teacher weights: {started.teacher.note}")
+    if note := other_classes_text(started.extraction.base.source.num_classes, started.extraction.groups):
+        on_note(note)
     try:
         return _run(config, env, started, on_progress)
     finally:

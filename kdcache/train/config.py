@@ -112,6 +112,7 @@ class RunConfig:
         ema_decay: Of the averaged weights; None for no average.
         image_size: Side of the student's images in pixels; None for that of the views. Others are resized from them.
         num_classes: None takes the teacher's where its logits are used, else the data's.
+        same_classes: Whether the labels' classes are the first of the teacher's, although they differ in number.
         teacher: The teacher the cache must hold; None accepts any.
         online: Whether the teachers run beside the student on the same views, in place of their cached outputs: slower,
             and only for comparison.
@@ -136,6 +137,7 @@ class RunConfig:
     ema_decay: float | None = None
     image_size: int | None = None
     num_classes: int | None = None
+    same_classes: bool = False
     teacher: str | None = None
     online: bool = False
     log_every: int = 10
@@ -152,6 +154,12 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"cpu_threads must be at least 1, got {self.cpu_threads}")
+        for name, setting in (("num_classes", "num_classes"), ("img_size", "image_size")):
+            if name in self.student_kwargs:
+                raise ValueError(
+                    f"student_kwargs {name}={self.student_kwargs[name]!r} would contradict the run, which decides it; "
+                    f"set {setting}={self.student_kwargs[name]!r}"
+                )
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

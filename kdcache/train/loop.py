@@ -14,11 +14,12 @@ from kdcache.config import as_plain
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device, gather_values, process_group, sum_over_ranks
 from kdcache.errors import RunMismatchError, UsageError
-from kdcache.images import Source, open_for_classes
+from kdcache.images import Source
 from kdcache.interrupt import graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
 from kdcache.train.config import RunConfig
+from kdcache.train.evaluate import open_for_student
 from kdcache.train.folder import (
     AVERAGED_WEIGHTS,
     WEIGHTS,
@@ -76,8 +77,7 @@ def train(
         loader = make_loader(config, cache, setup, env, device)
         _check_ranks(config, digest, env)
         evaluated = config.eval.data if read_summary(folder) is None else None
-        class_names = list(cache.manifest.fingerprint.source.class_names)
-        eval_source = open_for_classes(evaluated, class_names) if evaluated else None
+        eval_source = open_for_student(evaluated, setup.class_names, setup.spec.num_classes) if evaluated else None
         if env.is_main:
             begin_run(
                 folder,

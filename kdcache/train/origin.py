@@ -135,7 +135,7 @@ def save_facts(folder: Path, setup: Setup, cache: Cache, *, online: bool = False
         setup, cache, online: As in `origin_of`.
     """
     save_origin(folder, origin_of(setup, cache, online=online))
-    save_student_facts(folder, setup.spec, setup.view, list(cache.manifest.fingerprint.source.class_names))
+    save_student_facts(folder, setup.spec, setup.view, setup.class_names)
 
 
 def save_student(folder: Path, setup: Setup, cache: Cache) -> None:

@@ -13,12 +13,11 @@ from kdcache.distributed.env import worker_env
 from kdcache.distributed.process_group import choose_device, process_group
 from kdcache.durable import write_file
 from kdcache.errors import Remedy, UsageError
-from kdcache.images import open_for_classes
 from kdcache.models import num_trained_classes
 from kdcache.students.change import Unchanged
 from kdcache.students.low_rank import LowRank
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import evaluate
+from kdcache.train.evaluate import evaluate, open_for_student
 from kdcache.train.loop import train
 from kdcache.train.setup import prepare
 
@@ -119,8 +118,7 @@ def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
             f"the students have {setup.spec.num_classes} classes, so the teacher's accuracy cannot be measured",
             remedy=Remedy.GIVE_TEACHER_ACCURACY,
         )
-    class_names = list(cache.manifest.fingerprint.source.class_names)
-    source = open_for_classes(config.eval.data, class_names)
+    source = open_for_student(config.eval.data, setup.class_names, setup.spec.num_classes)
     with process_group(env, device):
         accuracy = evaluate(
             setup.step.student.to(device),

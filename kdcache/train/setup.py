@@ -33,6 +33,7 @@ class Setup:
         step: Student and loss.
         columns: What is streamed, each column once.
         view: How the student is evaluated.
+        class_names: Of the student's classes by index; empty where they have no names.
     """
 
     method: Method
@@ -40,6 +41,7 @@ class Setup:
     step: DistillationStep
     columns: list[Column]
     view: EvalView
+    class_names: list[str]
 
 
 def prepare(config: RunConfig, cache: Cache) -> Setup:
@@ -72,7 +74,8 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
     except ValueError as error:
         raise UsageError(str(error)) from None
     step = DistillationStep(student, terms, modules)
-    return Setup(method, spec, step, used, _eval_view(config, cache, image_size))
+    view = _eval_view(config, cache, image_size)
+    return Setup(method, spec, step, used, view, _class_names(config, cache, spec.num_classes))
 
 
 def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, device: torch.device) -> CacheLoader:
@@ -152,6 +155,7 @@ def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:
             remedy=Remedy.TRAIN_WITHOUT_LABELS,
         )
     logits = [column for column in used if column.kind == "logits"]
+    _check_same_classes(config, cache, logits)
     chosen = config.num_classes or (logits[0].shape[0] if logits else known)
     if needs_labels and chosen < known:
         raise UsageError(
@@ -164,6 +168,31 @@ def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:
                 remedy=Remedy.LEAVE_OUT_CLASSES_OR_LOGITS,
             )
     return max(chosen, 1)
+
+
+def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -> None:
+    """One head cannot learn the labels of some classes and the teacher's distribution over others."""
+    known = cache.manifest.fingerprint.source.num_classes
+    if config.same_classes and not logits:
+        raise UsageError("same_classes=true would be ignored: no term reads a teacher's logits; leave it out")
+    if not config.method.needs_labels:
+        return
+    for column in logits:
+        num_classes = column.shape[0]
+        if num_classes != known and not (config.same_classes and num_classes > known):
+            raise UsageError(
+                f"{cache.paths.root}: the labels have {known} classes, the teacher's logits {num_classes} "
+                f"({column.name}), and method {config.method.name} trains one head on both: class 0 of the labels "
+                "would be taken for class 0 of the teacher",
+                remedy=Remedy.SEPARATE_CLASSES if num_classes > known else Remedy.LEAVE_OUT_LABELS_OR_LOGITS,
+            )
+
+
+def _class_names(config: RunConfig, cache: Cache, num_classes: int) -> list[str]:
+    """The names of the labels' classes, unless the student has those of a teacher."""
+    names = list(cache.manifest.fingerprint.source.class_names)
+    is_of_labels = config.method.needs_labels or config.same_classes or len(names) == num_classes
+    return names if is_of_labels else []
 
 
 def _eval_view(config: RunConfig, cache: Cache, image_size: int) -> EvalView:

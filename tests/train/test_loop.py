@@ -200,9 +200,12 @@ def test_evaluation_during_training(tiny_root: Path, tmp_path: Path) -> None:
 
 def test_evaluation_on_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:
     extract(tiny_extract(tmp_path / "c", data=str(photos), taps=("head/logits",)))
-    config = tiny_run("eval.data=digits:test", method=logit(), batch_size=2)
+    told = tiny_run("eval.data=digits:test", "same_classes=true", method=logit(), batch_size=2)
     with pytest.raises(SourceError, match="is no class of the model"):
-        train(tmp_path / "c", tmp_path / "run", config)
+        train(tmp_path / "c", tmp_path / "run", told)
+    teachers = tiny_run(f"eval.data={photos}", method=logit(logit_weight=1.0), batch_size=2)
+    with pytest.raises(SourceError, match="images have 2 classes .* the student has 10 without names"):
+        train(tmp_path / "c", tmp_path / "run", teachers)
 
 
 def test_the_views_of_all_epochs_are_used(tiny_root: Path, tmp_path: Path) -> None:
