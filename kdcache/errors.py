@@ -56,6 +56,7 @@ class Remedy(enum.Enum):
     NAME_CLASSES = "name_classes"
     NAME_WEIGHTS = "name_weights"
     LOCAL_WEIGHTS = "local_weights"
+    LOCAL_MODEL = "local_model"
     MODEL_OF_WEIGHTS = "model_of_weights"
     GIVE_STUDENT_WEIGHTS = "give_student_weights"
 

@@ -72,7 +72,14 @@ _WORDS = {
         "`--label-member none`"
     ),
     Remedy.NAME_WEIGHTS: "name the weights it was extracted with by --teacher-weights",
-    Remedy.LOCAL_WEIGHTS: "check the network and HF_HOME, or pass a local file with --teacher-weights FILE",
+    Remedy.LOCAL_WEIGHTS: (
+        "check the network and HF_HOME, or pass a local file or folder with `--teacher-weights FILE` "
+        "(`--student-weights FILE`)"
+    ),
+    Remedy.LOCAL_MODEL: (
+        "check the name, the network and HF_HOME, or copy the model's folder from where there is a network and name it "
+        "with `local-dir:FOLDER`"
+    ),
     Remedy.MODEL_OF_WEIGHTS: (
         "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
     ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import print_json, size_text
+from kdcache.cli.text import MODEL_HELP, print_json, size_text
 from kdcache.cli.train_config import read_config
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what")
     what.add_argument("--cache", type=Path, required=True, metavar="DIR", help="a finished cache")
     what.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
-    what.add_argument("--student", metavar="NAME", help="any timm model")
+    what.add_argument("--student", metavar="NAME", help=MODEL_HELP)
     what.add_argument(
         "--student-kwargs", action="extend", nargs="+", metavar="K=V", help="further arguments of the student"
     )

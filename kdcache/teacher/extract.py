@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -13,13 +13,15 @@ from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.group import GroupManifest
 from kdcache.cache.job import read_ledger
 from kdcache.cache.manifest import differences
-from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.paths import INDEX, LEDGER, CachePaths, safe_name
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
 from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
 from kdcache.images import Source, open_again, open_source
 from kdcache.interrupt import graceful_stop
+from kdcache.models import TimmModel, resolve_name
+from kdcache.models.names import is_elsewhere
 from kdcache.strict_json import dump_json
 from kdcache.teacher.agreement import other_classes_text
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
@@ -120,7 +122,7 @@ def extract(
 
     Raises: any KdcacheError; finished shards are safe after each of them.
     """
-    env = env or worker_env()
+    env, config = env or worker_env(), _resolved(config)
     started = _begin_adding(config, env) if config.add else _begin_new(config, env, on_source)
     if started.teacher is not None and started.teacher.note:
         on_note(f"teacher weights: {started.teacher.note}")
@@ -130,6 +132,22 @@ def extract(
         return _run(config, env, started, on_progress)
     finally:
         started.extraction.close()
+
+
+def _resolved(config: ExtractConfig) -> ExtractConfig:
+    """The same pass with the teacher's plain name, whatever it was called."""
+    if config.teacher is None or not is_elsewhere(config.teacher):
+        return config
+    found = resolve_name(config.teacher)
+    is_trained = config.teacher_weights == "hub" and found.weights is not None
+    return replace(
+        config,
+        teacher=found.model.name,
+        teacher_kwargs={**found.model.kwargs, **config.teacher_kwargs},
+        teacher_settings={**found.model.settings, **config.teacher_settings},
+        teacher_weights=str(found.weights) if is_trained else config.teacher_weights,
+        group=config.group or safe_name(found.title),
+    )
 
 
 def _begin_new(
@@ -179,8 +197,7 @@ def _teacher(config: ExtractConfig, env: WorkerEnv, image_size: int | None) -> T
     if config.teacher is None:
         return None
     return Teacher(
-        config.teacher,
-        config.teacher_kwargs,
+        TimmModel(config.teacher, config.teacher_kwargs, config.teacher_settings),
         config.teacher_weights,
         image_size=image_size,
         seed=config.seed,

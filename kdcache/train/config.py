@@ -154,12 +154,9 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"cpu_threads must be at least 1, got {self.cpu_threads}")
-        for name, setting in (("num_classes", "num_classes"), ("img_size", "image_size")):
-            if name in self.student_kwargs:
-                raise ValueError(
-                    f"student_kwargs {name}={self.student_kwargs[name]!r} would contradict the run, which decides it; "
-                    f"set {setting}={self.student_kwargs[name]!r}"
-                )
+        if "num_classes" in self.student_kwargs:
+            found = self.student_kwargs["num_classes"]
+            raise ValueError(f"student_kwargs num_classes={found!r} would be ignored: the run decides; set num_classes")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -11,6 +11,7 @@ from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_again
 from kdcache.methods.base import Method
+from kdcache.models.names import with_square_size
 from kdcache.seeds import derived_seed
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
@@ -58,7 +59,7 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
     _check_teacher(config, cache, [column.group for column in used])
     if config.online and not used:
         raise UsageError(f"method {method.name} reads no teacher, so online=true would be ignored; leave it out")
-    image_size = config.image_size or cache.manifest.fingerprint.views.size
+    image_size = _image_size(config, cache)
     spec = StudentSpec(
         name=config.student,
         kwargs=config.student_kwargs,
@@ -144,6 +145,17 @@ def _width(method: Method, used: list[Column], cache: Cache) -> int:
             remedy=Remedy.SET_WIDTH,
         )
     return widths.pop()
+
+
+def _image_size(config: RunConfig, cache: Cache) -> int:
+    image_size = config.image_size or cache.manifest.fingerprint.views.size
+    own = with_square_size(config.student_kwargs, where=config.student).get("img_size", image_size)
+    if own != image_size:
+        raise UsageError(
+            f"student_kwargs img_size={own}, and the student is given images of {image_size} px; set image_size={own} "
+            "to have the views resized, or leave it out"
+        )
+    return image_size
 
 
 def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:

@@ -113,7 +113,7 @@ def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--batch-size", "100"], "does not fill one batch"),
         (["--student-kwargs", "depth"], "wanted NAME=VALUE"),
-        (["--student-kwargs", "num_classes=3"], "set num_classes=3"),
+        (["--student-kwargs", "num_classes=3"], "would be ignored: the run decides; set num_classes"),
         (["--student-kwargs", "img_size=32"], "set image_size=32"),
     ],
 )

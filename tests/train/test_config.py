@@ -31,7 +31,6 @@ def test_terms_are_not_set_by_name() -> None:
         {"cpu_threads": 0},
         {"ema_decay": 1.0},
         {"student_kwargs": {"num_classes": 3}},
-        {"student_kwargs": {"img_size": 32}},
     ],
 )
 def test_mistakes_are_named(values: dict[str, object]) -> None:

@@ -204,7 +204,7 @@ def test_evaluation_on_other_classes_is_refused(photos: Path, tmp_path: Path) ->
     with pytest.raises(SourceError, match="is no class of the model"):
         train(tmp_path / "c", tmp_path / "run", told)
     teachers = tiny_run(f"eval.data={photos}", method=logit(logit_weight=1.0), batch_size=2)
-    with pytest.raises(SourceError, match="images have 2 classes .* the student has 10 without names"):
+    with pytest.raises(SourceError, match=r"images have 2 classes .* the student has 10 without names"):
         train(tmp_path / "c", tmp_path / "run", teachers)
 
 

@@ -72,6 +72,12 @@ def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
         ),
         ({"num_classes": 5}, UsageError, "labels go up to 9"),
         ({"num_classes": 20}, UsageError, "the teacher has 10 classes at .*, the student would have 20"),
+        (
+            {"student_kwargs": {**STUDENT_KWARGS, "img_size": 32}},
+            UsageError,
+            "given images of 16 px; set image_size=32",
+        ),
+        ({"student_kwargs": {**STUDENT_KWARGS, "img_size": [16, 16]}}, None, ""),
         ({"method": logit(temperature=2.0)}, None, ""),
     ],
 )
