@@ -18,6 +18,7 @@ class Remedy(enum.Enum):
     # A cache on disk.
     REPAIR = "repair"
     REBUILD = "rebuild"
+    ACCEPT_LOSS = "accept_loss"
     REBUILD_OR_DELETE_GROUP = "rebuild_or_delete_group"  # group
     RESTORE_BASE_OR_DELETE_GROUP = "restore_base_or_delete_group"  # group
     REMOVE_FILE = "remove_file"
@@ -77,6 +78,7 @@ class Remedy(enum.Enum):
     SAME_RUN = "same_run"
     FINISH_TRAINING = "finish_training"
     EVALUATE_WHILE_TRAINING = "evaluate_while_training"
+    OTHER_WEIGHTS = "other_weights"
     KEEP_MILESTONES = "keep_milestones"
     REPLACE_EXPORT = "replace_export"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"

@@ -12,6 +12,10 @@ _WORDS = {
     # A cache on disk.
     Remedy.REPAIR: "run `kdcache verify --repair`, then the same `kdcache extract` again",
     Remedy.REBUILD: "restore the file, or run `kdcache verify --rebuild`",
+    Remedy.ACCEPT_LOSS: (
+        "restore the file, have the shard extracted again with `kdcache verify --repair`, or go on without the names "
+        "and reasons of these images with `kdcache verify --rebuild --accept-loss`"
+    ),
     Remedy.REBUILD_OR_DELETE_GROUP: (
         "run `kdcache verify --rebuild --group {group}`, or delete the folder {group} and extract it again"
     ),
@@ -122,6 +126,7 @@ _WORDS = {
     Remedy.SAME_RUN: "use the same settings to resume, or choose another --out folder",
     Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
     Remedy.EVALUATE_WHILE_TRAINING: "train with `--eval-data`, or choose `--weights last`",
+    Remedy.OTHER_WEIGHTS: "restore the file, or choose others of the run with --weights",
     Remedy.KEEP_MILESTONES: "train with `--set checkpoint.milestone_every=N`, or choose other --weights",
     Remedy.REPLACE_EXPORT: "replace it with --replace, or choose another --out",
     Remedy.OTHER_DATA_OR_CLASSES: (

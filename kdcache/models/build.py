@@ -170,9 +170,14 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of a model's state, independent of how it was stored."""
+    """sha256 of a model's state, independent of how it was stored."""
+    return tensors_sha256(model.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)

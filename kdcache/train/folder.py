@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import safetensors
 import safetensors.torch
 import timm
 import torch
@@ -19,6 +20,7 @@ from kdcache.cache.lock import JobLock
 from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_changed, write_file
 from kdcache.errors import CorruptCacheError, ModelError, Remedy, RunMismatchError
+from kdcache.models.build import tensors_sha256
 from kdcache.strict_json import dump_json, load_json
 from kdcache.students.student import Student, StudentSpec, read_spec, rebuild_student
 from kdcache.train.checkpoint import read_checkpoint
@@ -34,6 +36,7 @@ _ANYHOW = {
     "data": ("source", "num_threads", "memory_budget", "access"),
     "eval": ("data",),
 }
+_HASH = "kdcache.sha256"
 WEIGHTS = "student.safetensors"
 AVERAGED_WEIGHTS = "student-ema.safetensors"
 SUMMARY = "summary.json"
@@ -132,9 +135,9 @@ def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_na
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state as safetensors, durably."""
+    """Write a model's state as safetensors, durably, with a hash of the tensors in its metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_file(path, safetensors.torch.save(tensors))
+    write_file(path, safetensors.torch.save(tensors, {"format": "pt", _HASH: tensors_sha256(tensors)}))
 
 
 def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, StudentSpec, EvalView, list[str]]:
@@ -172,7 +175,16 @@ def load_saved(student: Student, path: Path) -> None:
     Raises: RunMismatchError when the file is damaged or of another student.
     """
     try:
-        student.model.load_state_dict(safetensors.torch.load_file(path))
+        with safetensors.safe_open(path, "pt") as file:
+            recorded = (file.metadata() or {}).get(_HASH)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+        if tensors_sha256(tensors) != recorded:
+            raise RunMismatchError(
+                f"{path}: damaged (the sha256 of its tensors is not the one in it)", remedy=Remedy.OTHER_WEIGHTS
+            )
+        student.model.load_state_dict(tensors)
+    except RunMismatchError:
+        raise
     except Exception as error:  # safetensors and torch report damage and misfit in their own ways
         raise RunMismatchError(f"{path}: does not fit the student beside it ({str(error)[:300]})") from None
 

@@ -14,7 +14,7 @@ SURFACE = {
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
         --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads
         --no-space-check --json""",
-    "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
+    "verify": "--group --repair --rebuild --accept-loss --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class

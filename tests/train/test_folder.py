@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
-from kdcache.errors import RunMismatchError
+from kdcache.errors import Remedy, RunMismatchError
 from kdcache.methods.lift import lift
+from kdcache.models import weights_sha256
 from kdcache.students.student import StudentSpec, build_student
 from kdcache.students.wide_last import WideLastChange
 from kdcache.train.folder import (
@@ -103,6 +105,36 @@ def test_what_is_no_finished_run(tmp_path: Path, damage: str) -> None:
         save_weights(tmp_path / WEIGHTS, torch.nn.Linear(2, 2))
     with pytest.raises(RunMismatchError, match=r"student\.(json|safetensors)"):
         load_student(tmp_path)
+
+
+def test_no_flipped_bit_changes_a_student_unnoticed(tmp_path: Path) -> None:
+    saved = build_student(SPEC).model
+    save_student_facts(tmp_path, SPEC, VIEW, [])
+    save_weights(tmp_path / WEIGHTS, saved)
+    whole = (tmp_path / WEIGHTS).read_bytes()
+    wanted, refused = weights_sha256(saved), 0
+    header = 8 + int.from_bytes(whole[:8], "little")
+    positions = [*range(0, header, 37), *range(header, len(whole), len(whole) // 40)]
+    for position in positions:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << position % 8
+        (tmp_path / WEIGHTS).unlink()
+        (tmp_path / WEIGHTS).write_bytes(bytes(flipped))
+        try:
+            found = load_student(tmp_path)[0].model
+        except RunMismatchError:
+            refused += 1
+        else:
+            assert weights_sha256(found) == wanted, position
+    assert refused > 0.9 * len(positions), "a few lie in the name of the file's format"
+
+
+def test_weights_without_a_hash_are_not_those_of_a_run(tmp_path: Path) -> None:
+    save_student_facts(tmp_path, SPEC, VIEW, [])
+    safetensors.torch.save_file(build_student(SPEC).model.state_dict(), tmp_path / WEIGHTS)
+    with pytest.raises(RunMismatchError, match="the sha256 of its tensors is not the one in it") as caught:
+        load_student(tmp_path)
+    assert caught.value.remedy is Remedy.OTHER_WEIGHTS
 
 
 def test_summaries(tmp_path: Path) -> None:
