@@ -175,6 +175,10 @@ class RunMismatchError(KdcacheError):
     """A run folder holds a run with another configuration, or a damaged checkpoint."""
 
 
+class RankLostError(KdcacheError):
+    """Another process of a distributed job has ended, hangs, or never came."""
+
+
 class MissingExtraError(KdcacheError):
     """An optional dependency is not installed."""
 

@@ -1,5 +1,6 @@
 """One training run, completely: what a recipe returns and what a run folder records."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -117,6 +118,7 @@ class RunConfig:
         online: Whether the teachers run beside the student on the same views, in place of their cached outputs: slower,
             and only for comparison.
         log_every: Optimizer steps between two lines of metrics.
+        rank_timeout_s: Under torchrun or srun, seconds after which a rank that does not answer ends the others.
         tensorboard: Whether to write TensorBoard events as well (needs the extra ``tensorboard``).
         optimizer, scheduler, data, eval, checkpoint: Groups.
     """
@@ -141,6 +143,7 @@ class RunConfig:
     teacher: str | None = None
     online: bool = False
     log_every: int = 10
+    rank_timeout_s: float = 300.0
     tensorboard: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -154,6 +157,8 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"cpu_threads must be at least 1, got {self.cpu_threads}")
+        if not 0 < self.rank_timeout_s < math.inf:
+            raise ValueError(f"rank_timeout_s must be above 0, got {self.rank_timeout_s}")
         if "num_classes" in self.student_kwargs:
             found = self.student_kwargs["num_classes"]
             raise ValueError(f"student_kwargs num_classes={found!r} would be ignored: the run decides; set num_classes")

@@ -32,7 +32,7 @@ _STUDENT = "student.json"
 _JOB = "job"
 # What may change while a run is interrupted: paths, whose contents are compared by digest, and what is only seen.
 _ANYHOW = {
-    "": ("device", "tensorboard", "log_every"),
+    "": ("device", "tensorboard", "log_every", "rank_timeout_s"),
     "data": ("source", "num_threads", "memory_budget", "access"),
     "eval": ("data",),
 }

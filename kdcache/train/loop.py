@@ -73,7 +73,8 @@ def train(
     cache = open_cache(cache_folder)
     setup = prepare(config, cache)
     digest = cache.identity(setup.columns)
-    with process_group(env, device), graceful_stop() as stop, _lock(folder, env):
+    group = process_group(env, device, timeout_s=config.rank_timeout_s)
+    with group, graceful_stop() as stop, _lock(folder, env):
         loader = make_loader(config, cache, setup, env, device)
         _check_ranks(config, digest, env)
         evaluated = config.eval.data if read_summary(folder) is None else None
