@@ -76,6 +76,7 @@ class Remedy(enum.Enum):
     OTHER_TOKENS = "other_tokens"
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
+    ACCEPT_VERSIONS = "accept_versions"
     FINISH_TRAINING = "finish_training"
     EVALUATE_WHILE_TRAINING = "evaluate_while_training"
     OTHER_WEIGHTS = "other_weights"

@@ -143,6 +143,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--no-space-check", action="store_false", dest="check_space", default=default, help="start on a disk too small"
     )
+    out.add_argument(
+        "--accept-versions", action="store_true", default=default, help="resume with other versions of libraries"
+    )
     out.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

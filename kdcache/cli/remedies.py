@@ -123,7 +123,12 @@ _WORDS = {
         "lower the learning rate (`--set optimizer.lr_per_512=...`), clip gradients (`--set "
         "optimizer.clip_grad=1`) or train in fp32 (`--set precision=fp32`)"
     ),
-    Remedy.SAME_RUN: "use the same settings to resume, or choose another --out folder",
+    Remedy.SAME_RUN: (
+        "use the same settings to resume (a finished run also takes more --epochs), or choose another --out folder"
+    ),
+    Remedy.ACCEPT_VERSIONS: (
+        "install the versions that it was begun with, or accept these with --accept-versions, which records both"
+    ),
     Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
     Remedy.EVALUATE_WHILE_TRAINING: "train with `--eval-data`, or choose `--weights last`",
     Remedy.OTHER_WEIGHTS: "restore the file, or choose others of the run with --weights",

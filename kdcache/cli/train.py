@@ -1,6 +1,7 @@
 """Train a student from a cache; no teacher is loaded, but with --teacher online.
 
-Running the same command again resumes from the last checkpoint, exactly. Works under torchrun. A recipe is a whole
+Running the same command again resumes from the last checkpoint, exactly; a finished run goes on with more --epochs.
+Works under torchrun. A recipe is a whole
 published run by name; flags and --set change single settings of it. A method is a change of the student and a list of
 terms; --term adds a term to it, or changes the one it has.
 """
@@ -118,6 +119,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "augmentation as DeiT has it: data.views_per_sample=3 and data.epoch_of=views (three views of an image side by "
         "side, a third of the images an epoch)",
     )
+    how.add_argument(
+        "--accept-versions", action="store_true", help="resume with other versions of libraries than the run began with"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
 
 
@@ -137,7 +141,13 @@ def run(arguments: argparse.Namespace) -> int:
 
         load_teachers = _load_teachers(arguments.teacher_weights) if config.online else None
         summary = train(
-            arguments.cache, arguments.out, config, env=env, load_teachers=load_teachers, on_event=show_events(reporter)
+            arguments.cache,
+            arguments.out,
+            config,
+            env=env,
+            load_teachers=load_teachers,
+            accept_versions=arguments.accept_versions,
+            on_event=show_events(reporter),
         )
     other = None if beside is None else {str(arguments.beside): beside}
     if arguments.json and env.is_main:

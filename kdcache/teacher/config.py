@@ -95,6 +95,7 @@ class ExtractConfig:
             their channels' means (of logits, to the probabilities); None for `DEFAULT_MAX_ERROR` of tokens and
             embeddings and any of logits.
         image_timeout_s: Seconds one image may take before it counts as hanging.
+        accept_versions: Whether other versions of libraries than a cache was begun with may continue it.
         check_space: Refuse to start when the disk is too small for what is still to be written.
     """
 
@@ -138,6 +139,7 @@ class ExtractConfig:
     max_bad: float = 0.01
     max_error: float | None = None
     image_timeout_s: float = 120.0
+    accept_versions: bool = False
     check_space: bool = True
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcache.cache.base import BaseFingerprint, BaseManifest, PlannedShard, read_base
 from kdcache.cache.extraction import Extraction, ShardTask
-from kdcache.cache.group import GroupManifest
+from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.job import read_ledger
 from kdcache.cache.manifest import differences
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths, safe_name
@@ -166,7 +166,7 @@ def _begin_new(
     base = base_fingerprint(config, teacher, plan, recipe)
     groups = group_fingerprints(config, base, teacher)
     _refuse_another_base(config, base)
-    extraction = Extraction(config.out, base, groups, env.job_id, writes_base=True)
+    extraction = _extraction(config, env, base, groups)
     reader = ImageReader(plan, recipe, base.views, base.shard_samples)
 
     def images_of(task: ShardTask) -> TaskImages:
@@ -183,7 +183,7 @@ def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     reader.check()
     teacher = _teacher(config, env, base.views.size) if config.teacher is not None else None
     groups = group_fingerprints(config, base, teacher)
-    extraction = Extraction(config.out, base, groups, env.job_id, writes_base=False)
+    extraction = _extraction(config, env, base, groups)
     # Images are counted as they are stored: those in the ledger are not there to be read.
     starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)]).tolist()
     shards = [
@@ -191,6 +191,13 @@ def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
         for shard, first in zip(manifest.shards, starts, strict=False)
     ]
     return _Pass(extraction, teacher, lambda task: replayed_images(reader, task), shards, None)
+
+
+def _extraction(
+    config: ExtractConfig, env: WorkerEnv, base: BaseFingerprint, groups: dict[str, GroupFingerprint]
+) -> Extraction:
+    accept = config.accept_versions
+    return Extraction(config.out, base, groups, env.job_id, writes_base=not config.add, accept_versions=accept)
 
 
 def _teacher(config: ExtractConfig, env: WorkerEnv, image_size: int | None) -> Teacher | None:
@@ -214,6 +221,8 @@ def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
         return
     held, _ = read_base(paths)
     differing = differences(held.fingerprint, base)
+    if config.accept_versions:
+        differing = [line for line in differing if not line.startswith("versions.")]
     if differing:
         raise CacheMismatchError(
             f"{config.out}: this cache is finished and has no group {config.group_name!r} (it holds "

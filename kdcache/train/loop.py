@@ -23,16 +23,15 @@ from kdcache.train.evaluate import open_for_student
 from kdcache.train.folder import (
     AVERAGED_WEIGHTS,
     WEIGHTS,
-    begin_run,
-    differences,
     lock_run,
-    read_summary,
+    read_finished,
     save_weights,
     write_summary,
 )
 from kdcache.train.kept_weights import check_milestones
 from kdcache.train.metrics import MetricsLog
 from kdcache.train.origin import save_facts
+from kdcache.train.record import begin_run, differences
 from kdcache.train.run import OnEvent, OnlineTargets, Run
 from kdcache.train.setup import Setup, make_loader, prepare
 from kdcache.train.summary import peak_memory_bytes, term_losses
@@ -47,9 +46,10 @@ def train(
     *,
     env: WorkerEnv | None = None,
     load_teachers: LoadTeachers | None = None,
+    accept_versions: bool = False,
     on_event: OnEvent = lambda kind, values: None,
 ) -> dict[str, Any]:
-    """Train a student from a cache, or resume a run that was interrupted.
+    """Train a student from a cache, or resume a run that was interrupted; a finished one takes more epochs.
 
     Args:
         cache_folder: A finished cache.
@@ -58,6 +58,7 @@ def train(
         env: This rank; None reads the environment.
         load_teachers: For ``config.online``: gives the function from a batch to its targets, such as
             `kdcache.teacher.online.online_teachers`. Nothing here loads a teacher by itself.
+        accept_versions: Whether other versions of libraries than the run began with may continue it.
         on_event: Called on the main rank with ``step``, ``eval``, ``resume``, ``warning`` and their values.
 
     Returns: the summary, also in ``summary.json``.
@@ -77,20 +78,22 @@ def train(
     with group, graceful_stop() as stop, _lock(folder, env):
         loader = make_loader(config, cache, setup, env, device)
         _check_ranks(config, digest, env)
-        evaluated = config.eval.data if read_summary(folder) is None else None
+        evaluated = config.eval.data if read_finished(folder, config.epochs) is None else None
         eval_source = open_for_student(evaluated, setup.class_names, setup.spec.num_classes) if evaluated else None
+        epochs_done = None
         if env.is_main:
-            begin_run(
+            epochs_done = begin_run(
                 folder,
                 config,
                 cache_digest=digest,
                 world_size=env.world_size,
                 device_type=device.type,
                 evaluation_digest=_digest(eval_source),
+                accept_versions=accept_versions,
             )
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
-        if (finished := read_summary(folder)) is not None:
+        if (finished := read_finished(folder, config.epochs)) is not None:
             return finished
         if env.is_main:
             save_facts(folder, setup, cache, online=config.online)
@@ -98,6 +101,8 @@ def train(
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = Run(config, folder, setup, loader, env, device, online, eval_source)
         log = _open_log(run, run.restore(on_event), on_event)
+        if epochs_done is not None:
+            on_event("warning", {"text": _extended(run, epochs_done)})
         try:
             while run.progress.epochs < config.epochs:
                 run.finish_epoch(log, stop, on_event)
@@ -108,6 +113,15 @@ def train(
         if env.is_main:
             _finish(folder, run, summary)
         return summary
+
+
+def _extended(run: Run, epochs: int) -> str:
+    rate = run.trainer.set_rate(run.progress.steps)
+    return (
+        f"the run was finished after {epochs} epochs and goes on to {run.config.epochs}; the learning rate continues "
+        f"at {rate:.3g}, where the schedule of {run.config.epochs} epochs is now, so that this is not the run that "
+        f"{run.config.epochs} epochs from the beginning would have been"
+    )
 
 
 def _digest(source: Source | None) -> str | None:

@@ -11,7 +11,8 @@ from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_changed
 from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
 from kdcache.strict_json import dump_json, load_json
-from kdcache.train.folder import WEIGHTS, save_student_facts, save_weights, versions
+from kdcache.train.folder import WEIGHTS, save_student_facts, save_weights
+from kdcache.train.record import versions
 from kdcache.train.setup import Setup
 from kdcache.train.summary import term_losses
 

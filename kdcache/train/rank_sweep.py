@@ -46,6 +46,7 @@ def sweep_ranks(
     *,
     ranks: Sequence[int],
     seeds: Sequence[int],
+    accept_versions: bool = False,
     on_run: OnRun = lambda rank, seed, summary: None,
     on_event: Callable[[str, dict[str, Any]], None] = lambda kind, values: None,
 ) -> list[RankResult]:
@@ -57,6 +58,7 @@ def sweep_ranks(
         config: The run; its method's change is `LowRank` at any rank, and it has evaluation data.
         ranks: Different ones, at least 1.
         seeds: Of weights, order and dropout.
+        accept_versions: As in `train`.
         on_run: Called with rank, seed and summary after each.
         on_event: As in `train`.
 
@@ -69,7 +71,8 @@ def sweep_ranks(
         summaries: list[dict[str, Any]] = []
         for seed in seeds:
             run = folder / f"rank-{rank:03d}-seed-{seed}"
-            summaries.append(train(cache_folder, run, replace(config, method=method, seed=seed), on_event=on_event))
+            one = replace(config, method=method, seed=seed)
+            summaries.append(train(cache_folder, run, one, accept_versions=accept_versions, on_event=on_event))
             on_run(rank, seed, summaries[-1])
         accuracies = tuple(summary["top1"] for summary in summaries)
         results.append(RankResult(rank, accuracies, summaries[0]["num_parameters"]))

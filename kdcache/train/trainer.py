@@ -88,7 +88,7 @@ class Trainer:
         Returns: the loss terms of this rank's part, detached, and the learning rate used.
         """
         torch.manual_seed(derived_seed("step", self._config.seed, step, self._env.rank))
-        rate = self._learning_rate.set(step)
+        rate = self.set_rate(step)
         self._optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self._device)
         pieces = self._config.accumulate
@@ -109,6 +109,10 @@ class Trainer:
         if self._ema is not None:
             self._ema.update(self._step.student)
         return total, rate
+
+    def set_rate(self, step: int) -> float:
+        """Set the learning rate of a step of the whole run, from 0, and return it."""
+        return self._learning_rate.set(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a step changes."""

@@ -150,8 +150,8 @@ def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path, mo
     assert train(tiny_root, tmp_path / "run", tiny_run(), on_event=lambda kind, _: events.append(kind)) == first
     assert events == []
     assert held() == before
-    with pytest.raises(RunMismatchError, match="holds another run"):
-        train(tiny_root, tmp_path / "run", tiny_run(epochs=3))
+    with pytest.raises(RunMismatchError, match="epochs: the run has 2, this command 1"):
+        train(tiny_root, tmp_path / "run", tiny_run(epochs=1))
 
 
 def test_a_signal_saves_the_step_and_leaves(tiny_root: Path, tmp_path: Path) -> None:
