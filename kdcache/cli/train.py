@@ -102,9 +102,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --teacher online: hub or a file",
     )
     what.add_argument("--beside", type=Path, metavar="RUN", help="a finished run to print beside this one's figures")
+    _add_how(parser)
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    how.add_argument("--batch-size", type=int, metavar="N", help="views in a batch, over all ranks together (64)")
+    how.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="views in a batch, over all ranks together (64, less for few images)",
+    )
     add_data(how, "--eval-data", help="labelled images to evaluate the student on after every epoch")
     how.add_argument("--seed", type=int, help="of weights, order and dropout (0)")
     how.add_argument("--device", help="auto, cpu, cuda, cuda:1")
@@ -122,7 +132,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--accept-versions", action="store_true", help="resume with other versions of libraries than the run began with"
     )
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -101,7 +101,7 @@ class RunConfig:
             None for random ones, refused where the method makes the student from trained weights.
         method: What is done to the student, and the terms of the loss.
         epochs: Passes over the cache's images.
-        batch_size: Views in a global batch, over all ranks together.
+        batch_size: Views in a global batch, over all ranks together; None takes 64, or fewer where the images are few.
         accumulate: Pieces a rank cuts its part of the batch into, to save memory; the gradient stays that of the batch.
         seed: Of initial weights, order and dropout.
         precision: Autocast type; auto is bf16 on an accelerator and fp32 on a CPU. fp16 scales its loss.
@@ -128,7 +128,7 @@ class RunConfig:
     student_kwargs: dict[str, Any] = field(default_factory=dict)
     student_weights: str | None = None
     epochs: int = 1
-    batch_size: int = 64
+    batch_size: int | None = None
     accumulate: int = 1
     seed: int = 0
     precision: Precision = "auto"

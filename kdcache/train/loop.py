@@ -33,7 +33,7 @@ from kdcache.train.metrics import MetricsLog
 from kdcache.train.origin import save_facts
 from kdcache.train.record import begin_run, differences
 from kdcache.train.run import OnEvent, OnlineTargets, Run
-from kdcache.train.setup import Setup, make_loader, prepare
+from kdcache.train.setup import DEFAULT_BATCH_SIZE, Setup, make_loader, prepare, with_batch_size
 from kdcache.train.summary import peak_memory_bytes, term_losses
 
 LoadTeachers = Callable[[Cache, list[Column], torch.device], OnlineTargets]
@@ -72,7 +72,8 @@ def train(
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
-    setup = prepare(config, cache)
+    setup, is_open = prepare(config, cache), config.batch_size is None
+    config = with_batch_size(config, cache, env)
     digest = cache.identity(setup.columns)
     group = process_group(env, device, timeout_s=config.rank_timeout_s)
     with group, graceful_stop() as stop, _lock(folder, env):
@@ -97,7 +98,7 @@ def train(
             return finished
         if env.is_main:
             save_facts(folder, setup, cache, online=config.online)
-            _announce(setup, on_event)
+            _announce(setup, config.batch_size if is_open else None, on_event)
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = Run(config, folder, setup, loader, env, device, online, eval_source)
         log = _open_log(run, run.restore(on_event), on_event)
@@ -166,7 +167,10 @@ def _open_log(run: Run, size_bytes: int, on_event: OnEvent) -> MetricsLog | None
     return log
 
 
-def _announce(setup: Setup, on_event: OnEvent) -> None:
+def _announce(setup: Setup, chosen_batch: int | None, on_event: OnEvent) -> None:
+    if chosen_batch not in (None, DEFAULT_BATCH_SIZE):
+        text = f"batch size {chosen_batch}, not {DEFAULT_BATCH_SIZE}: chosen for few images or the ranks"
+        on_event("warning", {"text": text})
     if setup.step.student.note:
         on_event("warning", {"text": f"student weights: {setup.step.student.note}"})
     if not setup.step.reads_logits:

@@ -1,6 +1,6 @@
 """From a configuration and a cache to all that a training loop needs; every misfit is found before the first step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import timm
 import torch
@@ -15,12 +15,16 @@ from kdcache.models.names import with_square_size
 from kdcache.seeds import derived_seed
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from kdcache.stream.records import chosen_samples
 from kdcache.students.student import StudentSpec, build_student
 from kdcache.train.bind import bind, columns_of
 from kdcache.train.config import RunConfig
 from kdcache.train.step import DistillationStep
 from kdcache.views import EvalView
 
+DEFAULT_BATCH_SIZE = 64
+# Of an epoch: with fewer a run of some epochs would be a handful of steps, and what fills no batch much of the images.
+_LEAST_BATCHES = 4
 _DEFAULT_CROP_PCT = 0.875
 
 
@@ -84,31 +88,16 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
 
     Raises: UsageError for batch sizes that do not fit the cache or the ranks, SourceError.
     """
-    data = config.data
+    config = with_batch_size(config, cache, env)
+    assert config.batch_size is not None, "just chosen"
     if config.batch_size % (env.world_size * config.accumulate):
         raise UsageError(
             f"batch size {config.batch_size} does not divide among {env.world_size} ranks times {config.accumulate} "
             "pieces; choose a multiple"
         )
-    source = open_again(data.source, cache.manifest.fingerprint.source.rules)
+    source = open_again(config.data.source, cache.manifest.fingerprint.source.rules)
     try:
-        stream = StreamConfig(
-            batch_size=config.batch_size,
-            seed=config.seed,
-            per_class=data.per_class,
-            per_class_seed=data.per_class_seed,
-            window=data.window,
-            views_per_sample=data.views_per_sample,
-            epoch_of=data.epoch_of,
-            tail=data.tail,
-            num_threads=data.num_threads,
-            memory_budget=data.memory_budget,
-            access=data.access,
-            check=data.check,
-            pixels=data.pixels,
-            check_pixels=data.check_pixels,
-            require_labels=setup.method.needs_labels,
-        )
+        stream = _stream(config, config.batch_size)
         return CacheLoader(
             cache,
             [] if config.online else setup.columns,
@@ -120,6 +109,46 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def with_batch_size(config: RunConfig, cache: Cache, env: WorkerEnv) -> RunConfig:
+    """The same run with a batch size, where it leaves that open: 64, halved while an epoch has too few batches.
+
+    Raises: UsageError for settings of the stream that do not fit the cache.
+    """
+    if config.batch_size is not None:
+        return config
+    sizes = [shard.num_samples for shard in cache.manifest.shards]
+    try:
+        stream = _stream(config, 1)
+        num_views = stream.order(sizes, cache.num_views, chosen_samples(cache, stream)).num_rows
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    size, parts = DEFAULT_BATCH_SIZE, env.world_size * config.accumulate
+    while size > 1 and num_views // size < _LEAST_BATCHES:
+        size //= 2
+    return replace(config, batch_size=max(parts, size // parts * parts))
+
+
+def _stream(config: RunConfig, batch_size: int) -> StreamConfig:
+    data = config.data
+    return StreamConfig(
+        batch_size=batch_size,
+        seed=config.seed,
+        per_class=data.per_class,
+        per_class_seed=data.per_class_seed,
+        window=data.window,
+        views_per_sample=data.views_per_sample,
+        epoch_of=data.epoch_of,
+        tail=data.tail,
+        num_threads=data.num_threads,
+        memory_budget=data.memory_budget,
+        access=data.access,
+        check=data.check,
+        pixels=data.pixels,
+        check_pixels=data.check_pixels,
+        require_labels=config.method.needs_labels,
+    )
 
 
 def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:

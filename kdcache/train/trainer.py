@@ -55,6 +55,7 @@ class Trainer:
             if not hasattr(self._step.student.model, "set_grad_checkpointing"):
                 raise UsageError(f"{config.student} knows no gradient checkpointing; leave out grad_checkpointing=true")
             self._step.student.model.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
+        assert config.batch_size is not None, "with_batch_size() first"
         self._optimizer = make_optimizer(self._step, config.optimizer, batch_size=config.batch_size)
         self._learning_rate = LearningRate(
             self._optimizer, config.scheduler, epochs=config.epochs, steps_per_epoch=steps_per_epoch

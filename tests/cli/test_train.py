@@ -125,6 +125,17 @@ def test_mistakes_are_usage_errors(
     assert message in fails(capsys, command, code=2)
 
 
+def test_few_images_train_without_a_batch_size(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*without(words(tiny_root, tmp_path / "run"), "--batch-size"), "--set", "log_every=1"]) == 0
+    shown = capsys.readouterr()
+    assert "5 steps" in shown.out
+    assert "batch size 4, not 64: chosen for few images" in shown.err
+    assert json.loads((tmp_path / "run" / "config.json").read_bytes())["config"]["batch_size"] == 4
+    assert main(without(words(tiny_root, tmp_path / "run"), "--batch-size")) == 0
+
+
 def test_nothing_chosen(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--cache", str(tiny_root), "--out", str(tmp_path / "run")]
     assert "give --student and --method, or a recipe" in fails(capsys, command, code=2)

@@ -15,7 +15,7 @@ from kdcache.methods.none import none
 from kdcache.methods.wide_last import wide_last
 from kdcache.teacher.extract import extract
 from kdcache.train.config import DataConfig
-from kdcache.train.setup import make_loader, prepare
+from kdcache.train.setup import make_loader, prepare, with_batch_size
 from tests.conftest import GROUP, STUDENT_KWARGS, TEACHER_KWARGS, tiny_extract
 from tests.train.support import tiny_run
 
@@ -114,6 +114,24 @@ def test_batches_that_do_not_fit(tiny_cache: Cache, changes: dict[str, int], wor
         make_loader(
             config, tiny_cache, prepare(config, tiny_cache), WorkerEnv(0, world_size, 0, "job"), torch.device("cpu")
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "world_size", "size"),
+    [((), 1, 4), ((), 2, 4), ((), 3, 3), (("accumulate=2",), 4, 8), (("data.per_class=1",), 1, 2)],
+)
+def test_few_images_make_small_batches(
+    tiny_cache: Cache, settings: tuple[str, ...], world_size: int, size: int
+) -> None:
+    """Twenty views in an epoch, or nine: at least four batches of them, which divide among the ranks."""
+    config = tiny_run(*settings, batch_size=None)
+    assert with_batch_size(config, tiny_cache, WorkerEnv(0, world_size, 0, "job")).batch_size == size
+
+
+def test_many_images_make_the_usual_batches(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.train.setup._LEAST_BATCHES", 0)
+    assert with_batch_size(tiny_run(batch_size=None), tiny_cache, ALONE).batch_size == 64
+    assert with_batch_size(tiny_run(batch_size=7), tiny_cache, ALONE).batch_size == 7
 
 
 def test_a_cache_that_refers_to_its_images(photos: Path, tmp_path: Path) -> None:
