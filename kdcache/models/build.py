@@ -120,12 +120,13 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
     Raises: ModelError naming the tensors that are missing, unexpected or of another shape.
     """
     path, found = _read_checkpoint(model, file)
-    weights = found.weights
+    weights, notes = found.weights, [found.note] if found.note else []
     wanted = model.state_dict()
     if {name: each.shape for name, each in weights.items()} != {name: each.shape for name, each in wanted.items()}:
         weights = _filtered(model, weights)
-    if other_classes:
-        weights = _without_other_classifier(model, weights)
+    if other_classes and (kept := _without_other_classifier(model, weights)) is not weights:
+        weights = kept
+        notes.append("its classifier is of other classes, so that the model's own begins fresh")
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     reshaped = [
@@ -145,7 +146,7 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
             remedy=Remedy.MODEL_OF_WEIGHTS,
         )
     model.load_state_dict(weights)
-    return f"{path}: {found.note}" if found.note else None
+    return f"{path}: {'; '.join(notes)}" if notes else None
 
 
 def num_trained_classes(model: nn.Module, weights: str) -> int | None:

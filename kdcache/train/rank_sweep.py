@@ -8,12 +8,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+
 from kdcache.cache.cache import open_cache
 from kdcache.distributed.env import worker_env
 from kdcache.distributed.process_group import choose_device, process_group
 from kdcache.durable import write_file
 from kdcache.errors import Remedy, UsageError
-from kdcache.models import num_trained_classes
+from kdcache.models import create_timm_model, num_trained_classes
 from kdcache.students.change import Unchanged
 from kdcache.students.low_rank import LowRank
 from kdcache.train.config import RunConfig
@@ -82,7 +84,8 @@ def sweep_ranks(
 def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
     """Check that a run can be swept, and return the change whose rank is.
 
-    Raises: UsageError for a configuration that gives no accuracies of ranks, or ranks that repeat or are below 1.
+    Raises: UsageError for a configuration that gives no accuracies of ranks, or ranks that repeat or are below 1;
+        ModelError for a rank at which no layer of the student is factored.
     """
     change = config.method.change
     if not isinstance(change, LowRank) or change.budget is not None:
@@ -95,6 +98,11 @@ def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
         raise UsageError("a sweep of ranks needs images to evaluate on", remedy=Remedy.GIVE_EVAL_DATA)
     if not ranks or len(set(ranks)) != len(ranks) or min(ranks) < 1:
         raise UsageError(f"ranks must be different numbers from 1, got {list(ranks)}")
+    # Sizes of layers are known without their weights: a rank that no run can have costs no runs before it.
+    with torch.device("meta"):
+        model = create_timm_model(config.student, kwargs=config.student_kwargs)
+    for rank in ranks:
+        replace(change, rank=rank).ranks(model)
     return change
 
 

@@ -153,3 +153,12 @@ def test_the_classes_of_trained_weights_are_told(tmp_path: Path, name: str) -> N
         path = tmp_path / f"{classes}.safetensors"
         safetensors.torch.save_file(create_timm_model(name, kwargs={"num_classes": classes}).state_dict(), path)
         assert num_trained_classes(model, str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "note"), [(5, None), (7, "its classifier is of other classes"), (0, "its classifier")]
+)
+def test_a_classifier_that_is_left_out_is_said(tmp_path: Path, classes: int, note: str | None) -> None:
+    torch.save(vit(num_classes=classes).state_dict(), tmp_path / "w.pth")
+    said = load_weights(vit(), tmp_path / "w.pth", other_classes=True)
+    assert said is None if note is None else said is not None and note in said
