@@ -40,7 +40,7 @@ setup(
     package_dir={"kdcache_kernels": "kernels/kdcache_kernels"},
     package_data={
         "kdcache": ["py.typed", "cache/FORMAT.md", "reports/templates/*"],
-        "kdcache_kernels": ["py.typed", "tables/*.json"],
+        "kdcache_kernels": ["py.typed", "tables/*.json", "predictions/*.json"],
     },
     # Optional: where no compiler is, the same bytes are read a little more slowly; `kdcache bench` names the way used.
     ext_modules=[

@@ -106,11 +106,12 @@ class DeviceEncoder:
 
     def _encode(self, values: Tensor) -> dict[str, Tensor]:
         packed = self._codec.packed
-        if self._codec.device_form == "cast":
+        form = self._codec.device_form
+        if form == "cast":
             [field] = self._layout.fields
             return {field.name: values.to(field_dtype(field, packed))}
-        assert isinstance(packed, Packed) and packed.scale is not None, "8-bit values have a scale"
-        stored, scale, *_ = quantize(values.contiguous(), codec="int8")
+        assert form is not None and isinstance(packed, Packed) and packed.scale is not None, "8-bit values have a scale"
+        stored, scale, *_ = quantize(values.contiguous(), codec=form)
         return {packed.values: stored, packed.scale: scale}
 
 

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from triton.compiler import ASTSource
 from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction
 
-from kdcache_kernels.assembly import read_amd, read_nvidia, refilled_while_read
+from kdcache_kernels.assembly import Loop, read_amd, read_loops, read_nvidia, refilled_while_read
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.kernel import Kernel
 
@@ -49,9 +49,11 @@ class Target:
 
 TARGETS = {
     "sm_80": Target(gpu=GPUTarget("cuda", 80, 32), shared_limit_bytes=163 * _KIB),
+    "sm_86": Target(gpu=GPUTarget("cuda", 86, 32), shared_limit_bytes=99 * _KIB),
     "sm_89": Target(gpu=GPUTarget("cuda", 89, 32), shared_limit_bytes=99 * _KIB),
     "sm_90": Target(gpu=GPUTarget("cuda", 90, 32), shared_limit_bytes=227 * _KIB),
     "sm_100": Target(gpu=GPUTarget("cuda", 100, 32), shared_limit_bytes=227 * _KIB),
+    "sm_103": Target(gpu=GPUTarget("cuda", 103, 32), shared_limit_bytes=227 * _KIB),
     "sm_120": Target(gpu=GPUTarget("cuda", 120, 32), shared_limit_bytes=99 * _KIB),
     "gfx942": Target(gpu=GPUTarget("hip", "gfx942", 64), shared_limit_bytes=64 * _KIB),
     "gfx950": Target(gpu=GPUTarget("hip", "gfx950", 64), shared_limit_bytes=160 * _KIB),
@@ -76,6 +78,8 @@ class Resources:
         refilled_while_read: A copy refills a pipelined buffer that a product in flight still reads. Triton up to 3.8
             gives a tile that both a product and other arithmetic read one slot too few (triton#7110): wrong sums.
         ptxas: Version of the assembler, (13, 4); None on AMD.
+        loops: Outermost loops of the machine code, in its order; none on AMD.
+        other_instructions: Outside of them.
     """
 
     registers: int
@@ -90,6 +94,8 @@ class Resources:
     pipelined_register_operand: bool = False
     refilled_while_read: bool = False
     ptxas: tuple[int, int] | None = None
+    loops: Sequence[Loop] = ()
+    other_instructions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +135,15 @@ def compile_case(case: Case, target: str) -> Resources:
         code = _disassemble(compiled.asm["cubin"])
         found = read_nvidia(compiled.asm["ptx"], log, code)
         refilled = refilled_while_read(compiled.asm["ttgir"], case.num_stages)
-        return Resources(**shared, **found, refilled_while_read=refilled, ptxas=ptxas_version(target))
+        loops, others = read_loops(code)
+        return Resources(
+            **shared,
+            **found,
+            refilled_while_read=refilled,
+            ptxas=ptxas_version(target),
+            loops=loops,
+            other_instructions=others,
+        )
     return Resources(**shared, **read_amd(compiled.asm["amdgcn"]))
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -65,3 +66,71 @@ def read_amd(code: str) -> dict[str, Any]:
 def _number(pattern: str, text: str) -> int:
     match = re.search(pattern, text)
     return int(match[1]) if match else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """One loop in machine code, inner loops included in it.
+
+    Args:
+        instructions: Of one turn of one warp.
+        barriers: How often all warps of a program wait for each other in one turn.
+        products: Multiplications and additions of matrix instructions in one turn, of the threads that share one: a
+            group of four warps for ``HGMMA``, else a warp.
+        loaded_bytes: That one warp loads from global memory in one turn, where no lane is masked.
+    """
+
+    instructions: int
+    barriers: int
+    products: int
+    loaded_bytes: int
+
+
+def read_loops(code: str) -> tuple[list[Loop], int]:
+    """Outermost loops of disassembled NVIDIA code in their order, and the number of instructions outside of them."""
+    instructions, labels = _instructions(code)
+    spans: list[tuple[int, int]] = []
+    for at, text in enumerate(instructions):
+        jump = re.search(r"\bBRA\b.*`\((\S+)\)", text)
+        # A jump to itself fills the end of the code.
+        if jump and labels.get(jump[1], at) < at:
+            spans.append((labels[jump[1]], at + 1))
+    outer = [span for span in spans if not any(_holds(other, span) for other in spans)]
+    inside = sum(last - first for first, last in outer)
+    return [_read_loop(instructions[first:last]) for first, last in sorted(outer)], len(instructions) - inside
+
+
+def _holds(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
+    return outer != inner and outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _instructions(code: str) -> tuple[list[str], dict[str, int]]:
+    """Instructions, and for each label the number of the one that follows it."""
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    for line in code.splitlines():
+        if label := re.match(r"(\.L\S+):", line):
+            labels[label[1]] = len(instructions)
+        elif instruction := re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*);", line):
+            instructions.append(instruction[1])
+    return instructions, labels
+
+
+def _read_loop(body: list[str]) -> Loop:
+    text = "\n".join(body)
+    loads = re.findall(r"\b(?:LDG|LDGSTS)\.E([.\w]*)", text)
+    widths = [re.search(r"\.[US]?(8|16|64|128|256)(?:\.|$)", modifiers) for modifiers in loads]
+    return Loop(
+        instructions=len(body),
+        barriers=len(re.findall(r"\bBAR\.SYNC", text)),
+        products=sum(2 * rows * columns * depth for rows, columns, depth in _shapes(text)),
+        loaded_bytes=sum(4 * int(width[1] if width else 32) for width in widths),
+    )
+
+
+def _shapes(text: str) -> list[tuple[int, int, int]]:
+    """Rows, columns and depth of every matrix instruction whose shape its name holds."""
+    wide = [(int(m), int(n), int(k)) for m, n, k in re.findall(r"\b[A-Z]GMMA\.(\d+)x(\d+)x(\d+)", text)]
+    # HMMA.16816 is 16 x 8 x 16, IMMA.16832 is 16 x 8 x 32.
+    narrow = [(int(m), int(n), int(k)) for m, n, k in re.findall(r"\b[HIQ]MMA\.(16)(8)(4|8|16|32|64)\b", text)]
+    return wide + narrow

@@ -1,9 +1,10 @@
 """Which form of an operation runs: its Triton kernels, or plain torch.
 
 ``KD_KERNELS`` decides: ``torch`` never uses Triton; ``triton`` insists on it and fails where a table has no entry;
-``auto`` (the default) uses Triton on a GPU whose table has an entry for the width, and plain torch everywhere else.
-What has no kernels runs in plain torch under each: float64 everywhere, float32 students on a GPU, second moments. The
-tables lie in ``tables/``, one a GPU architecture, and are made by ``python -m kdcache_kernels.tune``.
+``auto`` (the default) uses Triton on a GPU whose table has an entry for the width and whose kernels were checked as
+they are now (`kdcache_kernels.checked`), and plain torch everywhere else. What has no kernels runs in plain torch under
+each: float64 everywhere, float32 students on a GPU, second moments. The tables lie in ``tables/``, one a GPU
+architecture, and are made by ``python -m kdcache_kernels.tune``.
 """
 
 import functools
@@ -19,6 +20,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from kdcache_kernels.checked import is_checked
 
 Config = Mapping[str, int]
 MODES = ("auto", "torch", "triton")
@@ -95,6 +98,9 @@ def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noq
         if entry is None:
             obstacle = f"the table of {arch} has no {kernel} for width {width}"
             break
+        if mode == "auto" and not _is_checked(arch, kernel):
+            obstacle = f"{kernel} was not checked on {arch} as it is now (KD_KERNELS=triton uses it)"
+            break
         if entry.get("form") == "torch" and mode == "auto":
             return Choice("torch", f"library products were faster for {kernel} at width {width} on {arch}")
         configs[kernel] = {name: value for name, value in entry.items() if name != "form"}
@@ -119,11 +125,20 @@ def architecture(tensor: Tensor) -> str:
     return tensor.device.type
 
 
-@functools.cache
 def read_table(arch: str) -> dict[str, dict[str, dict[str, Any]]]:
     """The table of one architecture: kernel, width (or ``*`` for any), settings. Empty when there is none."""
+    return _read_document(arch).get("kernels", {})
+
+
+@functools.cache
+def _is_checked(arch: str, kernel: str) -> bool:
+    return is_checked(_read_document(arch), kernel)
+
+
+@functools.cache
+def _read_document(arch: str) -> dict[str, Any]:
     path = _TABLES / f"{arch}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["kernels"] if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.kernels import KERNELS
 
 # What an architecture's full rate needs; a tile of fewer than 64 rows gets the older HMMA on Hopper.
-_MATRIX_INSTRUCTIONS = {"sm_90": "HGMMA", "sm_100": "UTC"}
+_MATRIX_INSTRUCTIONS = {"sm_90": "HGMMA", "sm_100": "UTC", "sm_103": "UTC"}
 
 
 @dataclass(frozen=True, kw_only=True)

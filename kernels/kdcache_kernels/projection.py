@@ -20,7 +20,8 @@ from kdcache_kernels.projection_problem import Problem
 
 # Above this ratio of widths the Gram form does less work than forming the projection.
 _GRAM_RATIO = 1.5
-_KERNELS = {
+# What each algorithm launches.
+KERNELS = {
     "gram": ("gram_sums", "gram_small", "gram_ds"),
     "direct": ("direct_dw", "direct_ds"),
     "cosine": ("cosine_factors", "direct_dw", "gram_small", "gram_ds"),
@@ -59,7 +60,7 @@ def _choice(problem: Problem, kind: str) -> Choice:
         return Choice("torch", "the cosine against a basis has no kernel")
     if basis is not None and problem.mask is not None and problem.mask.dtype != torch.bool:
         return Choice("torch", "coefficients of tokens with weights of their own have no kernel; a bool mask has")
-    return choose(_KERNELS[how], student, problem.weight.shape[1])
+    return choose(KERNELS[how], student, problem.weight.shape[1])
 
 
 @contextmanager

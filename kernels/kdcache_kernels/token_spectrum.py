@@ -66,7 +66,7 @@ def _token_spectrum(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Te
     if tokens.dtype != torch.float64:
         choice = dispatch.noted(f"token_spectrum {width}", dispatch.choose([kernel], tokens, width))
         if choice.form == "triton":
-            return _triton_form(tokens, levels, fold, kernel, choice.configs[kernel])
+            return triton_form(tokens, levels, fold, kernel, choice.configs[kernel])
     return _torch_form(tokens, levels, fold)
 
 
@@ -89,9 +89,10 @@ def _backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
 _token_spectrum.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _triton_form(
+def triton_form(
     tokens: Tensor, levels: list[float], fold: bool, kernel: str, config: dispatch.Config
 ) -> tuple[Tensor, Tensor]:
+    """What `token_spectrum` returns, by one of the two kernels with these settings."""
     if kernel == "spectrum_fold4":
         from kdcache_kernels.device.spectrum_fold4 import launch
     else:

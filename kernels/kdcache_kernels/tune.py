@@ -20,6 +20,7 @@ import triton
 from triton.testing import do_bench
 
 from kdcache_kernels import aot
+from kdcache_kernels.checked import stamped
 from kdcache_kernels.device.kernel import Kernel, Settings
 from kdcache_kernels.dispatch import INTERPRETER, architecture
 from kdcache_kernels.lint import Fault, faults_of, find_kernels
@@ -107,12 +108,17 @@ def choose_row(kernel: Kernel, width: int, arch: str, device: torch.device | Non
 
 
 def merge(old: Mapping[str, Any], kernels: Mapping[str, Any], made_by: str, arch: str, timed_on: str | None) -> Any:
-    """The new table: kernels not tuned now keep their rows, and it counts as timed only if all of it was."""
+    """The new table: kernels not tuned now keep their rows, and it counts as timed only if all of it was.
+
+    What was checked stays, and counts no more for kernels whose rows change.
+    """
     kept = {name: rows for name, rows in old.get("kernels", {}).items() if name not in kernels}
     ptxas = None if arch == INTERPRETER else aot.ptxas_version(arch)
     return {
         "made_by": made_by,
         "timed_on": timed_on if not kept or old.get("timed_on") == timed_on else None,
+        "checked_on": old.get("checked_on"),
+        "checked": old.get("checked", {}),
         "versions": {
             "torch": str(torch.__version__),
             "triton": triton.__version__,
@@ -133,9 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = chosen_kernels(options.modules, options.kernels)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
+    out = options.out or _TABLES / f"{options.arch}.json"
+    if options.checked_on is not None:
+        return _stamp(parser, out, options.checked_on)
     device = _gpu(options.arch)
     timed_on = None if device is None else torch.cuda.get_device_name(device)
-    out = options.out or _TABLES / f"{options.arch}.json"
     num_missing = 0
     for kernel in chosen:
         rows, missing = _rows(kernel, options.arch, device)
@@ -163,6 +171,15 @@ def _rows(kernel: Kernel, arch: str, device: torch.device | None) -> tuple[dict[
     return rows, len(widths) - len(rows)
 
 
+def _stamp(parser: argparse.ArgumentParser, out: Path, checked_on: str) -> int:
+    if not out.is_file():
+        parser.error(f"{out} is not there; make it first, without --checked-on")
+    document = stamped(json.loads(out.read_text(encoding="utf-8")), checked_on)
+    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {out}: {len(document['checked'])} kernels checked on {checked_on}")
+    return 0
+
+
 def _gpu(arch: str) -> torch.device | None:
     """A GPU of this architecture, if this machine has one."""
     for index in range(torch.cuda.device_count()):
@@ -185,6 +202,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", required=True, choices=known, help="whose table to write")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: the table that the package reads")
     parser.add_argument("--kernels", default="", metavar="RE", help="only these; the table keeps the others")
+    parser.add_argument(
+        "--checked-on",
+        metavar="GPU, DATE",
+        help="tune nothing: note that all kernels of the table gave right results there, as `python -m benchmarks "
+        "kernels` finds, so that they run without being asked for",
+    )
     return parser
 
 

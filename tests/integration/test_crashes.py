@@ -36,7 +36,7 @@ def test_killed_at_every_step_of_writing_a_cache(groups_root: Path, tmp_path: Pa
         group["statistics"] = "light"
     (tmp_path / "plan.json").write_bytes(dump_json({"base": base, "groups": groups}))
     command = [sys.executable, crash_sweep.__file__, str(tmp_path), str(tmp_path / "plan.json")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["problems"] == []

@@ -10,7 +10,7 @@ from kdcache_kernels.aot import (
     report,
     require_compiler,
 )
-from kdcache_kernels.assembly import read_amd, read_nvidia, refilled_while_read
+from kdcache_kernels.assembly import Loop, read_amd, read_loops, read_nvidia, refilled_while_read
 from kdcache_kernels.device.case import Case
 
 LOG = """ptxas info    : Compiling entry function 'gram_ds' for 'sm_90a'
@@ -28,6 +28,28 @@ CODE = """
         /*0a70*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
         /*0a80*/                   UTCHMMA gdesc[UR8], gdesc[UR10], tmem[UR12] ;
         /*0a90*/                   IMMA.16832.S8.S8 R4, R8.ROW, R12.COL, R4 ;
+"""
+LOOPS = """
+        /*0000*/                   IADD3 R1, R1, 0x1, RZ ;
+.L_x_0:
+        /*0010*/                   LDGSTS.E.BYPASS.LTC128B.128 [R9], desc[UR6][R10.64] ;
+        /*0020*/              @!P5 LDG.E R12, desc[UR18][R16.64] ;
+.L_x_1:
+        /*0030*/                   LDG.E.U16.CONSTANT R5, desc[UR6][R2.64] ;
+        /*0040*/               @P1 BRA `(.L_x_1) ;
+        /*0050*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0060*/                   HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24 ;
+        /*0070*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;
+        /*0080*/               @P0 BRA `(.L_x_0) ;
+        /*0090*/               @P2 BRA `(.L_x_3) ;
+.L_x_2:
+        /*00a0*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*00b0*/                   HMMA.1688.F32.TF32 R4, R8, R12, R4 ;
+        /*00c0*/              @!P0 BRA `(.L_x_2) ;
+.L_x_3:
+        /*00d0*/                   EXIT ;
+.L_x_4:
+        /*00e0*/                   BRA `(.L_x_4);
 """
 SHARED_OPERANDS = "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%f1,%f2}, %rd1, %rd2, p, 1, 1, 0, 1;"
 REGISTER_OPERAND = "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%f1,%f2}, {%r1,%r2}, %rd2, p, 1, 1, 1;"
@@ -50,6 +72,17 @@ def test_every_number_of_an_nvidia_kernel_is_found() -> None:
         "serialised": True,
         "pipelined_register_operand": False,
     }
+
+
+def test_loops_are_read_with_what_a_turn_does() -> None:
+    loops, others = read_loops(LOOPS)
+    first = Loop(instructions=8, barriers=1, products=2 * 64 * 16 * (128 + 64), loaded_bytes=32 * (16 + 4 + 2))
+    assert loops == [first, Loop(instructions=3, barriers=0, products=2 * 16 * 8 * (16 + 8), loaded_bytes=0)]
+    assert others == 4  # before, between, the exit, and the jump to itself that fills the end
+
+
+def test_code_without_a_loop_has_none() -> None:
+    assert read_loops(CODE) == ([], 9)
 
 
 @pytest.mark.parametrize(
@@ -141,5 +174,6 @@ def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_target_says_what_a_block_may_use() -> None:
     assert {name: target.shared_limit_bytes // 1024 for name, target in TARGETS.items()} == {
-        "sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64, "gfx950": 160
+        "sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_103": 227, "sm_120": 99,
+        "gfx942": 64, "gfx950": 160,
     }  # fmt: skip

@@ -14,6 +14,7 @@ from kdcache_kernels import (
     token_spectrum,
     watch_forms,
 )
+from kdcache_kernels.checked import stamped
 from kdcache_kernels.dispatch import choose, read_table
 
 CPU = torch.zeros(1)
@@ -28,15 +29,17 @@ class OnGpu:
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnGpu:
-    table = {"kernels": {"sums": {"192": {"tile": 64}, "384": {"form": "torch", "tile": 1}}, "ds": {"*": {"tile": 8}}}}
-    (tmp_path / "sm_90.json").write_text(json.dumps(table))
+    rows = {"sums": {"192": {"tile": 64}, "384": {"form": "torch", "tile": 1}}, "ds": {"*": {"tile": 8}}}
+    (tmp_path / "sm_90.json").write_text(json.dumps(stamped({"kernels": rows}, "H100, 2026-11-26")))
     monkeypatch.setattr(dispatch, "_TABLES", tmp_path)
     monkeypatch.setattr(dispatch, "_cuda_architecture", lambda index: "sm_90")
     monkeypatch.delenv("KD_KERNELS", raising=False)
-    dispatch.read_table.cache_clear()
+    dispatch._read_document.cache_clear()
+    dispatch._is_checked.cache_clear()
     dispatch._warn_once.cache_clear()
     yield OnGpu()  # type: ignore[misc]
-    dispatch.read_table.cache_clear()
+    dispatch._read_document.cache_clear()
+    dispatch._is_checked.cache_clear()
     dispatch._warn_once.cache_clear()
 
 
@@ -49,6 +52,20 @@ def test_an_unknown_width_runs_torch_and_warns_once(hopper: OnGpu, recwarn: pyte
     with pytest.warns(UserWarning, match="no sums for width 100"):
         assert choose(["sums"], hopper, 100).form == "torch"  # type: ignore[arg-type]
     assert choose(["sums"], hopper, 100).form == "torch"  # type: ignore[arg-type]
+
+
+def test_a_kernel_that_changed_since_its_check_waits_to_be_asked_for(
+    hopper: OnGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sm_90.json"
+    document = json.loads(file.read_text())
+    document["kernels"]["sums"]["192"]["tile"] = 128
+    file.write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match=r"sums was not checked on sm_90 as it is now \(KD_KERNELS=triton uses it"):
+        assert choose(["sums"], hopper, 192).form == "torch"  # type: ignore[arg-type]
+    assert choose(["ds"], hopper, 192).form == "triton"  # type: ignore[arg-type]
+    monkeypatch.setenv("KD_KERNELS", "triton")
+    assert choose(["sums"], hopper, 192).configs == {"sums": {"tile": 128}}  # type: ignore[arg-type]
 
 
 def test_where_library_products_were_faster_they_run(hopper: OnGpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from kdcache_kernels import proj_mse
 from kdcache_kernels.device import gram_ds, gram_small, gram_sums
 from kdcache_kernels.device import projection as device_projection
+from kdcache_kernels.launches import Traffic
 from kdcache_kernels.projection import algorithm, choice, proj_loss, proj_loss_backward
 from kdcache_kernels.projection_problem import Problem, TokenRows
 from torch import Tensor
 
 from tests.kernels.problems import LOSSES, gradients, make, relative_error, three_ways
 from tests.kernels.test_proj_loss import CAPS, check
-from tests.kernels.traffic import Traffic
 
 KINDS = list(LOSSES)
 

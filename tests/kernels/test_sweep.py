@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kdcache_kernels import projection, projection_problem
+from kdcache_kernels.launches import Traffic
 from kdcache_kernels.projection_problem import Problem
 from kdcache_kernels.reference import dequantize
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.kernels.problems import LOSSES, gradients, make
-from tests.kernels.traffic import Traffic
 
 TOKENS = 256 * 196
 KINDS = list(LOSSES)

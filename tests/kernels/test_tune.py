@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from kdcache_kernels import dispatch, tune
+from kdcache_kernels.checked import is_checked, stamped
 from kdcache_kernels.device.kernels import KERNELS
 from kdcache_kernels.lint import Fault
 from kdcache_kernels.tune import Trial, choose_fastest, choose_first_clean, chosen_kernels, main, merge
 
+SHIPPED = sorted(path.stem for path in (Path(dispatch.__file__).parent / "tables").glob("*.json"))
 SLOW = Fault(found="spills", wanted="none", remedy="smaller tiles")
 WRONG = Fault(found="hazard", wanted="none", remedy="one stage", breaks=True)
 TOY = """
@@ -149,7 +151,31 @@ def test_an_interpreted_process_is_told_so(monkeypatch: pytest.MonkeyPatch, caps
     assert "TRITON_INTERPRET=0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arch", ["sm_90", "interpreter"])
+def test_what_was_checked_stays_with_the_rows_it_was_checked_with() -> None:
+    old = stamped(
+        {"timed_on": None, "kernels": {"gram": {"192": {"tile": 64}}, "toy": {"64": {"size": 1}}}}, "H100, today"
+    )
+    new = merge(old, {"toy": {"64": {"size": 2}}}, "me", "interpreter", None)
+    assert new["checked_on"] == "H100, today"
+    assert is_checked(new, "gram")
+    assert not is_checked(new, "toy")
+    assert "checked_on" not in {name for name, value in merge({}, {}, "me", "interpreter", None).items() if value}
+
+
+def test_a_check_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune.aot, "require_compiler", lambda: None)
+    out = tmp_path / "table.json"
+    out.write_text(json.dumps({"kernels": {"gram": {"192": {"tile": 64}}}}), encoding="utf-8")
+    assert main(["--arch", "sm_90", "--out", str(out), "--checked-on", "H100, today"]) == 0
+    written = json.loads(out.read_text(encoding="utf-8"))
+    assert written["checked_on"] == "H100, today"
+    assert is_checked(written, "gram")
+    assert "1 kernels checked on H100, today" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--arch", "sm_90", "--out", str(tmp_path / "none.json"), "--checked-on", "H100, today"])
+
+
+@pytest.mark.parametrize("arch", SHIPPED)
 def test_shipped_tables_hold_rows_that_the_kernels_know(arch: str) -> None:
     table = dispatch.read_table(arch)
     for kernel in KERNELS:

@@ -5,12 +5,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from kdcache_kernels.launches import Traffic
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdcache.errors import ModelError
 from kdcache.models import Tap, TapReader, count_parameters
 from kdcache.students.lift import Lift, LiftChange
-from tests.kernels.traffic import Traffic
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
 

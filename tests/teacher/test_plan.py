@@ -114,7 +114,7 @@ def test_columns_resolve_taps_and_codecs(teacher: Teacher) -> None:
         (("head/embedding:topk=3",), UsageError, "topk stores logits only"),
         (("change/tokens",), TapError, "VisionTransformer has no change/tokens: only a student that a method"),
         (("head/logits:topk=11",), UsageError, "at least 11 classes"),
-        (("blocks.1/patch:fp8",), UsageError, "unknown codec 'fp8'"),
+        (("blocks.1/patch:fp7",), UsageError, "unknown codec 'fp7'"),
         (("blocks.1/patch", "blocks.-1/patch"), UsageError, "asked for twice"),
     ],
 )

@@ -96,3 +96,13 @@ def test_lifted_tokens_are_formed_where_a_term_needs_them(
     monkeypatch.setattr(Lift, "finish_unformed", never)
     method = Method(name="mine", terms=(*lift(logit_weight=0, feature_weight=0).terms, *terms), change=LiftChange())
     losses_and_gradients(prepare(tiny_run("data.codec=none", method=method), tiny_cache).step, tiny_cache)
+
+
+def test_the_control_without_features_forms_no_lifted_tokens(
+    tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weight 0 keeps the projection in the student and asks for its logits alone."""
+    step = prepare(tiny_run("data.codec=none", method=lift(feature_weight=0, logit_weight=0)), tiny_cache).step
+    assert len(step.terms) == 1
+    monkeypatch.setattr(Lift, "finish", never)
+    losses_and_gradients(step, tiny_cache)

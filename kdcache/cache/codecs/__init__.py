@@ -1,6 +1,6 @@
 """The codecs by name. A codec is one file of this folder: it is found by being here, in no list.
 
-All pass tests/cache/codecs/conformance.py; test_added_codec.py beside it adds four in one file.
+All pass tests/cache/codecs/conformance.py; test_added_codec.py beside it adds three in one file.
 """
 
 import importlib

@@ -8,7 +8,7 @@ import numpy as np
 from kdcache.cache.codecs.packed import PackedForm, SparseLogits
 from kdcache.cache.record import Array, Fields, RecordLayout
 
-DeviceForm = Literal["cast", "int8"]
+DeviceForm = Literal["cast", "int8", "fp8"]
 # Every codec that was defined, by name; a class statement is all it takes.
 CODECS: dict[str, type["Codec"]] = {}
 
@@ -25,7 +25,7 @@ class Codec(ABC):
         for_logits: Whether it stores class logits (K,) rather than features, (N, C) tokens or a (C,) embedding;
             None for both.
         device_form: How the teacher's device gives tokens the very bytes of `encode`: by converting them to the stored
-            number, ``cast``, or to signed 8 bits with one scale a token, ``int8``; None where the writer encodes.
+            number, ``cast``, or to 8 bits with one scale a token, ``int8`` or ``fp8``; None where the writer encodes.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""What ahead-of-time compilation must know of a kernel: the types and constants that a launch would give it."""
+"""What ahead-of-time compilation and the prediction of times must know of a kernel."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,3 +29,16 @@ class Case:
     ragged: frozenset[str] = frozenset()
     has_products: bool = True
     narrow_loads: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a launch has to do, for the prediction of its time.
+
+    Args:
+        operations: Multiplications and additions of all its matrix products, rounding and padding included.
+        turns: Of the loops without a product, in each program.
+    """
+
+    operations: int = 0
+    turns: int = 0

@@ -1,4 +1,4 @@
-"""|p|^2, <p, t> and |t|^2 of every token, with the projection p formed a tile at a time."""
+"""The cosine loss of every token and the factors of its gradients, with the projection formed a tile at a time."""
 
 # Names that exist only under a constexpr, and launch options, are beyond the type checker.
 # pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.cosine import EPS
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import DIRECT_WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
@@ -20,13 +21,13 @@ from kdcache_kernels.projection_problem import Problem, TokenRows
 
 @triton.jit(do_not_specialize=["num_rows", "per_batch"])
 def cosine_factors(
-    S, T, SCALE, SHIFT, W, BIAS, PRODUCTS,
+    S, T, SCALE, SHIFT, MASK, W, BIAS, LOSSES, FACTORS, eps,
     num_rows, per_batch, s_batch, s_row, t_row,
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
-    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
-    """PRODUCTS (3, N) = sum p^2, sum p t, sum t^2 over the channels."""
+    """LOSSES (N,) and FACTORS (2, N), as `kdcache_kernels.cosine` has them."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row = rows < num_rows
     s_at = token_offsets(rows, per_batch, s_batch, s_row)
@@ -55,13 +56,25 @@ def cosine_factors(
         pp += tl.sum(projected * projected, 1)
         pt += tl.sum(projected * t, 1)
         tt += tl.sum(t * t, 1)
-    tl.store(PRODUCTS + rows, pp, mask=is_row)
-    tl.store(PRODUCTS + num_rows + rows, pt, mask=is_row)
-    tl.store(PRODUCTS + 2 * num_rows + rows, tt, mask=is_row)
+    p_norm = tl.maximum(tl.sqrt(pp), eps)
+    both = p_norm * tl.maximum(tl.sqrt(tt), eps)
+    cosine = pt / both
+    # A norm below eps is a constant to autograd.
+    ca = tl.where(tl.sqrt(pp) > eps, cosine / (p_norm * p_norm), 0.0)
+    cb = -1.0 / both
+    loss = 1.0 - cosine
+    if HAS_MASK:
+        weight = tl.load(MASK + rows, mask=is_row, other=0.0)
+        loss *= weight
+        ca *= weight
+        cb *= weight
+    tl.store(LOSSES + rows, loss, mask=is_row)
+    tl.store(FACTORS + rows, ca, mask=is_row)
+    tl.store(FACTORS + num_rows + rows, cb, mask=is_row)
 
 
-def launch(problem: Problem, weight: Tensor, config: Config) -> Tensor:
-    """The products, (3, N) float32.
+def launch(problem: Problem, weight: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """Losses (N,) and factors (2, N), float32, with the tokens' weights in them.
 
     Args:
         problem: Tokens and targets.
@@ -71,16 +84,18 @@ def launch(problem: Problem, weight: Tensor, config: Config) -> Tensor:
     student, values = TokenRows(problem.student), problem.values
     depth, width = weight.shape
     c0, c1 = column_pieces(width, config["columns"])
-    products = torch.empty((3, problem.num_tokens), dtype=torch.float32, device=values.device)
+    losses, factors = (
+        torch.empty((*shape, problem.num_tokens), dtype=torch.float32, device=values.device) for shape in ((), (2,))
+    )
     cosine_factors[(triton.cdiv(problem.num_tokens, config["block_n"]),)](
-        student.tokens, values, pointer(problem.scale, products), pointer(problem.shift, products), weight,
-        problem.bias, products,
+        student.tokens, values, pointer(problem.scale, losses), pointer(problem.shift, losses),
+        pointer(problem.weights, losses), weight, problem.bias, losses, factors, EPS,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
-        HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
+        HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None, HAS_MASK=problem.mask is not None,
         num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
-    return products
+    return losses, factors
 
 
 # Tiles so small that tests at toy sizes launch several programs.
@@ -98,14 +113,20 @@ def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher twice as wide."""
     types = {
         **dict.fromkeys(("S", "W"), "*bf16"),
-        **dict.fromkeys(("SCALE", "SHIFT", "BIAS", "PRODUCTS"), "*fp32"),
+        **dict.fromkeys(("SCALE", "SHIFT", "MASK", "BIAS", "LOSSES", "FACTORS"), "*fp32"),
+        "eps": "fp32",
     }
-    return format_cases(cosine_factors, types, tile_constants(width, 2 * width, settings), settings)
+    constants = {**tile_constants(width, 2 * width, settings), "HAS_MASK": False}
+    return format_cases(cosine_factors, types, constants, settings)
 
 
 def cases() -> Iterator[Case]:
     """What the lint compiles."""
     return linted_cases("cosine_factors", case)
+
+
+def _work(given: Config) -> Work:
+    return Work(operations=2 * given["num_rows"] * given["DS"] * given["DT"])
 
 
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
@@ -123,4 +144,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"cosine_factors": _work},
 )

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import DIRECT_WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets, value_and_slope
@@ -118,6 +118,10 @@ def cases() -> Iterator[Case]:
     return linted_cases("direct_ds", case)
 
 
+def _work(given: Config) -> Work:
+    return Work(operations=2 * 2 * given["num_rows"] * given["DS"] * given["DT"])
+
+
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
     """One sweep for a teacher twice as wide."""
     problem = timing_problem(width, 2 * width, device)
@@ -134,4 +138,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"direct_ds": _work},
 )

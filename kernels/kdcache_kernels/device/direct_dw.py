@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets, value_and_slope
@@ -25,41 +25,57 @@ def direct_dw(
     DS: tl.constexpr, DT: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     IS_SMOOTH: tl.constexpr, HAS_FACTORS: tl.constexpr,
-    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr,
+    HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MASK: tl.constexpr, IS_FLAT: tl.constexpr,
 ):  # fmt: skip
     """One split's PART (DT, DS) = G^T S and SUM (DT,) of G, with G the loss's slope, for one block of T's columns and
     one of S's.
 
     With factors G = ca P + cb T, the cosine's, whose loss is known already; else LOSS takes one number a program.
-    Splits cover fixed ranges of tokens, so every run adds in the same order.
+    Splits cover fixed ranges of tokens, so every run adds in the same order. The product is held transposed, so that
+    the slopes, made in registers, are its right operand and go through shared memory (triton#9433). Where a block holds
+    all of S's columns each tile of S serves both products, and W is loaded once.
     """
     block = tl.program_id(0)
     split = tl.program_id(1)
     first_s = tl.program_id(2) * (C0 + C1)
     cols = block * BLOCK_T + tl.arange(0, BLOCK_T)
     is_col = cols < DT
+    IS_WHOLE: tl.constexpr = DS <= C0 + C1
     c0 = first_s + tl.arange(0, C0)
-    acc0 = tl.zeros((BLOCK_T, C0), tl.float32)
+    acc0 = tl.zeros((C0, BLOCK_T), tl.float32)
+    if IS_WHOLE:
+        w0 = tl.load(W + cols[:, None] * DS + c0[None, :], mask=is_col[:, None] & (c0 < DS)[None, :], other=0.0)
     if C1 > 0:
         c1 = first_s + C0 + tl.arange(0, C1)
-        acc1 = tl.zeros((BLOCK_T, C1), tl.float32)
+        acc1 = tl.zeros((C1, BLOCK_T), tl.float32)
+        if IS_WHOLE:
+            w1 = tl.load(W + cols[:, None] * DS + c1[None, :], mask=is_col[:, None] & (c1 < DS)[None, :], other=0.0)
     bias = tl.load(BIAS + cols, mask=is_col, other=0.0).to(tl.float32)
-    slopes = tl.zeros((BLOCK_T,), tl.float32)
-    loss = tl.zeros((BLOCK_T,), tl.float32)
+    # Summed over the tokens only at the end: a sum across threads in every turn would be barriers in every turn.
+    slopes = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+    loss = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     tl.assume(tiles_per_split > 0)
     for tile in range(tiles_per_split):
         rows = (split * tiles_per_split + tile) * BLOCK_N + tl.arange(0, BLOCK_N)
         is_row = rows < num_rows
-        s_at = token_offsets(rows, per_batch, s_batch, s_row)
+        s_at = rows.to(tl.int64) * s_row if IS_FLAT else token_offsets(rows, per_batch, s_batch, s_row)
         t_at = rows.to(tl.int64) * t_row
+        s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
+        if C1 > 0:
+            s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
+        if IS_WHOLE:
+            projected = tl.dot(s0, tl.trans(w0), input_precision="ieee")
+            if C1 > 0:
+                projected = tl.dot(s1, tl.trans(w1), projected, input_precision="ieee")
+        else:
+            projected = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+            for first in range(0, DS, BLOCK_K):
+                ks = first + tl.arange(0, BLOCK_K)
+                s = tl.load(S + s_at[:, None] + ks[None, :], mask=is_row[:, None] & (ks < DS)[None, :], other=0.0)
+                w = tl.load(W + cols[:, None] * DS + ks[None, :], mask=is_col[:, None] & (ks < DS)[None, :], other=0.0)
+                projected = tl.dot(s, tl.trans(w), projected, input_precision="ieee")
         stored = tl.load(T + t_at[:, None] + cols[None, :], mask=is_row[:, None] & is_col[None, :], other=0.0)
         t = scaled(stored.to(tl.float32), SCALE, SHIFT, rows, is_row, HAS_SCALE, HAS_SHIFT)
-        projected = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
-        for first in range(0, DS, BLOCK_K):
-            ks = first + tl.arange(0, BLOCK_K)
-            s = tl.load(S + s_at[:, None] + ks[None, :], mask=is_row[:, None] & (ks < DS)[None, :], other=0.0)
-            w = tl.load(W + cols[:, None] * DS + ks[None, :], mask=is_col[:, None] & (ks < DS)[None, :], other=0.0)
-            projected = tl.dot(s, tl.trans(w), projected, input_precision="ieee")
         if HAS_FACTORS:
             ca = tl.load(CA + rows, mask=is_row, other=0.0)
             cb = tl.load(CB + rows, mask=is_row, other=0.0)
@@ -74,21 +90,19 @@ def direct_dw(
                 weight = tl.load(MASK + rows, mask=is_row, other=0.0)
                 value *= weight[:, None]
                 slope *= weight[:, None]
-            loss += tl.sum(value, 0)
-        slopes += tl.sum(slope, 0)
+            loss += value
+        slopes += slope
         slope = slope.to(S.dtype.element_ty)
-        s0 = tl.load(S + s_at[:, None] + c0[None, :], mask=is_row[:, None] & (c0 < DS)[None, :], other=0.0)
-        acc0 = tl.dot(tl.trans(slope), s0, acc0, input_precision="ieee")
+        acc0 = tl.dot(tl.trans(s0), slope, acc0, input_precision="ieee")
         if C1 > 0:
-            s1 = tl.load(S + s_at[:, None] + c1[None, :], mask=is_row[:, None] & (c1 < DS)[None, :], other=0.0)
-            acc1 = tl.dot(tl.trans(slope), s1, acc1, input_precision="ieee")
+            acc1 = tl.dot(tl.trans(s1), slope, acc1, input_precision="ieee")
     part = PART + split.to(tl.int64) * DS * DT
-    tl.store(part + cols[:, None] * DS + c0[None, :], acc0, mask=is_col[:, None] & (c0 < DS)[None, :])
+    tl.store(part + cols[:, None] * DS + c0[None, :], tl.trans(acc0), mask=is_col[:, None] & (c0 < DS)[None, :])
     if C1 > 0:
-        tl.store(part + cols[:, None] * DS + c1[None, :], acc1, mask=is_col[:, None] & (c1 < DS)[None, :])
+        tl.store(part + cols[:, None] * DS + c1[None, :], tl.trans(acc1), mask=is_col[:, None] & (c1 < DS)[None, :])
     if tl.program_id(2) == 0:
-        tl.store(SUM + split * DT + cols, slopes, mask=is_col)
-        tl.store(LOSS + split * tl.num_programs(0) + block, tl.sum(loss, 0))
+        tl.store(SUM + split * DT + cols, tl.sum(slopes, 0), mask=is_col)
+        tl.store(LOSS + split * tl.num_programs(0) + block, tl.sum(tl.sum(loss, 0), 0))
 
 
 def launch(
@@ -133,7 +147,8 @@ def launch(
         DS=width, DT=depth, C0=c0, C1=c1, BLOCK_T=config["block_t"], BLOCK_N=config["block_n"],
         BLOCK_K=config["block_k"], IS_SMOOTH=kind == "smooth_l1", HAS_FACTORS=factors is not None,
         HAS_SCALE=problem.scale is not None, HAS_SHIFT=problem.shift is not None,
-        HAS_MASK=problem.mask is not None, num_warps=config["num_warps"], num_stages=config["num_stages"],
+        HAS_MASK=problem.mask is not None, IS_FLAT=student.per_batch == problem.num_tokens,
+        num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
     return losses.sum(), part.sum(0), sums.sum(0)
 
@@ -145,8 +160,8 @@ INTERPRETED = {"columns": 48, "block_t": 32, "block_n": 32, "block_k": 32, "num_
 def candidates(width: int) -> list[dict[str, int]]:
     """Settings for students of this width, best guess first."""
     names = ("columns", "block_t", "block_n", "block_k", "num_warps", "num_stages")
-    # Without a pipeline: the slopes are an operand made in registers (triton#9433).
-    sizes = [(256, 64, 64, 64, 8, 1), (128, 64, 64, 64, 8, 1), (256, 64, 128, 64, 8, 1)]
+    # Without a pipeline first: less to go wrong, and little slower by the model.
+    sizes = [(256, 64, 128, 64, 8, 1), (256, 64, 64, 64, 8, 1), (128, 64, 64, 64, 8, 1), (256, 64, 128, 64, 8, 2)]
     return [dict(zip(names, size, strict=True)) for size in sizes]
 
 
@@ -158,13 +173,19 @@ def case(width: int, settings: Config) -> list[Case]:
         "beta": "fp32",
         "tiles_per_split": "i32",
     }
-    kind = {"IS_SMOOTH": True, "HAS_FACTORS": False, "HAS_MASK": False}
+    kind = {"IS_SMOOTH": True, "HAS_FACTORS": False, "HAS_MASK": False, "IS_FLAT": True}
     return format_cases(direct_dw, types, {**tile_constants(width, 2 * width, settings), **kind}, settings)
 
 
 def cases() -> Iterator[Case]:
     """What the lint compiles."""
     return linted_cases("direct_dw", case)
+
+
+def _work(given: Config) -> Work:
+    # Every block of the student's channels forms the projection anew.
+    own_blocks = triton.cdiv(given["DS"], given["C0"] + given["C1"])
+    return Work(operations=2 * (own_blocks + 1) * given["num_rows"] * given["DS"] * given["DT"])
 
 
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
@@ -183,4 +204,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"direct_dw": _work},
 )

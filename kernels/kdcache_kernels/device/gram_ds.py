@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import (
     WIDTHS,
@@ -194,7 +194,10 @@ def candidates(width: int) -> list[dict[str, int]]:
     else:
         sizes = [(384, 64, 64, 8, 4), (384, 64, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 32, 8, 3)]
     names = ("columns", "block_n", "block_k", "num_warps", "num_stages")
-    return [dict(zip(names, size, strict=True)) | {"num_stages_converted": 3} for size in sizes]
+    made = [dict(zip(names, size, strict=True)) | {"num_stages_converted": 3} for size in sizes]
+    # Half as many turns, each with the same barriers; predicted to be faster, never timed.
+    deep = dict(zip(names, (256 if width <= 256 else 192, 128, 128, 8, 2), strict=True))
+    return [*made, deep | {"num_stages_converted": 2}]
 
 
 def case(width: int, settings: Config) -> list[Case]:
@@ -211,6 +214,11 @@ def case(width: int, settings: Config) -> list[Case]:
 def cases() -> Iterator[Case]:
     """What the lint compiles."""
     return linted_cases("gram_ds", case)
+
+
+def _work(given: Config) -> Work:
+    depth = given["HALVES"] * given["DS"] + given["T_HALVES"] * given["DT"]
+    return Work(operations=2 * given["num_rows"] * given["DS"] * depth)
 
 
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
@@ -230,4 +238,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"gram_ds": _work},
 )

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.gram_sums import Sums, length
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import WIDTHS, linted_cases, timing_problem
@@ -233,6 +233,19 @@ def cases() -> Iterator[Case]:
     return linted_cases("gram_small", case)
 
 
+def _reduce_work(given: Config) -> Work:
+    return Work(turns=triton.cdiv(given["splits"], given["AT_ONCE"]))
+
+
+def _finish_work(given: Config) -> Work:
+    # Three products of TF32 for one of float32.
+    return Work(operations=3 * 2 * given["DT"] * given["DS"] ** 2)
+
+
+def _prepare_work(given: Config) -> Work:
+    return Work(operations=2 * given["DT"] * given["DS"] ** 2)
+
+
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
     """All three kernels for a teacher four times as wide, after the tokens were summed in 16 parts."""
     problem = timing_problem(width, 4 * width, device)
@@ -254,4 +267,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"gram_reduce": _reduce_work, "gram_finish": _finish_work, "gram_prepare": _prepare_work},
 )

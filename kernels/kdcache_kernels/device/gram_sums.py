@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
@@ -247,6 +247,10 @@ def cases() -> Iterator[Case]:
     return linted_cases("gram_sums", case)
 
 
+def _work(given: Config) -> Work:
+    return Work(operations=2 * given["num_rows"] * given["DS"] * (given["DT"] + given["DS"]))
+
+
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
     """One sweep for a teacher four times as wide."""
     problem = timing_problem(width, 4 * width, device)
@@ -263,4 +267,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"gram_sums": _work},
 )

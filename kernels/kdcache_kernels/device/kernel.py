@@ -1,12 +1,12 @@
 """What a device file offers about its kernel to the lint, to the tuning and to the tables."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 
 Settings = Mapping[str, int]
 
@@ -27,6 +27,7 @@ class Kernel:
         cases: What the lint compiles: the formats and widths that matter, with the settings of Hopper's table.
         timing: One launch at a size worth timing, on inputs made beforehand; called only on a GPU.
         interpreted: The interpreter's settings; None for the first candidate.
+        work: What a launch has to do, from the numbers that it was given, by the jitted function's name.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Kernel:
     cases: Callable[[], Iterable[Case]]
     timing: Callable[[int, Settings, torch.device], Callable[[], object]]
     interpreted: Settings | None = None
+    work: Mapping[str, Callable[[Settings], Work]] = field(default_factory=dict)
 
     @property
     def module(self) -> str:

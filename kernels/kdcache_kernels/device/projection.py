@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kdcache_kernels.cosine import factors_from_products
 from kdcache_kernels.device import cosine_factors, direct_ds, direct_dw, gram_ds, gram_small, gram_sums
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.gram import GramSums
@@ -20,7 +19,7 @@ Configs = Mapping[str, Config]
 
 def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error: loss and gradients for weight and bias."""
-    parts = gram_sums.launch(problem, configs["gram_sums"], _num_programs(problem.values))
+    parts = gram_sums.launch(problem, configs["gram_sums"], num_programs(problem.values))
     sums = gram_small.reduce(parts, configs["gram_small"])
     if problem.basis is None:
         return gram_small.finish(problem, problem.rounded_weight, sums, configs["gram_small"])
@@ -30,14 +29,12 @@ def gram(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
 def cosine(problem: Problem, configs: Configs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cosine: loss, gradients for weight and bias, and the factors (2, N)."""
     weight = problem.rounded_weight
-    pp, pt, tt = cosine_factors.launch(problem, weight, configs["cosine_factors"])
-    losses, ca, cb = factors_from_products(pp, pt, tt, problem.weights)
+    losses, factors = cosine_factors.launch(problem, weight, configs["cosine_factors"])
     # The factors shrink with the width; scaled like this their products with tokens stay in float16's range.
     widened = float(weight.shape[0])
-    factors = torch.stack([ca, cb])
-    num_programs = _num_programs(problem.values)
+    splits = num_programs(problem.values)
     _, grad_weight, grad_bias = direct_dw.launch(
-        problem, weight, "cosine", 1.0, configs["direct_dw"], num_programs, factors * widened
+        problem, weight, "cosine", 1.0, configs["direct_dw"], splits, factors * widened
     )
     per_token = problem.inverse_count()
     return losses.sum() * per_token, grad_weight * (per_token / widened), grad_bias * (per_token / widened), factors
@@ -56,7 +53,7 @@ def gram_student_gradient(upstream: Tensor, problem: Problem, factors: Tensor, c
 def direct(problem: Problem, kind: str, beta: float, configs: Configs) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error or smooth L1 through the residual: loss and gradients for weight and bias."""
     weight = problem.rounded_weight
-    sums = direct_dw.launch(problem, weight, kind, beta, configs["direct_dw"], _num_programs(problem.values))
+    sums = direct_dw.launch(problem, weight, kind, beta, configs["direct_dw"], num_programs(problem.values))
     per_element = problem.inverse_count() / weight.shape[0]
     loss, grad_weight, grad_bias = (each * per_element for each in sums)
     return loss, grad_weight, grad_bias
@@ -79,7 +76,7 @@ def _stacked(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat(in_halves(matrix, dtype)) if dtype.itemsize == 2 else matrix.to(dtype)
 
 
-def _num_programs(tensor: Tensor) -> int:
+def num_programs(tensor: Tensor) -> int:
     """Programs that run at a time: one a multiprocessor, since the partial sums' traffic grows with their number."""
     if not tensor.is_cuda:
         return _INTERPRETED_PROGRAMS

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kdcache_kernels.device.case import Case
+from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
 from kdcache_kernels.device.spectrum_tile import (
     count_bins,
@@ -222,6 +222,11 @@ def cases() -> Iterator[Case]:
             yield from case(width, table[row])
 
 
+def _work(given: Config) -> Work:
+    products = 4 * (given["K0"] + given["K1"]) * given["COLUMNS"]
+    return Work(operations=2 * given["num_tokens"] * products, turns=triton.cdiv(4 * given["M"], 64))
+
+
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
     """256 images with 196 tokens each."""
     tokens = torch.randn(256, 196, width, device=device).bfloat16()
@@ -238,4 +243,5 @@ KERNEL = Kernel(
     cases=cases,
     timing=timing,
     interpreted=INTERPRETED,
+    work={"spectrum_fold4": _work},
 )

@@ -10,12 +10,20 @@ def _half(values: np.ndarray) -> np.ndarray:
     return np.maximum(np.abs(values) * 2.0**-11, 2.0**-25)
 
 
+def _eighth(values: np.ndarray) -> np.ndarray:
+    # Half of the last of three bits, or half a step of the subnormal numbers; dividing by the scale rounds once more.
+    largest = np.abs(values).max(-1, keepdims=True)
+    return np.maximum(np.abs(values) * (2.0**-4 + 2.0**-20), largest / 448 * 2.0**-10 * (1 + 2.0**-20))
+
+
 CASES = {
     "fp32": Case(make_codec("fp32"), (7, 5), np.zeros_like),
     "fp16": Case(make_codec("fp16"), (7, 5), _half),
     "bf16": Case(make_codec("bf16"), (7, 5), lambda values: np.abs(values) * 2.0**-8),
     "int8": Case(make_codec("int8"), (7, 5), lambda values: np.abs(values).max(-1, keepdims=True) / 253.9),
     "int8 embedding": Case(make_codec("int8"), (5,), lambda values: np.abs(values).max(-1, keepdims=True) / 253.9),
+    "fp8": Case(make_codec("fp8"), (7, 5), _eighth),
+    "fp8 embedding": Case(make_codec("fp8"), (5,), _eighth),
     "fp32 logits": Case(make_codec("fp32"), (9,), np.zeros_like),
     "fp16 logits": Case(make_codec("fp16"), (9,), _half),
     "topk of all": Case(make_codec("topk", {"k": 9}), (9,), _half),
@@ -48,6 +56,35 @@ def test_two_codecs_of_one_name_are_a_mistake() -> None:
             packed = Packed()
 
     assert CODECS["fp16"].__module__ == "kdcache.cache.codecs.fp16"
+
+
+def test_fp8_has_the_bits_of_torch() -> None:
+    """Every value of the format, every midpoint between two, and the neighbours of both, with each sign."""
+    codes = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    middle = (codes[1:] + codes[:-1]) / 2
+    near = [torch.nextafter(each, torch.tensor(limit)) for each in (codes, middle) for limit in (-1e9, 1e9)]
+    values = torch.cat([codes, middle, *near])
+    values = torch.cat([values, -values, torch.tensor([0.0, -0.0])]).clamp(-448, 448)
+    # A first value of 448 makes the scale 1.
+    token = torch.cat([torch.tensor([448.0]), values])
+    fields = make_codec("fp8").encode(token.numpy()[None, None])
+    assert fields["scale"].item() == 1
+    assert (fields["values"][0, 0] == token.to(torch.float8_e4m3fn).view(torch.uint8).numpy()).all()
+    expected = token.to(torch.float8_e4m3fn).float().numpy()
+    assert (make_codec("fp8").decode(fields, (1, len(token)))[0, 0] == expected).all()
+
+
+def test_fp8_keeps_small_channels_beside_one_that_is_large() -> None:
+    """One channel at +300: int8's one step for all takes most of the others, three bits of their own do not."""
+    tokens = np.random.default_rng(0).standard_normal((1, 64, 32)).astype(np.float32)
+    tokens[..., 0] += 300
+    lost = {}
+    for name in ("int8", "fp8"):
+        codec = make_codec(name)
+        decoded = codec.decode(codec.encode(tokens), (64, 32))
+        lost[name] = np.linalg.norm((decoded - tokens)[..., 1:]) / np.linalg.norm(tokens[..., 1:])
+    assert lost["int8"] > 0.5
+    assert lost["fp8"] < 0.05
 
 
 def test_fp16_overflow_becomes_infinity_for_the_writer_to_refuse() -> None:
@@ -113,7 +150,7 @@ class TestTopK:
             make_codec("topk", {"k": 5}).layout((4,))
 
 
-@pytest.mark.parametrize("text", ["fp8", "topk", "topk=x", "topk=0", "fp16=3", ""])
+@pytest.mark.parametrize("text", ["fp7", "fp8=3", "topk", "topk=x", "topk=0", "fp16=3", ""])
 def test_what_users_mistype(text: str) -> None:
     with pytest.raises(ValueError, match=r"codec|topk"):
         parse_codec(text)
