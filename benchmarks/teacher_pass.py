@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.record import environment, spread, write
 from kdcache.distributed.env import worker_env
 from kdcache.distributed.process_group import choose_device
-from kdcache.models import parse_tap
+from kdcache.models import TimmModel, parse_tap
 from kdcache.reports.tables import text_table
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     scratch = Path(tempfile.mkdtemp(dir=arguments.scratch))
     bare, whole, shares = [], [], []
     device = choose_device(arguments.device, worker_env())
-    teacher = Teacher(arguments.teacher, {}, "random", image_size=None, seed=0, device=device, precision="auto")
+    teacher = Teacher(TimmModel(arguments.teacher), "random", image_size=None, seed=0, device=device, precision="auto")
     teacher.set_taps([parse_tap("blocks.-1/patch"), parse_tap("head/logits")])
     num_views = arguments.limit * arguments.views
     pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch_size, *(teacher.image_size,) * 2, 3), np.uint8)

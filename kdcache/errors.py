@@ -20,6 +20,7 @@ class Remedy(enum.Enum):
     # A cache on disk.
     REPAIR = "repair"
     REBUILD = "rebuild"
+    ACCEPT_LOSS = "accept_loss"
     REBUILD_OR_DELETE_GROUP = "rebuild_or_delete_group"  # group
     RESTORE_BASE_OR_DELETE_GROUP = "restore_base_or_delete_group"  # group
     REMOVE_FILE = "remove_file"
@@ -60,6 +61,7 @@ class Remedy(enum.Enum):
     NAME_FOLDERS = "name_folders"
     NAME_WEIGHTS = "name_weights"
     LOCAL_WEIGHTS = "local_weights"
+    LOCAL_MODEL = "local_model"
     MODEL_OF_WEIGHTS = "model_of_weights"
     GIVE_STUDENT_WEIGHTS = "give_student_weights"
 
@@ -71,12 +73,17 @@ class Remedy(enum.Enum):
     ADD_TEACHER = "add_teacher"
     TRAIN_WITHOUT_LABELS = "train_without_labels"
     LEAVE_OUT_CLASSES_OR_LOGITS = "leave_out_classes_or_logits"
+    LEAVE_OUT_LABELS_OR_LOGITS = "leave_out_labels_or_logits"
+    SEPARATE_CLASSES = "separate_classes"
+    NAME_STUDENT_CLASSES = "name_student_classes"
     MATCH_GRID = "match_grid"
     OTHER_TOKENS = "other_tokens"
     STABILISE = "stabilise"
     SAME_RUN = "same_run"
+    ACCEPT_VERSIONS = "accept_versions"
     FINISH_TRAINING = "finish_training"
     EVALUATE_WHILE_TRAINING = "evaluate_while_training"
+    OTHER_WEIGHTS = "other_weights"
     KEEP_MILESTONES = "keep_milestones"
     REPLACE_EXPORT = "replace_export"
     OTHER_DATA_OR_CLASSES = "other_data_or_classes"
@@ -187,6 +194,10 @@ class GridMismatchError(KdcacheError):
 
 class RunMismatchError(KdcacheError):
     """A run folder holds a run with another configuration, or a damaged checkpoint."""
+
+
+class RankLostError(KdcacheError):
+    """Another process of a distributed job has ended, hangs, or never came."""
 
 
 class MissingExtraError(KdcacheError):

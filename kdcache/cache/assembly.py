@@ -12,7 +12,7 @@ from kdcache.cache.group import GroupFingerprint, GroupManifest, GroupShard
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, read_group_index
 from kdcache.cache.hdf5 import decoded
 from kdcache.cache.index import ShardIndex, read_index
-from kdcache.cache.job import committed, other_plan, read_ledger
+from kdcache.cache.job import committed, later_versions, other_plan, read_ledger
 from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
 from kdcache.cache.statistics import TokenStatistics
@@ -50,6 +50,7 @@ def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequen
         image_modes=dict(sorted(modes.items())),
         num_rotated=num_rotated,
         num_bad=sum(shard.num_bad for shard in shards),
+        later_versions=later_versions(paths),
     )
 
 
@@ -90,6 +91,7 @@ def assemble_group(
         fingerprint=fingerprint,
         base=base_digest,
         shards=shards,
+        later_versions=later_versions(paths),
         columns={
             name: summary.finish(f"group {paths.root.name}, column {name}") for name, summary in summaries.items()
         },

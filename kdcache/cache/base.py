@@ -51,14 +51,15 @@ class BaseShard(Facts, frozen=True):
     files: dict[str, FileFacts]
 
 
-class BaseManifest(Facts, frozen=True):
-    """The manifest of a base."""
+class BaseManifest(Facts, frozen=True, omit_defaults=True):
+    """The manifest of a base. `later_versions` wrote some of its shards besides those of the fingerprint."""
 
     fingerprint: BaseFingerprint
     shards: list[BaseShard]
     image_modes: dict[str, Count]
     num_rotated: Count
     num_bad: Count
+    later_versions: list[dict[str, str]] = []
 
     def check(self, where: str) -> None:
         """See Facts. What it counts is what was planned, and no more than its files can hold."""

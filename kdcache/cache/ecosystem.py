@@ -15,6 +15,18 @@ from kdcache.strict_json import dump_json
 
 def write_base_files(paths: CachePaths, manifest: BaseManifest) -> None:
     """Write ``_info.json`` (timm's WebDataset reader) and ``wids-samples.json`` into the cache folder."""
+    for name, data in base_files(paths, manifest).items():
+        write_changed(paths.root / name, data)
+
+
+def write_group_files(paths: CachePaths, manifest: GroupManifest, base: BaseManifest) -> None:
+    """Write one ``wids-<column>.json`` for each column into the folder of a group."""
+    for name, data in group_files(paths, manifest, base).items():
+        write_changed(paths.root / name, data)
+
+
+def base_files(paths: CachePaths, manifest: BaseManifest) -> dict[str, bytes]:
+    """What `write_base_files` writes, by name: it follows from the manifest, so that it can be compared."""
     split = manifest.fingerprint.split
     info = {
         "splits": {
@@ -28,16 +40,17 @@ def write_base_files(paths: CachePaths, manifest: BaseManifest) -> None:
             }
         }
     }
-    write_changed(paths.root / "_info.json", dump_json(info))
     sizes = {shard.name: shard.files[SAMPLES].size_bytes for shard in manifest.shards}
-    _write_wids(paths, SAMPLES, manifest, sizes)
+    return {"_info.json": dump_json(info), **_wids(paths, SAMPLES, manifest, sizes)}
 
 
-def write_group_files(paths: CachePaths, manifest: GroupManifest, base: BaseManifest) -> None:
-    """Write one ``wids-<column>.json`` for each column into the folder of a group."""
+def group_files(paths: CachePaths, manifest: GroupManifest, base: BaseManifest) -> dict[str, bytes]:
+    """What `write_group_files` writes, by name."""
+    found: dict[str, bytes] = {}
     for column in manifest.fingerprint.columns:
         sizes = {shard.name: shard.files[column.name].size_bytes for shard in manifest.shards}
-        _write_wids(paths, column.name, base, sizes)
+        found |= _wids(paths, column.name, base, sizes)
+    return found
 
 
 def write_dali_indexes(cache: Cache, column: Column, folder: Path) -> list[Path]:
@@ -75,13 +88,13 @@ def _dali_component(layout: RecordLayout, record: int, name: str) -> str:
     return f"{extension} {record * layout.stride_bytes + TAR_BLOCK_BYTES} {layout.member_bytes} {name}"
 
 
-def _write_wids(paths: CachePaths, part: str, base: BaseManifest, sizes: dict[str, int]) -> None:
+def _wids(paths: CachePaths, part: str, base: BaseManifest, sizes: dict[str, int]) -> dict[str, bytes]:
     shards = [
         {"url": _relative(paths, part, shard.name), "nsamples": shard.num_samples, "filesize": sizes[shard.name]}
         for shard in base.shards
     ]
     index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": part, "shardlist": shards}
-    write_changed(paths.root / f"wids-{part}.json", dump_json(index))
+    return {f"wids-{part}.json": dump_json(index)}
 
 
 def _relative(paths: CachePaths, part: str, name: str) -> str:

@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.base import BASE_PARTS, BaseFingerprint, BaseManifest, PlannedShard, planned_shards, read_base
 from kdcache.cache.ecosystem import write_base_files, write_group_files
 from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.group_writer import GroupShardWriter
 from kdcache.cache.job import Job
-from kdcache.cache.manifest import manifest_digest, write_manifest
+from kdcache.cache.manifest import fingerprint_digest, manifest_digest, write_manifest
 from kdcache.cache.paths import INDEX, CachePaths
 from kdcache.cache.writer import BadSample, BaseShardWriter
 from kdcache.errors import IncompleteCacheError, Remedy
@@ -64,6 +66,7 @@ class Extraction:
         groups: How the groups of this pass are made, by name.
         job_id: Equal for all workers of one job.
         writes_base: False for a base that is complete and only read.
+        accept_versions: Whether what was begun by other versions of libraries is continued.
 
     Raises: NotWritableError, CacheBusyError, CacheMismatchError where something else was begun under these names.
     """
@@ -76,6 +79,7 @@ class Extraction:
         job_id: str,
         *,
         writes_base: bool,
+        accept_versions: bool = False,
     ) -> None:
         self.paths = CachePaths(root)
         self.base, self.groups = base, dict(groups)
@@ -84,10 +88,11 @@ class Extraction:
         try:
             if writes_base:
                 self._base_job = Job(self.paths, job_id, BaseFingerprint)
-                self._base_job.adopt(base)
+                self.base = self._base_job.adopt(base, accept_versions=accept_versions)
             for name, fingerprint in groups.items():
+                own = msgspec.structs.replace(fingerprint, base=fingerprint_digest(self.base))
                 self._jobs[name] = Job(self.paths.group(name), job_id, GroupFingerprint)
-                self._jobs[name].adopt(fingerprint)
+                self.groups[name] = self._jobs[name].adopt(own, accept_versions=accept_versions)
         except BaseException:
             self.close()
             raise
@@ -109,11 +114,13 @@ class Extraction:
         if task.base:
             assert self._base_job is not None
             self._base_job.clear(name, list(BASE_PARTS))
+            self._base_job.begin_shard()
             base = BaseShardWriter(self.paths, self.base, name)
         writers: dict[str, GroupShardWriter] = {}
         for group in task.groups:
             fingerprint = self.groups[group]
             self._jobs[group].clear(name, [column.name for column in fingerprint.columns])
+            self._jobs[group].begin_shard()
             writers[group] = GroupShardWriter(self.paths.group(group), fingerprint, self.base, name)
         return TaskWriter(task.shard, base, writers)
 

@@ -53,13 +53,17 @@ class GroupShard(Facts, frozen=True):
     files: dict[str, FileFacts]
 
 
-class GroupManifest(Facts, frozen=True):
-    """The manifest of a group. `base` is the sha256 of the manifest of the base that it belongs to."""
+class GroupManifest(Facts, frozen=True, omit_defaults=True):
+    """The manifest of a group. `base` is the sha256 of the manifest of the base that it belongs to.
+
+    `later_versions` wrote some of its shards besides those of the fingerprint.
+    """
 
     fingerprint: GroupFingerprint
     base: str
     shards: list[GroupShard]
     columns: dict[str, ColumnSummary]
+    later_versions: list[dict[str, str]] = []
 
     def check(self, where: str) -> None:
         """See Facts."""

@@ -25,6 +25,7 @@ from kdcache.strict_json import dump_json, load_json
 
 Fingerprint = TypeVar("Fingerprint", bound=Facts)
 Record = TypeVar("Record", bound=Facts)
+_LATER = "versions.json"
 
 
 class Job(Generic[Fingerprint]):
@@ -44,6 +45,7 @@ class Job(Generic[Fingerprint]):
         self.paths = paths
         self._kind = kind
         self._plan: str | None = None
+        self._later: dict[str, str] | None = None
         make_folder(paths.job / "attempts")
         self._lock = JobLock(paths.job, job_id)
         try:
@@ -53,22 +55,38 @@ class Job(Generic[Fingerprint]):
             self.close()
             raise
 
-    def adopt(self, fingerprint: Fingerprint) -> None:
+    def adopt(self, fingerprint: Fingerprint, *, accept_versions: bool = False) -> Fingerprint:
         """Start with this plan, or resume it if it is the one that was begun.
 
+        Args:
+            fingerprint: Of the plan.
+            accept_versions: Whether a plan that differs only in the versions of libraries is resumed.
+
+        Returns: the plan, with the versions that it was begun with.
         Raises: CacheMismatchError naming every field that differs and both values.
         """
         known = self.known()
         differing = [] if known is None else differences(known, fingerprint)
-        if differing and self._indexes():
-            raise CacheMismatchError(
-                f"{self.paths.root} was begun with another plan:",
-                lines=[*(f"  {each}" for each in differing), "Nothing was changed."],
-                remedy=Remedy.SAME_PLAN,
-            )
+        if known is not None and differing and self._indexes():
+            only_versions = all(line.startswith("versions.") for line in differing)
+            if not (accept_versions and only_versions):
+                raise CacheMismatchError(
+                    f"{self.paths.root} was begun with another plan:",
+                    lines=[*(f"  {each}" for each in differing), "Nothing was changed."],
+                    remedy=Remedy.ACCEPT_VERSIONS if only_versions else Remedy.SAME_PLAN,
+                )
+            self._later = msgspec.to_builtins(fingerprint)["versions"]
+            fingerprint = known
         # Where nothing was finished under another plan (say, its batches did not fit into memory), this replaces it.
         write_changed(self.paths.job / "plan.json", fingerprint_bytes(fingerprint))
         self._plan = fingerprint_digest(fingerprint)
+        return fingerprint
+
+    def begin_shard(self) -> None:
+        """Note durably that a shard is written by other versions than the plan names, where it is."""
+        noted = later_versions(self.paths)
+        if self._later is not None and self._later not in noted:
+            write_file(self.paths.job / _LATER, dump_json([*noted, self._later]))
 
     def known(self) -> Fingerprint | None:
         """The plan that was begun here, None before there is one. Raises: CorruptCacheError."""
@@ -134,6 +152,17 @@ class Job(Generic[Fingerprint]):
         for folder in (self.paths.root, *(path for path in entries(self.paths.root) if path.is_dir())):
             remove_stale_temporaries(folder)
         remove_stale_temporaries(self.paths.job / "attempts")
+
+
+def later_versions(paths: CachePaths) -> list[dict[str, str]]:
+    """Versions of libraries that wrote shards besides those that the plan names, as far as the job still knows."""
+    path = paths.job / _LATER
+    if not path.is_file():
+        return []
+    try:
+        return msgspec.convert(load_json(read_regular(path), where=str(path)), list[dict[str, str]])
+    except msgspec.ValidationError as error:
+        raise CorruptCacheError(f"{path}: not a list of versions ({error})", remedy=Remedy.RESTORE_FILE) from None
 
 
 def other_plan(paths: CachePaths, name: str, found: str, wanted: str | None) -> CacheMismatchError:

@@ -11,13 +11,14 @@ import numpy as np
 from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.base import BaseFingerprint, BaseManifest, planned_shards, read_base
 from kdcache.cache.column_builder import ColumnBuilder
+from kdcache.cache.ecosystem import write_base_files, write_group_files
 from kdcache.cache.facts import JPEG, ColumnFacts, Facts, FileFacts
 from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.group_index import ColumnIndex, GroupIndex, group_index_bytes, read_group_index
 from kdcache.cache.group_writer import PixelBuilder
 from kdcache.cache.index import ShardIndex, index_bytes, read_index
-from kdcache.cache.job import Job, index_head, read_ledger
+from kdcache.cache.job import Job, index_head
 from kdcache.cache.manifest import (
     fingerprint_bytes,
     fingerprint_digest,
@@ -26,10 +27,10 @@ from kdcache.cache.manifest import (
     write_manifest,
 )
 from kdcache.cache.paths import INDEX, LEDGER, SAMPLES, CachePaths
+from kdcache.cache.rebuild_ledgers import is_lost_bytes, plan_ledgers
 from kdcache.cache.sample import Sample
 from kdcache.cache.shard import META_MEMBER, StridedShard, member_name, read_meta
 from kdcache.cache.tar import Member, read_members
-from kdcache.cache.writer import ledger_bytes
 from kdcache.durable import make_folder, remove, remove_stale_temporaries, sha256_file, write_file
 from kdcache.errors import CacheMismatchError, CorruptCacheError, IncompleteCacheError, KdcacheError, Remedy
 from kdcache.storage import all_errors, entries, open_regular
@@ -37,14 +38,19 @@ from kdcache.storage import all_errors, entries, open_regular
 Record = TypeVar("Record", bound=Facts)
 
 
-def rebuild_base(job: Job[BaseFingerprint]) -> BaseManifest:
-    """Rebuild every index and the manifest of the base from the samples tars (and the ledgers that are left).
+def rebuild_base(job: Job[BaseFingerprint], *, accept_loss: bool = False) -> tuple[BaseManifest, list[str]]:
+    """Rebuild every index and the manifest of the base from the samples tars and the ledgers.
 
+    Args:
+        job: The right to write to the base.
+        accept_loss: Go on where a ledger that names bad images is gone, without their names and reasons.
+
+    Returns: the manifest, and the names of the shards whose ledger was lost.
     Raises: IncompleteCacheError when shards are missing, CorruptCacheError when tars are damaged or of several plans,
-        StorageError; the same again finishes what was begun.
+        or when a ledger cannot be made again, StorageError; the same again finishes what was begun.
     """
     with all_errors(job.paths.root, "rebuild"):
-        return _rebuild_base(job.paths)
+        return _rebuild_base(job.paths, accept_loss=accept_loss)
 
 
 def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupManifest:
@@ -60,18 +66,28 @@ def rebuild_group(job: Job[GroupFingerprint], base_paths: CachePaths) -> GroupMa
         return _rebuild_group(job.paths, base_paths)
 
 
-def _rebuild_base(paths: CachePaths) -> BaseManifest:
+def _rebuild_base(paths: CachePaths, *, accept_loss: bool) -> tuple[BaseManifest, list[str]]:
     remove_stale_temporaries(paths.root)
     fingerprint = _common_fingerprint(paths, SAMPLES, BaseFingerprint)
     names = [shard.name for shard in planned_shards(fingerprint)]
     _require(paths, [SAMPLES], names)
-    _refuse_damaged_tars(paths, [SAMPLES], names)
+    known = _refuse_damaged_tars(paths, [SAMPLES], names)
+    ledgers = plan_ledgers(
+        paths,
+        fingerprint,
+        {name: files[LEDGER] for name, files in known.items() if LEDGER in files},
+        lambda name: [sample.source_key for sample in _read_samples(paths, fingerprint, name)[0]],
+        accept_loss=accept_loss,
+    )
+    for name, data in ledgers.items():
+        _replace(paths.shard(LEDGER, name), data)
     for name in names:
         index = _base_index(paths, fingerprint, name)
         _replace(paths.shard(INDEX, name), index_bytes(index))
     manifest = assemble_base(paths, fingerprint, names)
+    write_base_files(paths, manifest)
     write_manifest(paths, manifest)
-    return manifest
+    return manifest, [name for name, data in ledgers.items() if is_lost_bytes(data)]
 
 
 def _rebuild_group(paths: CachePaths, base_paths: CachePaths) -> GroupManifest:
@@ -91,6 +107,7 @@ def _rebuild_group(paths: CachePaths, base_paths: CachePaths) -> GroupManifest:
         keys = read_index(base_paths.shard(INDEX, name))
         _replace(paths.shard(INDEX, name), group_index_bytes(_group_index(paths, fingerprint, base, name, keys)))
     manifest = assemble_group(paths, fingerprint, base, base_digest)
+    write_group_files(paths, manifest, base)
     write_manifest(paths, manifest)
     return manifest
 
@@ -110,8 +127,13 @@ def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> N
         )
 
 
-def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> None:
-    """A rebuild must not accept damaged bytes: whatever hash is still known must hold."""
+def _refuse_damaged_tars(
+    paths: CachePaths, parts: Sequence[str], names: Sequence[str]
+) -> dict[str, dict[str, FileFacts]]:
+    """A rebuild must not accept damaged bytes: whatever hash is still known must hold.
+
+    Returns: by shard and part, what is known.
+    """
     heads = {name: index_head(paths, name) for name in names}
     known = {name: {} if head is None else head.files for name, head in heads.items()}
     kind = BaseManifest if SAMPLES in parts else GroupManifest
@@ -123,6 +145,7 @@ def _refuse_damaged_tars(paths: CachePaths, parts: Sequence[str], names: Sequenc
             facts = known[name].get(part)
             if facts is not None and sha256_file(path) != facts.sha256:
                 raise CorruptCacheError(f"{path}: bytes differ from what was written (sha256)", remedy=Remedy.REPAIR)
+    return known
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -153,10 +176,6 @@ def _base_index(paths: CachePaths, fingerprint: BaseFingerprint, name: str) -> S
         num_views=views.num_views,
         num_view_fields=len(views.fields),
     )
-    if not paths.shard(LEDGER, name).is_file():
-        make_folder(paths.root / LEDGER)
-        write_file(paths.shard(LEDGER, name), ledger_bytes([]), replace=False)
-    read_ledger(paths.shard(LEDGER, name))
     for part in (SAMPLES, LEDGER):
         index.files[part] = FileFacts.read(paths.shard(part, name))
     return index

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdcache.cache.base import BASE_PARTS, BaseShard
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.cache.ecosystem import base_files, group_files
 from kdcache.cache.facts import FileFacts
 from kdcache.cache.group import Group
 from kdcache.cache.group_index import GroupIndex
@@ -16,13 +17,14 @@ from kdcache.cache.job import read_ledger
 from kdcache.cache.keys import keys_digest, labels_digest
 from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX, JOB, LEDGER, SAMPLES
+from kdcache.cache.rebuild_ledgers import is_lost, planned_keys
 from kdcache.cache.sample import Sample
 from kdcache.cache.shard import META_MEMBER
 from kdcache.cache.tar import read_members
 from kdcache.cache.verify_columns import record_faults
 from kdcache.durable import sha256_file
 from kdcache.errors import KdcacheError, Remedy
-from kdcache.storage import entries, open_regular
+from kdcache.storage import entries, open_regular, read_regular
 
 _MAX_KEYS_NAMED = 5
 # What else than damage makes a group unusable: none of these is helped by rebuilding.
@@ -79,6 +81,7 @@ def verify_group_shard(cache: Cache, group: Group, shard: BaseShard) -> list[Fau
 def verify_whole(cache: Cache) -> Iterator[Fault]:
     """Check what concerns all shards together: keys unique and complete, usable groups, no unknown files."""
     yield from _key_faults(cache)
+    yield from _ecosystem_faults(cache)
     for name, error in cache.unusable.items():
         remedy = error.remedy if error.remedy in _OWN_REMEDIES else Remedy.REBUILD_OR_DELETE_GROUP
         yield Fault("", "manifest.json", "", str(error), remedy, name)
@@ -89,6 +92,7 @@ def _key_faults(cache: Cache) -> Iterator[Fault]:
     seen: dict[str, str] = {}
     source_keys: list[str] = []
     labels: list[int] = []
+    is_whole = True  # without a lost ledger, whose keys nobody knows
     facts = cache.manifest.fingerprint.source
     for shard in cache.manifest.shards:
         try:
@@ -101,18 +105,36 @@ def _key_faults(cache: Cache) -> Iterator[Fault]:
             if key in seen:
                 yield Fault(shard.name, INDEX, key, f"also in shard {seen[key]}", Remedy.EXTRACT_ELSEWHERE)
             seen[key] = shard.name
-        planned = [index.sample(row).source_key for row in range(len(index))]
-        for each in sorted(bad, key=lambda each: each.position):
-            planned.insert(each.position, each.source_key)
-        source_keys += planned
+        is_whole = is_whole and not is_lost(bad)
+        source_keys += planned_keys([index.sample(row).source_key for row in range(len(index))], bad)
         labels += index.labels.tolist()
     if len(labels) == facts.num_samples and labels_digest(labels) != facts.labels_sha256:
         yield Fault(
             "", "manifest.json", "", "the labels of all shards are not the ones of the plan", Remedy.EXTRACT_ELSEWHERE
         )
-    if keys_digest(source_keys) != facts.keys_sha256:
+    if is_whole and keys_digest(source_keys) != facts.keys_sha256:
         problem = f"the {len(source_keys)} source keys of all shards are not the ones of the plan"
         yield Fault("", "manifest.json", "", problem, Remedy.EXTRACT_ELSEWHERE)
+
+
+def _ecosystem_faults(cache: Cache) -> Iterator[Fault]:
+    """Files for other programs must say what the manifests say."""
+    manifest = cache.manifest
+    folders = {"": (cache.paths, base_files(cache.paths, manifest))}
+    for name, group in cache.groups.items():
+        folders[name] = (group.paths, group_files(group.paths, group.manifest, manifest))
+    for name, (paths, wanted) in folders.items():
+        for file, data in wanted.items():
+            path = paths.root / file
+            try:
+                problem = "" if read_regular(path) == data else "does not say what the manifest says"
+            except KdcacheError:
+                problem = "the file is missing"
+            if problem:
+                yield Fault("", file, "", problem, Remedy.REBUILD, name)
+        for path in sorted(paths.root.glob("wids-*.json")):
+            if path.name not in wanted:
+                yield Fault("", path.name, "", "no manifest names this file", Remedy.REMOVE_FILE, name)
 
 
 def _file_problem(path: Path, facts: FileFacts) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import counted
+from kdcache.cli.text import MODEL_HELP, counted
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--column", action="append", metavar="NAME", help="of the cache; again for more (one for each tap)"
     )
     what.add_argument("--group", metavar="NAME", help="of the cache (default: each, in a folder of its own if several)")
-    what.add_argument("--model", metavar="NAME", help="a timm model instead of a cache")
+    what.add_argument("--model", metavar="NAME", help=f"{MODEL_HELP}, instead of a cache")
     what.add_argument(
         "--weights",
         action="extend",
@@ -172,8 +172,10 @@ def _student(arguments: argparse.Namespace) -> "StudentShape | None":
     if arguments.student is None:
         return None
     from kdcache.analysis.diagnosis import student_shape
+    from kdcache.models import resolve_name
 
-    return student_shape(arguments.student, parse_pairs(arguments.student_kwargs, "--student-kwargs"))
+    named = resolve_name(arguments.student).model
+    return student_shape(named.name, {**named.kwargs, **parse_pairs(arguments.student_kwargs, "--student-kwargs")})
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -19,8 +19,9 @@ from kdcache.cli.progress import ProgressReporter
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 from kdcache.images import open_source
-from kdcache.models import Tap, create_timm_model, load_weights, parse_tap
+from kdcache.models import Tap, create_timm_model, load_weights, parse_tap, resolve_name
 from kdcache.models.build import size_arguments
+from kdcache.models.names import with_square_size
 from kdcache.models.taps import num_blocks
 from kdcache.seeds import derived_seed
 from kdcache.students.change import TokenHead, trunk_of
@@ -99,15 +100,19 @@ def model_source(
 def _of_timm(arguments: argparse.Namespace) -> _Network:
     if not arguments.weights:
         raise UsageError("--model needs --weights: hub, random or files")
-    name, kwargs = arguments.model, parse_pairs(arguments.model_kwargs, "--model-kwargs")
-    if arguments.image_size is not None and "img_size" in kwargs:
+    named = resolve_name(arguments.model)
+    given = parse_pairs(arguments.model_kwargs, "--model-kwargs")
+    name, kwargs = named.model.name, with_square_size({**named.model.kwargs, **given}, where=arguments.model)
+    if arguments.image_size is not None and "img_size" in given:
         raise UsageError("--image-size and --model-kwargs img_size set the same size: give one")
-    size = kwargs.get("img_size", arguments.image_size)
+    size = arguments.image_size or kwargs.get("img_size")
     torch.manual_seed(derived_seed("teacher", 0))
-    options = {**(size_arguments(name, size) if size else {}), **kwargs}
-    model = create_timm_model(name, pretrained="hub" in arguments.weights, kwargs=options)
-    files = [text for text in arguments.weights if text not in ("hub", "random")]
-    if len(files) < len(arguments.weights) > 1:
+    options = {**kwargs, **(size_arguments(name, size) if size else {})}
+    trained = [str(named.weights)] if named.weights is not None else ["hub"]
+    chosen = [each for text in arguments.weights for each in (trained if text == "hub" else [text])]
+    model = create_timm_model(name, pretrained="hub" in chosen, kwargs=options, settings=named.model.settings)
+    files = [text for text in chosen if text not in ("hub", "random")]
+    if len(files) < len(chosen) > 1:
         raise UsageError("--weights: several sets of weights must all be files")
     config = timm.data.resolve_model_data_config(model)
     view = EvalView(
@@ -117,8 +122,8 @@ def _of_timm(arguments: argparse.Namespace) -> _Network:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    weights: list[_Weights] = [(path, partial(load_weights, model, Path(path))) for path in files]
-    return _Network(model, view, name, weights or [(arguments.weights[0], lambda: None)])
+    weights: list[_Weights] = [(path, partial(load_weights, model, path)) for path in files]
+    return _Network(model, view, name, weights or [(chosen[0], lambda: None)])
 
 
 def _of_run(folder: Path) -> _Network:

@@ -66,8 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from kdcache.distributed.env import worker_env
     from kdcache.distributed.process_group import choose_device, process_group
-    from kdcache.images import open_for_classes
-    from kdcache.train.evaluate import evaluate
+    from kdcache.train.evaluate import evaluate, open_for_student
     from kdcache.train.folder import load_student
     from kdcache.train.kept_weights import weights_name
 
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device, env)
     weights = weights_name(arguments.run, arguments.weights)
     student, spec, view, class_names = load_student(arguments.run, weights=weights)
-    source = open_for_classes(arguments.data, class_names, rules_of(arguments))
+    source = open_for_student(arguments.data, class_names, spec.num_classes, rules_of(arguments))
     with process_group(env, device):
         accuracy = evaluate(
             student.to(device),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules
 from kdcache.cli.extract_text import agreement_text, caution_text, next_text, report_facts, source_text, summary_text
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import codec_names, counted, print_json
+from kdcache.cli.text import MODEL_HELP, codec_names, counted, print_json
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_images(parser)
 
     teacher = parser.add_argument_group("teacher")
-    teacher.add_argument("--teacher", metavar="NAME", default=default, help="any timm model")
+    teacher.add_argument("--teacher", metavar="NAME", default=default, help=MODEL_HELP)
     teacher.add_argument(
         "--teacher-weights",
         metavar="W",
@@ -142,6 +142,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--threads", type=int, metavar="N", default=default, help="reading threads (all cores)")
     out.add_argument(
         "--no-space-check", action="store_false", dest="check_space", default=default, help="start on a disk too small"
+    )
+    out.add_argument(
+        "--accept-versions", action="store_true", default=default, help="resume with other versions of libraries"
     )
     out.add_argument("--json", action="store_true", help="print the result as JSON")
 

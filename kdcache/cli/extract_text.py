@@ -73,9 +73,11 @@ def _duration(seconds: float) -> str:
 
 def agreement_text(agreement: "Agreement") -> str:
     """One line: how often the cached logits agree with the labels."""
+    differ = agreement.num_labels != agreement.num_classes
+    labels = f" (labels: {agreement.num_labels} classes)" if differ else ""
     return (
         f"  {agreement.column}: the largest of {agreement.num_classes} logits is the label's for "
-        f"{agreement.fraction:.1%} of {counted(agreement.num_images, 'image')}"
+        f"{agreement.fraction:.1%} of {counted(agreement.num_images, 'image')}{labels}"
     )
 
 
@@ -107,7 +109,9 @@ def report_facts(report: "ExtractReport", found: "Sequence[Agreement]") -> dict[
         "seconds": report.seconds,
         "times": asdict(report.times),
         "num_bad": report.base.num_bad if report.base else None,
-        "label_agreement": {each.column: {"fraction": each.fraction, "num_images": each.num_images} for each in found},
+        "label_agreement": {
+            each.column: {name: value for name, value in asdict(each).items() if name != "column"} for each in found
+        },
     }
 
 

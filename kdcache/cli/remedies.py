@@ -12,6 +12,10 @@ _WORDS = {
     # A cache on disk.
     Remedy.REPAIR: "run `kdcache verify --repair`, then the same `kdcache extract` again",
     Remedy.REBUILD: "restore the file, or run `kdcache verify --rebuild`",
+    Remedy.ACCEPT_LOSS: (
+        "restore the file, have the shard extracted again with `kdcache verify --repair`, or go on without the names "
+        "and reasons of these images with `kdcache verify --rebuild --accept-loss`"
+    ),
     Remedy.REBUILD_OR_DELETE_GROUP: (
         "run `kdcache verify --rebuild --group {group}`, or delete the folder {group} and extract it again"
     ),
@@ -75,7 +79,14 @@ _WORDS = {
     ),
     Remedy.NAME_FOLDERS: "or, if these folders are the classes, name them in a file with --class-map FILE",
     Remedy.NAME_WEIGHTS: "name the weights it was extracted with by --teacher-weights",
-    Remedy.LOCAL_WEIGHTS: "check the network and HF_HOME, or pass a local file with --teacher-weights FILE",
+    Remedy.LOCAL_WEIGHTS: (
+        "check the network and HF_HOME, or pass a local file or folder with `--teacher-weights FILE` "
+        "(`--student-weights FILE`)"
+    ),
+    Remedy.LOCAL_MODEL: (
+        "check the name, the network and HF_HOME, or copy the model's folder from where there is a network and name it "
+        "with `local-dir:FOLDER`"
+    ),
     Remedy.MODEL_OF_WEIGHTS: (
         "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
     ),
@@ -93,6 +104,19 @@ _WORDS = {
     Remedy.ADD_TEACHER: "add its outputs with `kdcache extract --add`, or change it with `--set teacher=...`",
     Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit:logit_weight=1`",
     Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the term logits",
+    Remedy.LEAVE_OUT_LABELS_OR_LOGITS: (
+        "train on labels and features with `--term logits:weight=0`, or on the teacher alone with "
+        "`--term cross-entropy:weight=0`"
+    ),
+    Remedy.SEPARATE_CLASSES: (
+        "train on labels and features with `--term logits:weight=0`, or on the teacher alone with `--term "
+        "cross-entropy:weight=0`; for some of the teacher's classes extract with their names in the teacher's order "
+        "(--class-map FILE), or if the labels count them already, say so with `--set same_classes=true`"
+    ),
+    Remedy.NAME_STUDENT_CLASSES: (
+        "evaluate with the names of the student's classes in their order (`kdcache eval --class-map FILE`), and train "
+        "without --eval-data, or if the labels count the teacher's classes, with `--set same_classes=true`"
+    ),
     Remedy.MATCH_GRID: (
         "choose a student with the teacher's patch size, resize one of them with `--term NAME:resize=student` or "
         "`resize=teacher`, or leave the term out"
@@ -102,9 +126,15 @@ _WORDS = {
         "lower the learning rate (`--set optimizer.lr_per_512=...`), clip gradients (`--set "
         "optimizer.clip_grad=1`) or train in fp32 (`--set precision=fp32`)"
     ),
-    Remedy.SAME_RUN: "use the same settings to resume, or choose another --out folder",
+    Remedy.SAME_RUN: (
+        "use the same settings to resume (a finished run also takes more --epochs), or choose another --out folder"
+    ),
+    Remedy.ACCEPT_VERSIONS: (
+        "install the versions that it was begun with, or accept these with --accept-versions, which records both"
+    ),
     Remedy.FINISH_TRAINING: "finish it with `kdcache train`, or choose another folder",
     Remedy.EVALUATE_WHILE_TRAINING: "train with `--eval-data`, or choose `--weights last`",
+    Remedy.OTHER_WEIGHTS: "restore the file, or choose others of the run with --weights",
     Remedy.KEEP_MILESTONES: "train with `--set checkpoint.milestone_every=N`, or choose other --weights",
     Remedy.REPLACE_EXPORT: "replace it with --replace, or choose another --out",
     Remedy.OTHER_DATA_OR_CLASSES: (

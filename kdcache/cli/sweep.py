@@ -86,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
             config,
             ranks=ranks,
             seeds=range(arguments.seeds),
+            accept_versions=arguments.accept_versions,
             on_run=show,
             on_event=train_verb.show_events(reporter),
         )

@@ -9,8 +9,9 @@ from typing import Any
 import kdcache
 from kdcache.reports.words import counted, size_text
 
-__all__ = ["WEIGHTS_HELP", "codec_names", "counted", "fidelity_text", "print_json", "size_text"]
+__all__ = ["MODEL_HELP", "WEIGHTS_HELP", "codec_names", "counted", "fidelity_text", "print_json", "size_text"]
 
+MODEL_HELP = "any timm model, hf-hub:ORG/NAME, or local-dir:FOLDER as timm saves one"
 WEIGHTS_HELP = "last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)"
 
 # What every codec is written with.

@@ -1,6 +1,7 @@
 """Train a student from a cache; no teacher is loaded, but with --teacher online.
 
-Running the same command again resumes from the last checkpoint, exactly. Works under torchrun. A recipe is a whole
+Running the same command again resumes from the last checkpoint, exactly; a finished run goes on with more --epochs.
+Works under torchrun. A recipe is a whole
 published run by name; flags and --set change single settings of it. A method is a change of the student and a list of
 terms; --term adds a term to it, or changes the one it has.
 """
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import print_json, size_text
+from kdcache.cli.text import MODEL_HELP, print_json, size_text
 from kdcache.cli.train_config import read_config
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what")
     what.add_argument("--cache", type=Path, required=True, metavar="DIR", help="a finished cache")
     what.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
-    what.add_argument("--student", metavar="NAME", help="any timm model")
+    what.add_argument("--student", metavar="NAME", help=MODEL_HELP)
     what.add_argument(
         "--student-kwargs", action="extend", nargs="+", metavar="K=V", help="further arguments of the student"
     )
@@ -101,9 +102,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --teacher online: hub or a file",
     )
     what.add_argument("--beside", type=Path, metavar="RUN", help="a finished run to print beside this one's figures")
+    _add_how(parser)
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--epochs", type=int, metavar="N", help="passes over the images")
-    how.add_argument("--batch-size", type=int, metavar="N", help="views in a batch, over all ranks together (64)")
+    how.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="views in a batch, over all ranks together (64, less for few images)",
+    )
     add_data(how, "--eval-data", help="labelled images to evaluate the student on after every epoch")
     how.add_argument("--seed", type=int, help="of weights, order and dropout (0)")
     how.add_argument("--device", help="auto, cpu, cuda, cuda:1")
@@ -118,7 +129,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "augmentation as DeiT has it: data.views_per_sample=3 and data.epoch_of=views (three views of an image side by "
         "side, a third of the images an epoch)",
     )
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
+    how.add_argument(
+        "--accept-versions", action="store_true", help="resume with other versions of libraries than the run began with"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -137,7 +150,13 @@ def run(arguments: argparse.Namespace) -> int:
 
         load_teachers = _load_teachers(arguments.teacher_weights) if config.online else None
         summary = train(
-            arguments.cache, arguments.out, config, env=env, load_teachers=load_teachers, on_event=show_events(reporter)
+            arguments.cache,
+            arguments.out,
+            config,
+            env=env,
+            load_teachers=load_teachers,
+            accept_versions=arguments.accept_versions,
+            on_event=show_events(reporter),
         )
     other = None if beside is None else {str(arguments.beside): beside}
     if arguments.json and env.is_main:

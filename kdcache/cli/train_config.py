@@ -30,6 +30,8 @@ def read_config(arguments: argparse.Namespace) -> "RunConfig":
             changes[name] = getattr(arguments, name)
     if arguments.student_kwargs is not None:
         changes["student_kwargs"] = parse_pairs(arguments.student_kwargs, "--student-kwargs")
+    if arguments.student is not None:
+        changes |= _named_student(changes)
     try:
         recipe: RunConfig | None = None if arguments.recipe is None else load_recipe(arguments.recipe)()
         method = _method(arguments, None if recipe is None else recipe.method)
@@ -55,6 +57,23 @@ def read_config(arguments: argparse.Namespace) -> "RunConfig":
     if arguments.teacher_weights and not config.online:
         raise UsageError("--teacher-weights would be ignored: no teacher is loaded; give --teacher online as well")
     return config
+
+
+def _named_student(given: dict[str, Any]) -> dict[str, Any]:
+    """A student's plain name, arguments and weights, where it is called by a name on the hub or by a folder."""
+    from kdcache.models.names import is_elsewhere, resolve_name
+
+    if not is_elsewhere(given["student"]):
+        return {}
+    found = resolve_name(given["student"])
+    # Classes and size are those of the run.
+    kwargs = {name: value for name, value in found.model.kwargs.items() if name not in ("num_classes", "img_size")}
+    changes: dict[str, Any] = {"student": found.model.name}
+    if kwargs:
+        changes["student_kwargs"] = {**kwargs, **given.get("student_kwargs", {})}
+    if given.get("student_weights") == "hub" and found.weights is not None:
+        changes["student_weights"] = str(found.weights)
+    return changes
 
 
 def _checked(settings: list[str]) -> list[str]:

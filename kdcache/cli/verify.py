@@ -10,6 +10,7 @@ from kdcache.cli.data_flags import add_data
 from kdcache.cli.parser import refuse_ignored
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json, size_text
+from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
     from kdcache.cache.cache import Cache
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     repair = parser.add_argument_group("repairing").add_mutually_exclusive_group()
     repair.add_argument("--repair", action="store_true", help="move damaged shards aside for the same extract to redo")
     repair.add_argument("--rebuild", action="store_true", help="make indexes and manifests again from the tars first")
+    parser.add_argument(
+        "--accept-loss", action="store_true", help="with --rebuild: go on without ledgers of bad images that are gone"
+    )
     fresh = parser.add_argument_group("against the teacher")
     fresh.add_argument(
         "--rerun-teacher", type=int, metavar="N", default=0, help="compare N images with a fresh forward"
@@ -48,8 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     fresh = {"--teacher-weights": arguments.teacher_weights, "--data": arguments.data}
     refuse_ignored(fresh, without="--rerun-teacher", given=arguments.rerun_teacher)
+    if arguments.accept_loss and not arguments.rebuild:
+        raise UsageError("--accept-loss goes with --rebuild")
     if arguments.rebuild:
-        _rebuild(arguments.cache, arguments.group)
+        _rebuild(arguments.cache, arguments.group, accept_loss=arguments.accept_loss)
     started = time.perf_counter()
     cache = open_cache(arguments.cache)
     groups = list(cache.groups.values()) if arguments.group is None else [cache.group(arguments.group)]
@@ -106,7 +112,7 @@ def _rerun(cache: "Cache", groups: "list[Group]", arguments: argparse.Namespace)
     return worst, [fault for result in results if (fault := result.fault()) is not None]
 
 
-def _rebuild(folder: Path, only: str | None) -> None:
+def _rebuild(folder: Path, only: str | None, *, accept_loss: bool) -> None:
     from kdcache.cache.base import BaseFingerprint
     from kdcache.cache.group import GroupFingerprint
     from kdcache.cache.job import Job
@@ -114,11 +120,11 @@ def _rebuild(folder: Path, only: str | None) -> None:
     from kdcache.cache.rebuild import rebuild_base, rebuild_group
     from kdcache.distributed.env import worker_env
 
-    paths, job_id = CachePaths(folder), worker_env().job_id
+    paths, job_id, lost = CachePaths(folder), worker_env().job_id, list[str]()
     if only is None:
         base_job = Job(paths, job_id, BaseFingerprint)
         try:
-            rebuild_base(base_job)
+            _, lost = rebuild_base(base_job, accept_loss=accept_loss)
         finally:
             base_job.close()
     groups = paths.group_names() if only is None else [only]
@@ -128,6 +134,8 @@ def _rebuild(folder: Path, only: str | None) -> None:
             rebuild_group(group_job, paths)
         finally:
             group_job.close()
+    for name in lost:
+        print(f"{paths.shard('ledger', name)}: lost; it counts the bad images, without their names and reasons")
     what = [*(["the images"] if only is None else []), *groups]
     print(f"{folder}: rebuilt index and manifest of {', '.join(what)} from their tars")
 

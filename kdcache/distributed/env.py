@@ -1,6 +1,7 @@
 """Who this process is among its siblings, read from what torchrun or SLURM put into the environment."""
 
 import os
+import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ from kdcache.errors import UsageError
 
 # torch 2.15 with gloo failed most restarts of an elastic worker group without this (pytorch#135712).
 RESTART_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
+
+_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class WorkerEnv:
 def worker_env(environ: Mapping[str, str] = os.environ) -> WorkerEnv:
     """Read the environment; a process started on its own is a job of one.
 
-    Raises: UsageError when the variables contradict each other.
+    Raises: UsageError when the variables contradict each other, or are left over from another job.
     """
     if "TORCHELASTIC_RUN_ID" in environ or ("RANK" in environ and "WORLD_SIZE" in environ):
         rank, world_size = _integer(environ, "RANK"), _integer(environ, "WORLD_SIZE")
@@ -48,10 +53,36 @@ def worker_env(environ: Mapping[str, str] = os.environ) -> WorkerEnv:
         local_rank = _integer(environ, "SLURM_LOCALID", 0)
         job_id = f"slurm:{environ.get('SLURM_JOB_ID', '')}:{environ.get('SLURM_STEP_ID', '')}"
     else:
-        return WorkerEnv(0, 1, 0, f"single:{uuid.uuid4()}")
+        return _alone()
     if not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} of {world_size} workers: the environment is wrong; start with torchrun or srun")
+    if world_size == 1:
+        return _alone()
+    if job_id.startswith("torchrun") and (problem := _launcher_problem(environ)):
+        set_ones = [name for name in _LAUNCHER if name in environ]
+        raise UsageError(
+            f"RANK={rank} and WORLD_SIZE={world_size} are in the environment, but {problem}: they are left over from "
+            f"another job. Run alone after `unset {' '.join(set_ones)}`, or start all workers with torchrun or srun"
+        )
     return WorkerEnv(rank, world_size, local_rank, job_id)
+
+
+def _alone() -> WorkerEnv:
+    return WorkerEnv(0, 1, 0, f"single:{uuid.uuid4()}")
+
+
+def _launcher_problem(environ: Mapping[str, str]) -> str:
+    """Why no launcher can have started this process; empty where one may have."""
+    address, port = environ.get("MASTER_ADDR", ""), environ.get("MASTER_PORT", "")
+    if not address or not port.isdecimal():
+        return "no MASTER_ADDR and MASTER_PORT"
+    if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return ""  # rank 0 will listen there, and may come later than this process
+    try:
+        socket.create_connection((address, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        return f"no torchrun answers at {address}:{port} ({error})"
+    return ""
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -1,6 +1,7 @@
 """The process group of a training run, and the few collectives it needs."""
 
 import datetime
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,10 +10,13 @@ import torch
 import torch.distributed as dist
 
 from kdcache.distributed.env import WorkerEnv
-from kdcache.errors import UsageError
+from kdcache.errors import RankLostError, UsageError
 
-# gloo's own limit is 30 minutes; a rank that died should not cost that much.
-TIMEOUT = datetime.timedelta(minutes=5)
+# gloo's own limit is 30 minutes; a rank that hangs should not cost that much.
+RANK_TIMEOUT_S = 300.0
+# What gloo and NCCL write into a RuntimeError; there is no class for all of it.
+_LOST = re.compile(r"gloo|nccl|Timed out|timeout|Connection (closed|reset)|Broken pipe|Socket", re.IGNORECASE)
+_LONGEST = 200
 
 
 def choose_device(name: str, env: WorkerEnv) -> torch.device:
@@ -38,16 +42,45 @@ def choose_device(name: str, env: WorkerEnv) -> torch.device:
 
 
 @contextmanager
-def process_group(env: WorkerEnv, device: torch.device) -> Iterator[None]:
-    """Join the job's process group for the duration of the block; nothing happens for a job of one."""
+def process_group(env: WorkerEnv, device: torch.device, *, timeout_s: float = RANK_TIMEOUT_S) -> Iterator[None]:
+    """Join the job's process group for the duration of the block; nothing happens for a job of one.
+
+    Args:
+        env: This rank.
+        device: Where it computes.
+        timeout_s: Seconds for which the other ranks may not answer, at the beginning or in any collective.
+
+    Raises: RankLostError where they do not, or where one has ended.
+    """
     if env.world_size == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_s)
+        )
+    except (RuntimeError, ValueError) as error:
+        raise RankLostError(
+            f"rank {env.rank}: the {env.world_size} ranks that RANK and WORLD_SIZE in the environment speak of did not "
+            f"meet within {timeout_s:g} s ({_first_line(error)}); start all of them with torchrun or srun, or run "
+            "alone after `unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT`"
+        ) from None
     try:
         yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+            raise
+        raise RankLostError(
+            f"rank {env.rank}: another of the {env.world_size} ranks has ended, or did not answer for {timeout_s:g} s "
+            f"({_first_line(error)}); what was saved is safe. Its own output says more: end what is left of the job, "
+            "and run the same command again to resume"
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:_LONGEST]
 
 
 def sum_over_ranks(values: torch.Tensor, env: WorkerEnv) -> torch.Tensor:

@@ -19,9 +19,10 @@ from kdcache.export.weights import measured
 from kdcache.models import count_parameters, weights_sha256
 from kdcache.strict_json import load_json
 from kdcache.students.student import Student, merge_student
-from kdcache.train.folder import load_student, read_run, read_summary
+from kdcache.train.folder import load_student, read_summary
 from kdcache.train.kept_weights import weights_name
 from kdcache.train.origin import read_origin
+from kdcache.train.record import read_run
 
 MODEL, CONFIG, CARD, ONNX = "model.safetensors", "config.json", "README.md", "model.onnx"
 _FILES = (MODEL, CONFIG, CARD, ONNX)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 from kdcache.errors import DiskFullError, SourceError
+from kdcache.forks import renew_after_fork
 from kdcache.images.kinds import packing_of
 
 MAX_COMPRESSION_RATIO = 200
@@ -48,14 +49,19 @@ class Archives:
         self.paths = list(paths)
         self._set_up()
 
-    def _set_up(self) -> None:
+    def renew(self) -> None:
+        """See Renewable: the spool's position is shared with the parent, so that this process writes into another."""
         self._lock = threading.Lock()
+        self._spool: _Descriptor | None = None
+
+    def _set_up(self) -> None:
+        # A spool is a file without a name, so that nothing stays behind, whatever ends this process.
+        self.renew()
+        renew_after_fork(self)
         self._packings: dict[int, str] = {}
         self._open: OrderedDict[int, _Descriptor] = OrderedDict()
-        # A file without a name, so that nothing stays behind, whatever ends this process.
-        self._spool: _Descriptor | None = None
-        # By number of a compressed tar: where it begins in the spool, and its size.
-        self._unpacked: dict[int, tuple[int, int]] = {}
+        # By number of a compressed tar: its spool, where it begins there, and its size.
+        self._unpacked: dict[int, tuple[_Descriptor, int, int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"paths": self.paths}
@@ -72,7 +78,7 @@ class Archives:
         with self._lock:
             descriptor, _ = self._locate(number)
             unpacked = self._unpacked.get(number)
-        return unpacked[1] if unpacked else os.fstat(descriptor.number).st_size
+        return unpacked[2] if unpacked else os.fstat(descriptor.number).st_size
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """A piece of a tar; shorter where the tar ends.
@@ -92,10 +98,10 @@ class Archives:
         if number not in self._packings:
             self._packings[number] = packing_of(path)
         if packing := self._packings[number]:
-            spool = self._spool = self._spool or _open_spool(path)
             if number not in self._unpacked:
-                self._unpacked[number] = _unpack(path, packing, spool.number)
-            return spool, self._unpacked[number][0]
+                spool = self._spool = self._spool or _open_spool(path)
+                self._unpacked[number] = spool, *_unpack(path, packing, spool.number)
+            return self._unpacked[number][:2]
         if number not in self._open:
             try:
                 self._open[number] = _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

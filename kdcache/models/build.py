@@ -13,25 +13,35 @@ from torch import Tensor, nn
 import kdcache.models.multi_depth  # noqa: F401  registers its models with timm
 from kdcache.errors import ModelError, Remedy
 from kdcache.models.arguments import check_arguments
+from kdcache.models.hub import WEIGHTS_FILES, hub_file, hub_problem
+from kdcache.models.names import is_elsewhere, resolve_name
 from kdcache.models.state_dicts import StateDict, find_weights
 from kdcache.models.weights_file import read_weights_file
 
 _MAX_NAMED = 4
 
 
-def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
+def create_timm_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Build a timm model.
 
     Args:
         name: A timm model name, with or without a pretrained tag.
         pretrained: Whether to load timm's weights for it from the hub.
         kwargs: Passed to the model; see `check_arguments` for what is allowed, wherever it comes from.
+        settings: In place of those of timm's configuration; see TimmModel.
 
     Raises: ModelError naming what timm knows, what the model takes or may take, or why the hub gave nothing.
     """
     check_model(name, kwargs or {})
+    overlay = {**(settings or {}), **(_source_without_network(name) if pretrained else {})}
     try:
-        return timm.create_model(name, pretrained=pretrained, **(kwargs or {}))
+        return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay or None, **(kwargs or {}))
     except TypeError as error:
         raise ModelError(
             f"{name} does not take these arguments ({error}); see the model in timm's documentation"
@@ -45,11 +55,28 @@ def create_timm_model(name: str, *, pretrained: bool = False, kwargs: Mapping[st
         ) from None
 
 
+def _source_without_network(name: str) -> dict[str, Any]:
+    """Where timm finds the weights of a name while the hub cannot be reached; empty where it can, or is not needed.
+
+    Raises: ModelError where they are not in the local cache.
+    """
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag: building says so
+        return {}
+    if config is None or not config.hf_hub_id or not hub_problem():
+        return {}
+    file = hub_file(config.hf_hub_id, [config.hf_hub_filename] if config.hf_hub_filename else WEIGHTS_FILES)
+    return {"file": str(file), "custom_load": config.custom_load}
+
+
 def check_model(name: str, kwargs: Mapping[str, Any]) -> None:
     """Refuse a name that timm does not know and arguments that are not plain settings of its architecture.
 
     Raises: ModelError with the nearest names, or what is allowed.
     """
+    if is_elsewhere(name):
+        raise ModelError(f"{name!r} is the name of a model outside timm, which is resolved first (`resolve_name`)")
     if name.split(".")[0] not in timm.list_models():
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
@@ -84,7 +111,8 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
 
     Args:
         model: The model.
-        file: The file, or ``FILE:NAME`` for one of several sets of weights in it.
+        file: The file, ``FILE:NAME`` for one of several sets of weights in it, or a model's name as `resolve_name`
+            takes it.
         other_classes: Whether the file may be of a model with other classes or none, whose classifier
             is then left out.
 
@@ -92,12 +120,13 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
     Raises: ModelError naming the tensors that are missing, unexpected or of another shape.
     """
     path, found = _read_checkpoint(model, file)
-    weights = found.weights
+    weights, notes = found.weights, [found.note] if found.note else []
     wanted = model.state_dict()
     if {name: each.shape for name, each in weights.items()} != {name: each.shape for name, each in wanted.items()}:
         weights = _filtered(model, weights)
-    if other_classes:
-        weights = _without_other_classifier(model, weights)
+    if other_classes and (kept := _without_other_classifier(model, weights)) is not weights:
+        weights = kept
+        notes.append("its classifier is of other classes, so that the model's own begins fresh")
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     reshaped = [
@@ -117,7 +146,7 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
             remedy=Remedy.MODEL_OF_WEIGHTS,
         )
     model.load_state_dict(weights)
-    return f"{path}: {found.note}" if found.note else None
+    return f"{path}: {'; '.join(notes)}" if notes else None
 
 
 def num_trained_classes(model: nn.Module, weights: str) -> int | None:
@@ -142,9 +171,14 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of a model's state, independent of how it was stored."""
+    """sha256 of a model's state, independent of how it was stored."""
+    return tensors_sha256(model.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().data)
@@ -152,6 +186,8 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def _read_checkpoint(model: nn.Module, file: Path | str) -> tuple[Path, StateDict]:
+    if is_elsewhere(str(file)):
+        file = resolve_name(str(file)).weights or file
     path, choice = Path(file).expanduser(), None
     name, colon, last = str(file).rpartition(":")
     if colon and not path.exists():

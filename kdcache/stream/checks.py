@@ -7,6 +7,7 @@ from typing import Literal, final
 
 from kdcache.cache.cache import Cache
 from kdcache.cancel import CancelToken
+from kdcache.forks import renew_after_fork
 from kdcache.stream.files import Identity, OpenFile
 
 CheckPolicy = Literal["full", "records", "background", "size"]
@@ -33,6 +34,11 @@ class ShardChecks:
         # A file with another inode, size or time is another file, whatever was hashed under its name.
         self._checked: dict[int, list[Identity]] = {}
         self.unchecked: set[int] = set()
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See Renewable."""
         self._lock, self._again = threading.Lock(), threading.Lock()
 
     def is_due(self, number: int, files: Files) -> bool:

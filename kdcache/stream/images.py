@@ -13,6 +13,7 @@ from PIL import __version__ as pillow_version
 from kdcache.cache.cache import Cache
 from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, CorruptCacheError, Remedy, SourceError
+from kdcache.forks import renew_after_fork
 from kdcache.images import Source, decode_pixels, encode_jpeg
 from kdcache.stream.open_shard import OpenShard
 from kdcache.stream.order import sample_starts
@@ -51,9 +52,14 @@ class ViewReplayer:
         self._reader, self._root = reader, cache.paths.root
         self._check_below = check_share * 2**32
         self._source = source
-        self._small_images = threading.Lock()
+        self.renew()
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._positions = _positions(cache, source)
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See Renewable."""
+        self._small_images = threading.Lock()
 
     def pixels(self, shard: OpenShard, row: int, sample: int, views: Sequence[int]) -> Iterator[np.ndarray]:
         """The pixels of some views of one sample, (S, S, 3) uint8 each; the image is decoded once.

@@ -12,6 +12,7 @@ import torch
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.forks import renew_after_fork
 from kdcache.images import Source
 from kdcache.stream.batch import Batch, BatchBuffers
 from kdcache.stream.config import StreamConfig
@@ -72,6 +73,11 @@ class CacheLoader:
         self._present: weakref.ref[Generator[tuple[int, Batch]]] | None = None
         self._epoch, self._step = 0, 0
         self.wait_s = 0.0
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See Renewable: a pass that began in another process cannot be ended here, its threads are there."""
+        self._present = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""

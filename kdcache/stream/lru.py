@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar, final
 
 from kdcache.cancel import CancelToken
+from kdcache.forks import renew_after_fork
 
 
 class Mapped(Protocol):
@@ -52,6 +53,11 @@ class LRUCache(Generic[Value]):
         self._max_mapped_bytes, self._max_open = max_mapped_bytes, max_open
         self._values: OrderedDict[int, Value] = OrderedDict()
         self._snapshot: dict[int, Value] | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """See Renewable: what threads of another process were opening is opened again."""
         self._opening: dict[int, Future[Value]] = {}
         self._lock = threading.Lock()
 

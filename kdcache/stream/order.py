@@ -73,7 +73,7 @@ class StreamOrder:
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"an epoch of {self.num_rows} views does not fill one batch of {self.batch_size}; use a batch size of "
-                f"at most {self.num_rows}, or tail='pad'"
+                f"at most {self.num_rows}"
             )
 
     @property

@@ -5,11 +5,14 @@ records 0.76 of memcpy, this gives 1.19 (benchmarks/LOG.md, 2026-11-22): such a 
 """
 
 import atexit
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, final
+
+from kdcache.errors import UsageError
 
 Buffers = TypeVar("Buffers")
 Order = TypeVar("Order")
@@ -41,7 +44,7 @@ def prefetched(
     """
     if len(buffers) < 2:
         raise ValueError(f"prefetching needs at least 2 buffers, got {len(buffers)}")
-    workers = WorkerPool(iter(orders), buffers, prepare)
+    workers, process = WorkerPool(iter(orders), buffers, prepare), os.getpid()
     threads = [
         threading.Thread(target=workers.work, name=f"kdcache-stream-{number}", daemon=True)
         for number in range(num_threads)
@@ -64,6 +67,11 @@ def prefetched(
             thread.start()
         while (batch := workers.take()) is not None:
             yield batch.buffers, batch.order
+            if os.getpid() != process:
+                raise UsageError(
+                    f"this pass over the stream was begun by process {process}, whose threads fill its batches; begin "
+                    "another pass in this one"
+                )
             workers.give_back(batch.buffers)
     except BaseException:
         on_break()

@@ -1,10 +1,12 @@
 """Do the cached logits know the labels? How often their largest class is the label, read from what was written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from kdcache.cache.cache import Cache
+from kdcache.cache.group import GroupFingerprint
 from kdcache.stream.reader import ShardReader
 
 MAX_IMAGES = 10_000
@@ -20,13 +22,15 @@ class Agreement:
         column: ``group/column``.
         fraction: Of the images whose largest logit (of the first view) is that of the label.
         num_images: Labelled images that were read, evenly spaced.
-        num_classes: K, of logits and labels.
+        num_classes: K, of the logits.
+        num_labels: Classes of the labels.
     """
 
     column: str
     fraction: float
     num_images: int
     num_classes: int
+    num_labels: int
 
     @property
     def is_near_chance(self) -> bool:
@@ -34,18 +38,36 @@ class Agreement:
         return self.num_classes > _NEAR_CHANCE and self.fraction * self.num_classes <= _NEAR_CHANCE
 
 
+def other_classes_text(num_labels: int, groups: Mapping[str, GroupFingerprint]) -> str:
+    """A note where labels and logits of a pass do not have as many classes; empty where nothing is to be noted.
+
+    Args:
+        num_labels: Classes of the labels; 0 for none.
+        groups: What the pass writes, by name.
+    """
+    for name, group in groups.items():
+        for column in group.columns:
+            if num_labels and column.kind == "logits" and column.shape[0] != num_labels:
+                return (
+                    f"the labels have {num_labels} classes, the teacher's logits {column.shape[0]} ({name}): a student "
+                    "can learn from the labels or from the logits, not both on one head, unless a class map gives "
+                    "the labels the teacher's numbers"
+                )
+    return ""
+
+
 def label_agreement(cache: Cache) -> list[Agreement]:
-    """Compare every column of logits that has as many classes as the labels.
+    """Compare every column of logits with the labels.
 
     Args:
         cache: A finished cache.
 
-    Returns: nothing for images without labels, or for logits of other classes.
+    Returns: nothing for images without labels, or a cache without logits.
     """
-    num_classes = cache.manifest.fingerprint.source.num_classes
-    columns = [column for column in cache.columns if column.kind == "logits" and column.shape[0] == num_classes]
+    num_labels = cache.manifest.fingerprint.source.num_classes
+    columns = [column for column in cache.columns if column.kind == "logits"]
     found: list[Agreement] = []
-    if not columns:
+    if not columns or not num_labels:
         return found
     reader = ShardReader(cache, columns, check="size")
     total = cache.manifest.num_samples
@@ -61,5 +83,6 @@ def label_agreement(cache: Cache) -> list[Agreement]:
         return found
     for number, column in enumerate(columns):
         hits = sum(label == largest[number] for label, largest in labelled)
-        found.append(Agreement(column.name, hits / len(labelled), len(labelled), num_classes))
+        share = hits / len(labelled)
+        found.append(Agreement(column.name, share, len(labelled), column.shape[0], num_labels))
     return found

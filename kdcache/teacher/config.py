@@ -54,13 +54,16 @@ class ExtractConfig:
         out: The cache folder.
         data: Folder of class folders, tars or digits; see images.open_source. With `add`, needed only where the base
             refers to its images.
-        teacher: timm model name; with `add`, None stores pixels alone.
+        teacher: a timm name, or one on the hub or of a folder as `kdcache.models.resolve_name` takes it; with `add`,
+            None stores pixels alone.
         add: Add a group to a base that is there, on its views; no file of it is changed.
         group: Name of the group; None makes one of the teacher's name.
         pixels: ``replay`` stores none (students decode and cut the images again), ``raw`` the uint8 pixels of every
             view, ``jpeg`` or ``jpeg:QUALITY`` a JPEG file of every view, which teacher and students then both see.
-        teacher_weights: ``hub``, ``random`` or a local .safetensors/.pth file.
+        teacher_weights: ``hub``, ``random``, or a local file or folder as `load_weights` takes it.
         teacher_kwargs: Further arguments of the model.
+        teacher_settings: Of timm's configuration of the model, where they are not those of its name (``mean``, ``std``,
+            ``input_size``, ...).
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``; None for the patch
             tokens of the last block, and the logits of a teacher that has a classifier.
         codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
@@ -92,6 +95,7 @@ class ExtractConfig:
             their channels' means (of logits, to the probabilities); None for `DEFAULT_MAX_ERROR` of tokens and
             embeddings and any of logits.
         image_timeout_s: Seconds one image may take before it counts as hanging.
+        accept_versions: Whether other versions of libraries than a cache was begun with may continue it.
         check_space: Refuse to start when the disk is too small for what is still to be written.
     """
 
@@ -103,6 +107,7 @@ class ExtractConfig:
     pixels: str = "replay"
     teacher_weights: str = "hub"
     teacher_kwargs: dict[str, Any] = field(default_factory=dict)
+    teacher_settings: dict[str, Any] = field(default_factory=dict)
     taps: tuple[str, ...] | None = None
     codec: str = "fp16"
     views: int = 1
@@ -134,6 +139,7 @@ class ExtractConfig:
     max_bad: float = 0.01
     max_error: float | None = None
     image_timeout_s: float = 120.0
+    accept_versions: bool = False
     check_space: bool = True
 
     def __post_init__(self) -> None:

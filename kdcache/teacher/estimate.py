@@ -92,7 +92,7 @@ class _EmptyTeacher:
         size = config.teacher_kwargs.get("img_size", config.image_size)
         arguments = {**(size_arguments(config.teacher, size) if size else {}), **config.teacher_kwargs}
         with torch.device("meta"):
-            model: nn.Module = create_timm_model(config.teacher, kwargs=arguments)
+            model: nn.Module = create_timm_model(config.teacher, kwargs=arguments, settings=config.teacher_settings)
         self.image_size = int(size or timm.data.resolve_model_data_config(model)["input_size"][-1])
         self._model = model.to_empty(device=device).eval().requires_grad_(False)
         for tensor in (*self._model.parameters(), *self._model.buffers()):

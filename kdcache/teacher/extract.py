@@ -4,24 +4,27 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kdcache.cache.base import BaseFingerprint, BaseManifest, PlannedShard, read_base
 from kdcache.cache.extraction import Extraction, ShardTask
-from kdcache.cache.group import GroupManifest
+from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.job import read_ledger
 from kdcache.cache.manifest import differences
-from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.paths import INDEX, LEDGER, CachePaths, safe_name
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
 from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
 from kdcache.images import Source, open_again, open_source
 from kdcache.interrupt import graceful_stop
+from kdcache.models import TimmModel, resolve_name
+from kdcache.models.names import is_elsewhere
 from kdcache.strict_json import dump_json
+from kdcache.teacher.agreement import other_classes_text
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.estimate import PassEstimate, estimate_pass
@@ -115,19 +118,37 @@ def extract(
         env: This worker; None reads the environment.
         on_source: Called with the images of a new cache and what the pass will take, before the teacher is loaded; None
             estimates nothing.
-        on_note: Called with what the user should know about the teacher's weights.
+        on_note: Called with what the user should know about the teacher's weights and classes.
         on_progress: Called after every batch.
 
     Raises: any KdcacheError; finished shards are safe after each of them.
     """
-    env = env or worker_env()
+    env, config = env or worker_env(), _resolved(config)
     started = _begin_adding(config, env) if config.add else _begin_new(config, env, on_source)
     if started.teacher is not None and started.teacher.note:
         on_note(f"teacher weights: {started.teacher.note}")
+    if note := other_classes_text(started.extraction.base.source.num_classes, started.extraction.groups):
+        on_note(note)
     try:
         return _run(config, env, started, on_progress)
     finally:
         started.extraction.close()
+
+
+def _resolved(config: ExtractConfig) -> ExtractConfig:
+    """The same pass with the teacher's plain name, whatever it was called."""
+    if config.teacher is None or not is_elsewhere(config.teacher):
+        return config
+    found = resolve_name(config.teacher)
+    is_trained = config.teacher_weights == "hub" and found.weights is not None
+    return replace(
+        config,
+        teacher=found.model.name,
+        teacher_kwargs={**found.model.kwargs, **config.teacher_kwargs},
+        teacher_settings={**found.model.settings, **config.teacher_settings},
+        teacher_weights=str(found.weights) if is_trained else config.teacher_weights,
+        group=config.group or safe_name(found.title),
+    )
 
 
 def _begin_new(
@@ -147,7 +168,7 @@ def _begin_new(
     base = base_fingerprint(config, teacher, plan, recipe)
     groups = group_fingerprints(config, base, teacher)
     _refuse_another_base(config, base)
-    extraction = Extraction(config.out, base, groups, env.job_id, writes_base=True)
+    extraction = _extraction(config, env, base, groups)
     reader = ImageReader(plan, recipe, base.views, base.shard_samples)
 
     def images_of(task: ShardTask) -> TaskImages:
@@ -172,7 +193,7 @@ def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     reader.check()
     teacher = _teacher(config, env, base.views.size) if config.teacher is not None else None
     groups = group_fingerprints(config, base, teacher)
-    extraction = Extraction(config.out, base, groups, env.job_id, writes_base=False)
+    extraction = _extraction(config, env, base, groups)
     # Images are counted as they are stored: those in the ledger are not there to be read.
     starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)]).tolist()
     shards = [
@@ -182,12 +203,18 @@ def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     return _Pass(extraction, teacher, lambda task: replayed_images(reader, task), shards, None)
 
 
+def _extraction(
+    config: ExtractConfig, env: WorkerEnv, base: BaseFingerprint, groups: dict[str, GroupFingerprint]
+) -> Extraction:
+    accept = config.accept_versions
+    return Extraction(config.out, base, groups, env.job_id, writes_base=not config.add, accept_versions=accept)
+
+
 def _teacher(config: ExtractConfig, env: WorkerEnv, image_size: int | None) -> Teacher | None:
     if config.teacher is None:
         return None
     return Teacher(
-        config.teacher,
-        config.teacher_kwargs,
+        TimmModel(config.teacher, config.teacher_kwargs, config.teacher_settings),
         config.teacher_weights,
         image_size=image_size,
         seed=config.seed,
@@ -204,6 +231,8 @@ def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
         return
     held, _ = read_base(paths)
     differing = differences(held.fingerprint, base)
+    if config.accept_versions:
+        differing = [line for line in differing if not line.startswith("versions.")]
     if differing:
         raise CacheMismatchError(
             f"{config.out}: this cache is finished and has no group {config.group_name!r} (it holds "

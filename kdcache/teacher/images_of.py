@@ -4,6 +4,8 @@ from kdcache.cache.extraction import ShardTask
 from kdcache.cache.index import read_index
 from kdcache.cache.job import read_ledger
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.rebuild_ledgers import is_lost
+from kdcache.errors import CacheMismatchError, Remedy
 from kdcache.teacher.batches import TaskImages
 from kdcache.teacher.reading import ImageReader
 from kdcache.teacher.replaying import CommittedReader, ReplayReader
@@ -23,7 +25,14 @@ def committed_images(paths: CachePaths, reader: ImageReader, task: ShardTask) ->
         task: The shard.
     """
     name = task.shard.name
-    bad = {each.position: each.reason for each in read_ledger(paths.shard(LEDGER, name))}
+    ledger = read_ledger(paths.shard(LEDGER, name))
+    if is_lost(ledger):
+        raise CacheMismatchError(
+            f"{paths.shard(LEDGER, name)}: it was lost, so that nobody knows which of the planned images are in shard "
+            f"{name}; groups are added to a finished base all the same",
+            remedy=Remedy.ADD_GROUP,
+        )
+    bad = {each.position: each.reason for each in ledger}
     rows: dict[int, int | None] = {}
     row = 0
     for position in range(task.shard.num_samples):

@@ -13,8 +13,9 @@ from torch import nn
 
 from kdcache.cache.facts import TeacherFacts
 from kdcache.errors import KdcacheError, ModelError, Remedy, UsageError
-from kdcache.models import Tap, TapReader, create_timm_model, load_weights, weights_sha256
+from kdcache.models import Tap, TapReader, TimmModel, create_timm_model, load_weights, weights_sha256
 from kdcache.models.build import size_arguments
+from kdcache.models.names import with_square_size
 from kdcache.models.taps import check_logits, has_classifier, num_blocks, token_grid
 from kdcache.pixels import normalize_pixels
 from kdcache.seeds import derived_seed
@@ -47,7 +48,7 @@ class Teacher:
     """A timm model in evaluation mode on its device.
 
     Args:
-        name, kwargs: timm model.
+        model: What is built; kwargs may hold the size.
         weights: ``hub``, ``random`` or a file.
         image_size: S, or None for the model's own.
         seed: Of random weights.
@@ -66,8 +67,7 @@ class Teacher:
 
     def __init__(
         self,
-        name: str,
-        kwargs: dict[str, Any],
+        model: TimmModel,
         weights: str,
         *,
         image_size: int | None,
@@ -76,13 +76,16 @@ class Teacher:
         precision: str,
         cpu_threads: int | None = None,
     ) -> None:
+        name, kwargs = model.name, with_square_size(model.kwargs, where=model.name)
         if image_size is not None and image_size != kwargs.get("img_size", image_size):
             raise UsageError(f"image_size {image_size} contradicts teacher_kwargs img_size={kwargs['img_size']}")
         size = kwargs.get("img_size", image_size)
         # Global state: a random teacher must be the same teacher on every worker and in every rerun.
         torch.manual_seed(derived_seed("teacher", seed))
         arguments = {**(size_arguments(name, size) if size else {}), **kwargs}
-        self.model: nn.Module = create_timm_model(name, pretrained=weights == "hub", kwargs=arguments)
+        self.model: nn.Module = create_timm_model(
+            name, pretrained=weights == "hub", kwargs=arguments, settings=model.settings
+        )
         self.note: str | None = None
         if weights not in ("hub", "random"):
             self.note = load_weights(self.model, weights)

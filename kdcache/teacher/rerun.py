@@ -12,7 +12,8 @@ from kdcache.cache.group import Group
 from kdcache.cache.verify import Fault
 from kdcache.errors import CacheMismatchError, ModelError, Remedy, UsageError
 from kdcache.images import open_again
-from kdcache.models import check_model, parse_tap
+from kdcache.models import TimmModel, check_model, parse_tap
+from kdcache.models.names import read_settings
 from kdcache.stream.images import ViewReplayer
 from kdcache.stream.reader import ShardReader
 from kdcache.teacher.model import Teacher
@@ -97,11 +98,11 @@ def teacher_of_group(cache: Cache, group: Group, *, weights: str | None, device:
         raise UsageError(f"the weights of {facts.name} came from a file", remedy=Remedy.NAME_WEIGHTS)
     try:
         check_model(facts.name, facts.kwargs)
+        settings = read_settings(facts.pretrained_cfg, where=facts.name)
     except ModelError as error:
         raise CacheMismatchError(f"{group.paths.manifest}: {error}") from None
     teacher = Teacher(
-        facts.name,
-        facts.kwargs,
+        TimmModel(facts.name, facts.kwargs, settings),
         weights or facts.weights,
         image_size=views.size,
         seed=views.seed,

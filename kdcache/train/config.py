@@ -1,5 +1,6 @@
 """One training run, completely: what a recipe returns and what a run folder records."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -100,7 +101,7 @@ class RunConfig:
             None for random ones, refused where the method makes the student from trained weights.
         method: What is done to the student, and the terms of the loss.
         epochs: Passes over the cache's images.
-        batch_size: Views in a global batch, over all ranks together.
+        batch_size: Views in a global batch, over all ranks together; None takes 64, or fewer where the images are few.
         accumulate: Pieces a rank cuts its part of the batch into, to save memory; the gradient stays that of the batch.
         seed: Of initial weights, order and dropout.
         precision: Autocast type; auto is bf16 on an accelerator and fp32 on a CPU. fp16 scales its loss.
@@ -112,10 +113,12 @@ class RunConfig:
         ema_decay: Of the averaged weights; None for no average.
         image_size: Side of the student's images in pixels; None for that of the views. Others are resized from them.
         num_classes: None takes the teacher's where its logits are used, else the data's.
+        same_classes: Whether the labels' classes are the first of the teacher's, although they differ in number.
         teacher: The teacher the cache must hold; None accepts any.
         online: Whether the teachers run beside the student on the same views, in place of their cached outputs: slower,
             and only for comparison.
         log_every: Optimizer steps between two lines of metrics.
+        rank_timeout_s: Under torchrun or srun, seconds after which a rank that does not answer ends the others.
         tensorboard: Whether to write TensorBoard events as well (needs the extra ``tensorboard``).
         optimizer, scheduler, data, eval, checkpoint: Groups.
     """
@@ -125,7 +128,7 @@ class RunConfig:
     student_kwargs: dict[str, Any] = field(default_factory=dict)
     student_weights: str | None = None
     epochs: int = 1
-    batch_size: int = 64
+    batch_size: int | None = None
     accumulate: int = 1
     seed: int = 0
     precision: Precision = "auto"
@@ -136,9 +139,11 @@ class RunConfig:
     ema_decay: float | None = None
     image_size: int | None = None
     num_classes: int | None = None
+    same_classes: bool = False
     teacher: str | None = None
     online: bool = False
     log_every: int = 10
+    rank_timeout_s: float = 300.0
     tensorboard: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -152,6 +157,11 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.cpu_threads is not None and self.cpu_threads < 1:
             raise ValueError(f"cpu_threads must be at least 1, got {self.cpu_threads}")
+        if not 0 < self.rank_timeout_s < math.inf:
+            raise ValueError(f"rank_timeout_s must be above 0, got {self.rank_timeout_s}")
+        if "num_classes" in self.student_kwargs:
+            found = self.student_kwargs["num_classes"]
+            raise ValueError(f"student_kwargs num_classes={found!r} would be ignored: the run decides; set num_classes")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import sum_over_ranks
 from kdcache.errors import Remedy, SourceError
-from kdcache.images import Source
+from kdcache.images import Source, open_for_classes
+from kdcache.images.rules import SourceRules
 from kdcache.pixels import normalize_pixels
 from kdcache.train.eval_images import eval_batches
 from kdcache.views import EvalView
@@ -91,6 +92,30 @@ def check_classes(source: Source | None, class_names: Sequence[str]) -> None:
             f"the evaluation images have classes {list(source.class_names)[:4]}…, the cache has "
             f"{list(class_names)[:4]}…; class folders must have the same names, or labels would not mean the same"
         )
+
+
+def open_for_student(
+    data: str, class_names: Sequence[str], num_classes: int, rules: SourceRules | None = None
+) -> Source:
+    """Open labelled images for a student; their classes get its indices.
+
+    Args:
+        data: As for `open_source`.
+        class_names: Of the student's classes by index; empty where they have no names.
+        num_classes: K of the student.
+        rules: How the images are read.
+
+    Raises: SourceError, also for classes that cannot be brought together with the student's.
+    """
+    source = open_for_classes(data, class_names, rules)
+    found = len(source.class_names)
+    if found and not class_names and found != num_classes:
+        raise SourceError(
+            f"{data}: the images have {found} classes ({', '.join(source.class_names[:3])}{', …' * (found > 3)}), the "
+            f"student has {num_classes} without names, which no label of these images means",
+            remedy=Remedy.NAME_STUDENT_CLASSES,
+        )
+    return source
 
 
 def check_labels(source: Source, num_classes: int) -> None:

@@ -14,27 +14,26 @@ from kdcache.config import as_plain
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device, gather_values, process_group, sum_over_ranks
 from kdcache.errors import RunMismatchError, UsageError
-from kdcache.images import Source, open_for_classes
+from kdcache.images import Source
 from kdcache.interrupt import graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import check_labels
+from kdcache.train.evaluate import check_labels, open_for_student
 from kdcache.train.folder import (
     AVERAGED_WEIGHTS,
     WEIGHTS,
-    begin_run,
-    differences,
     lock_run,
-    read_summary,
+    read_finished,
     save_weights,
     write_summary,
 )
 from kdcache.train.kept_weights import check_milestones
 from kdcache.train.metrics import MetricsLog
 from kdcache.train.origin import save_facts
+from kdcache.train.record import begin_run, differences
 from kdcache.train.run import OnEvent, OnlineTargets, Run
-from kdcache.train.setup import Setup, make_loader, prepare
+from kdcache.train.setup import DEFAULT_BATCH_SIZE, Setup, make_loader, prepare, with_batch_size
 from kdcache.train.summary import peak_memory_bytes, term_losses
 
 LoadTeachers = Callable[[Cache, list[Column], torch.device], OnlineTargets]
@@ -47,9 +46,10 @@ def train(
     *,
     env: WorkerEnv | None = None,
     load_teachers: LoadTeachers | None = None,
+    accept_versions: bool = False,
     on_event: OnEvent = lambda kind, values: None,
 ) -> dict[str, Any]:
-    """Train a student from a cache, or resume a run that was interrupted.
+    """Train a student from a cache, or resume a run that was interrupted; a finished one takes more epochs.
 
     Args:
         cache_folder: A finished cache.
@@ -58,6 +58,7 @@ def train(
         env: This rank; None reads the environment.
         load_teachers: For ``config.online``: gives the function from a batch to its targets, such as
             `kdcache.teacher.online.online_teachers`. Nothing here loads a teacher by itself.
+        accept_versions: Whether other versions of libraries than the run began with may continue it.
         on_event: Called on the main rank with ``step``, ``eval``, ``resume``, ``warning`` and their values.
 
     Returns: the summary, also in ``summary.json``.
@@ -71,36 +72,37 @@ def train(
     if config.cpu_threads is not None:
         torch.set_num_threads(config.cpu_threads)
     cache = open_cache(cache_folder)
-    setup = prepare(config, cache)
+    setup, is_open = prepare(config, cache), config.batch_size is None
+    config = with_batch_size(config, cache, env)
     digest = cache.identity(setup.columns)
-    with process_group(env, device), graceful_stop() as stop, _lock(folder, env):
+    group = process_group(env, device, timeout_s=config.rank_timeout_s)
+    with group, graceful_stop() as stop, _lock(folder, env):
         loader = make_loader(config, cache, setup, env, device)
         _check_ranks(config, digest, env)
-        evaluated = config.eval.data if read_summary(folder) is None else None
-        class_names = list(cache.manifest.fingerprint.source.class_names)
-        eval_source = open_for_classes(evaluated, class_names) if evaluated else None
-        if eval_source is not None:
-            # Not after the first epoch, nor with a folder that then holds this run.
-            check_labels(eval_source, setup.spec.num_classes)
+        eval_source = _open_evaluated(folder, config, setup)
+        epochs_done = None
         if env.is_main:
-            begin_run(
+            epochs_done = begin_run(
                 folder,
                 config,
                 cache_digest=digest,
                 world_size=env.world_size,
                 device_type=device.type,
                 evaluation_digest=_digest(eval_source),
+                accept_versions=accept_versions,
             )
         # Nobody looks into the folder before the main rank has prepared it.
         sum_over_ranks(torch.zeros(1, device=device), env)
-        if (finished := read_summary(folder)) is not None:
+        if (finished := read_finished(folder, config.epochs)) is not None:
             return finished
         if env.is_main:
             save_facts(folder, setup, cache, online=config.online)
-            _announce(setup, on_event)
+            _announce(setup, config.batch_size if is_open else None, on_event)
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = Run(config, folder, setup, loader, env, device, online, eval_source)
         log = _open_log(run, run.restore(on_event), on_event)
+        if epochs_done is not None:
+            on_event("warning", {"text": _extended(run, epochs_done)})
         try:
             while run.progress.epochs < config.epochs:
                 run.finish_epoch(log, stop, on_event)
@@ -111,6 +113,24 @@ def train(
         if env.is_main:
             _finish(folder, run, summary)
         return summary
+
+
+def _extended(run: Run, epochs: int) -> str:
+    rate = run.trainer.set_rate(run.progress.steps)
+    return (
+        f"the run was finished after {epochs} epochs and goes on to {run.config.epochs}; the learning rate continues "
+        f"at {rate:.3g}, where the schedule of {run.config.epochs} epochs is now, so that this is not the run that "
+        f"{run.config.epochs} epochs from the beginning would have been"
+    )
+
+
+def _open_evaluated(folder: Path, config: RunConfig, setup: Setup) -> Source | None:
+    """The images to evaluate on, looked at before the first epoch and before the folder holds this run."""
+    if config.eval.data is None or read_finished(folder, config.epochs) is not None:
+        return None
+    source = open_for_student(config.eval.data, setup.class_names, setup.spec.num_classes)
+    check_labels(source, setup.spec.num_classes)
+    return source
 
 
 def _digest(source: Source | None) -> str | None:
@@ -158,7 +178,10 @@ def _open_log(run: Run, size_bytes: int, on_event: OnEvent) -> MetricsLog | None
     return log
 
 
-def _announce(setup: Setup, on_event: OnEvent) -> None:
+def _announce(setup: Setup, chosen_batch: int | None, on_event: OnEvent) -> None:
+    if chosen_batch not in (None, DEFAULT_BATCH_SIZE):
+        text = f"batch size {chosen_batch}, not {DEFAULT_BATCH_SIZE}: chosen for few images or the ranks"
+        on_event("warning", {"text": text})
     if setup.step.student.note:
         on_event("warning", {"text": f"student weights: {setup.step.student.note}"})
     if not setup.step.reads_logits:

@@ -11,7 +11,8 @@ from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_changed
 from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
 from kdcache.strict_json import dump_json, load_json
-from kdcache.train.folder import WEIGHTS, save_student_facts, save_weights, versions
+from kdcache.train.folder import WEIGHTS, save_student_facts, save_weights
+from kdcache.train.record import versions
 from kdcache.train.setup import Setup
 from kdcache.train.summary import term_losses
 
@@ -135,7 +136,7 @@ def save_facts(folder: Path, setup: Setup, cache: Cache, *, online: bool = False
         setup, cache, online: As in `origin_of`.
     """
     save_origin(folder, origin_of(setup, cache, online=online))
-    save_student_facts(folder, setup.spec, setup.view, list(cache.manifest.fingerprint.source.class_names))
+    save_student_facts(folder, setup.spec, setup.view, setup.class_names)
 
 
 def save_student(folder: Path, setup: Setup, cache: Cache) -> None:

@@ -26,10 +26,11 @@ from kdcache.images import Source
 from kdcache.seeds import derived_seed
 from kdcache.students.student import Student, StudentSpec, rebuild_student
 from kdcache.train.evaluate import Accuracy, check_classes, check_labels, count_hits
-from kdcache.train.folder import load_student, read_config
+from kdcache.train.folder import load_student
 from kdcache.train.kept_weights import weights_name
 from kdcache.train.optimizer import LearningRate, SchedulerConfig
 from kdcache.train.probe_features import Features, Token, images_digest, kept_features, student_features
+from kdcache.train.record import read_config
 from kdcache.views import EvalView
 
 _NORM_EPS = 1e-6

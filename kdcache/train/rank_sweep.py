@@ -8,17 +8,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+
 from kdcache.cache.cache import open_cache
 from kdcache.distributed.env import worker_env
 from kdcache.distributed.process_group import choose_device, process_group
 from kdcache.durable import write_file
 from kdcache.errors import Remedy, UsageError
-from kdcache.images import open_for_classes
-from kdcache.models import num_trained_classes
+from kdcache.models import create_timm_model, num_trained_classes
 from kdcache.students.change import Unchanged
 from kdcache.students.low_rank import LowRank
 from kdcache.train.config import RunConfig
-from kdcache.train.evaluate import evaluate
+from kdcache.train.evaluate import evaluate, open_for_student
 from kdcache.train.loop import train
 from kdcache.train.setup import prepare
 
@@ -47,6 +48,7 @@ def sweep_ranks(
     *,
     ranks: Sequence[int],
     seeds: Sequence[int],
+    accept_versions: bool = False,
     on_run: OnRun = lambda rank, seed, summary: None,
     on_event: Callable[[str, dict[str, Any]], None] = lambda kind, values: None,
 ) -> list[RankResult]:
@@ -58,6 +60,7 @@ def sweep_ranks(
         config: The run; its method's change is `LowRank` at any rank, and it has evaluation data.
         ranks: Different ones, at least 1.
         seeds: Of weights, order and dropout.
+        accept_versions: As in `train`.
         on_run: Called with rank, seed and summary after each.
         on_event: As in `train`.
 
@@ -70,7 +73,8 @@ def sweep_ranks(
         summaries: list[dict[str, Any]] = []
         for seed in seeds:
             run = folder / f"rank-{rank:03d}-seed-{seed}"
-            summaries.append(train(cache_folder, run, replace(config, method=method, seed=seed), on_event=on_event))
+            one = replace(config, method=method, seed=seed)
+            summaries.append(train(cache_folder, run, one, accept_versions=accept_versions, on_event=on_event))
             on_run(rank, seed, summaries[-1])
         accuracies = tuple(summary["top1"] for summary in summaries)
         results.append(RankResult(rank, accuracies, summaries[0]["num_parameters"]))
@@ -80,7 +84,8 @@ def sweep_ranks(
 def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
     """Check that a run can be swept, and return the change whose rank is.
 
-    Raises: UsageError for a configuration that gives no accuracies of ranks, or ranks that repeat or are below 1.
+    Raises: UsageError for a configuration that gives no accuracies of ranks, or ranks that repeat or are below 1;
+        ModelError for a rank at which no layer of the student is factored.
     """
     change = config.method.change
     if not isinstance(change, LowRank) or change.budget is not None:
@@ -93,6 +98,11 @@ def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
         raise UsageError("a sweep of ranks needs images to evaluate on", remedy=Remedy.GIVE_EVAL_DATA)
     if not ranks or len(set(ranks)) != len(ranks) or min(ranks) < 1:
         raise UsageError(f"ranks must be different numbers from 1, got {list(ranks)}")
+    # Sizes of layers are known without their weights: a rank that no run can have costs no runs before it.
+    with torch.device("meta"):
+        model = create_timm_model(config.student, kwargs=config.student_kwargs)
+    for rank in ranks:
+        replace(change, rank=rank).ranks(model)
     return change
 
 
@@ -119,8 +129,7 @@ def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
             f"the students have {setup.spec.num_classes} classes, so the teacher's accuracy cannot be measured",
             remedy=Remedy.GIVE_TEACHER_ACCURACY,
         )
-    class_names = list(cache.manifest.fingerprint.source.class_names)
-    source = open_for_classes(config.eval.data, class_names)
+    source = open_for_student(config.eval.data, setup.class_names, setup.spec.num_classes)
     with process_group(env, device):
         accuracy = evaluate(
             setup.step.student.to(device),

@@ -141,7 +141,7 @@ class Run:
             terms, rate = self.trainer.step(batch, self.progress.steps)
             self._loss = terms["loss"]
             self.progress.steps += 1
-            self.progress.images += self.config.batch_size
+            self.progress.images += self.loader.order.batch_size
             now = time.perf_counter()
             self.progress.train_s += now - began
             self.progress.wait_s += self.loader.wait_s - waited

@@ -1,6 +1,6 @@
 """From a configuration and a cache to all that a training loop needs; every misfit is found before the first step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import timm
 import torch
@@ -11,15 +11,20 @@ from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_again
 from kdcache.methods.base import Method
+from kdcache.models.names import with_square_size
 from kdcache.seeds import derived_seed
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
+from kdcache.stream.records import chosen_samples
 from kdcache.students.student import StudentSpec, build_student
 from kdcache.train.bind import bind, columns_of
 from kdcache.train.config import RunConfig
 from kdcache.train.step import DistillationStep
 from kdcache.views import EvalView
 
+DEFAULT_BATCH_SIZE = 64
+# Of an epoch: with fewer a run of some epochs would be a handful of steps, and what fills no batch much of the images.
+_LEAST_BATCHES = 4
 _DEFAULT_CROP_PCT = 0.875
 
 
@@ -33,6 +38,7 @@ class Setup:
         step: Student and loss.
         columns: What is streamed, each column once.
         view: How the student is evaluated.
+        class_names: Of the student's classes by index; empty where they have no names.
     """
 
     method: Method
@@ -40,6 +46,7 @@ class Setup:
     step: DistillationStep
     columns: list[Column]
     view: EvalView
+    class_names: list[str]
 
 
 def prepare(config: RunConfig, cache: Cache) -> Setup:
@@ -56,7 +63,7 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
     _check_teacher(config, cache, [column.group for column in used])
     if config.online and not used:
         raise UsageError(f"method {method.name} reads no teacher, so online=true would be ignored; leave it out")
-    image_size = config.image_size or cache.manifest.fingerprint.views.size
+    image_size = _image_size(config, cache)
     spec = StudentSpec(
         name=config.student,
         kwargs=config.student_kwargs,
@@ -72,7 +79,8 @@ def prepare(config: RunConfig, cache: Cache) -> Setup:
     except ValueError as error:
         raise UsageError(str(error)) from None
     step = DistillationStep(student, terms, modules)
-    return Setup(method, spec, step, used, _eval_view(config, cache, image_size))
+    view = _eval_view(config, cache, image_size)
+    return Setup(method, spec, step, used, view, _class_names(config, cache, spec.num_classes))
 
 
 def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, device: torch.device) -> CacheLoader:
@@ -80,31 +88,16 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
 
     Raises: UsageError for batch sizes that do not fit the cache or the ranks, SourceError.
     """
-    data = config.data
+    config = with_batch_size(config, cache, env)
+    assert config.batch_size is not None, "just chosen"
     if config.batch_size % (env.world_size * config.accumulate):
         raise UsageError(
             f"batch size {config.batch_size} does not divide among {env.world_size} ranks times {config.accumulate} "
             "pieces; choose a multiple"
         )
-    source = open_again(data.source, cache.manifest.fingerprint.source.rules)
+    source = open_again(config.data.source, cache.manifest.fingerprint.source.rules)
     try:
-        stream = StreamConfig(
-            batch_size=config.batch_size,
-            seed=config.seed,
-            per_class=data.per_class,
-            per_class_seed=data.per_class_seed,
-            window=data.window,
-            views_per_sample=data.views_per_sample,
-            epoch_of=data.epoch_of,
-            tail=data.tail,
-            num_threads=data.num_threads,
-            memory_budget=data.memory_budget,
-            access=data.access,
-            check=data.check,
-            pixels=data.pixels,
-            check_pixels=data.check_pixels,
-            require_labels=setup.method.needs_labels,
-        )
+        stream = _stream(config, config.batch_size)
         return CacheLoader(
             cache,
             [] if config.online else setup.columns,
@@ -116,6 +109,46 @@ def make_loader(config: RunConfig, cache: Cache, setup: Setup, env: WorkerEnv, d
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def with_batch_size(config: RunConfig, cache: Cache, env: WorkerEnv) -> RunConfig:
+    """The same run with a batch size, where it leaves that open: 64, halved while an epoch has too few batches.
+
+    Raises: UsageError for settings of the stream that do not fit the cache.
+    """
+    if config.batch_size is not None:
+        return config
+    sizes = [shard.num_samples for shard in cache.manifest.shards]
+    try:
+        stream = _stream(config, 1)
+        num_views = stream.order(sizes, cache.num_views, chosen_samples(cache, stream)).num_rows
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    size, parts = DEFAULT_BATCH_SIZE, env.world_size * config.accumulate
+    while size > 1 and num_views // size < _LEAST_BATCHES:
+        size //= 2
+    return replace(config, batch_size=max(parts, size // parts * parts))
+
+
+def _stream(config: RunConfig, batch_size: int) -> StreamConfig:
+    data = config.data
+    return StreamConfig(
+        batch_size=batch_size,
+        seed=config.seed,
+        per_class=data.per_class,
+        per_class_seed=data.per_class_seed,
+        window=data.window,
+        views_per_sample=data.views_per_sample,
+        epoch_of=data.epoch_of,
+        tail=data.tail,
+        num_threads=data.num_threads,
+        memory_budget=data.memory_budget,
+        access=data.access,
+        check=data.check,
+        pixels=data.pixels,
+        check_pixels=data.check_pixels,
+        require_labels=config.method.needs_labels,
+    )
 
 
 def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
@@ -143,6 +176,17 @@ def _width(method: Method, used: list[Column], cache: Cache) -> int:
     return widths.pop()
 
 
+def _image_size(config: RunConfig, cache: Cache) -> int:
+    image_size = config.image_size or cache.manifest.fingerprint.views.size
+    own = with_square_size(config.student_kwargs, where=config.student).get("img_size", image_size)
+    if own != image_size:
+        raise UsageError(
+            f"student_kwargs img_size={own}, and the student is given images of {image_size} px; set image_size={own} "
+            "to have the views resized, or leave it out"
+        )
+    return image_size
+
+
 def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:
     known = cache.manifest.fingerprint.source.num_classes
     needs_labels = config.method.needs_labels
@@ -152,6 +196,7 @@ def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:
             remedy=Remedy.TRAIN_WITHOUT_LABELS,
         )
     logits = [column for column in used if column.kind == "logits"]
+    _check_same_classes(config, cache, logits)
     chosen = config.num_classes or (logits[0].shape[0] if logits else known)
     if needs_labels and chosen < known:
         raise UsageError(
@@ -164,6 +209,31 @@ def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:
                 remedy=Remedy.LEAVE_OUT_CLASSES_OR_LOGITS,
             )
     return max(chosen, 1)
+
+
+def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -> None:
+    """One head cannot learn the labels of some classes and the teacher's distribution over others."""
+    known = cache.manifest.fingerprint.source.num_classes
+    if config.same_classes and not logits:
+        raise UsageError("same_classes=true would be ignored: no term reads a teacher's logits; leave it out")
+    if not config.method.needs_labels:
+        return
+    for column in logits:
+        num_classes = column.shape[0]
+        if num_classes != known and not (config.same_classes and num_classes > known):
+            raise UsageError(
+                f"{cache.paths.root}: the labels have {known} classes, the teacher's logits {num_classes} "
+                f"({column.name}), and method {config.method.name} trains one head on both: class 0 of the labels "
+                "would be taken for class 0 of the teacher",
+                remedy=Remedy.SEPARATE_CLASSES if num_classes > known else Remedy.LEAVE_OUT_LABELS_OR_LOGITS,
+            )
+
+
+def _class_names(config: RunConfig, cache: Cache, num_classes: int) -> list[str]:
+    """The names of the labels' classes, unless the student has those of a teacher."""
+    names = list(cache.manifest.fingerprint.source.class_names)
+    is_of_labels = config.method.needs_labels or config.same_classes or len(names) == num_classes
+    return names if is_of_labels else []
 
 
 def _eval_view(config: RunConfig, cache: Cache, image_size: int) -> EvalView:

@@ -55,6 +55,7 @@ class Trainer:
             if not hasattr(self._step.student.model, "set_grad_checkpointing"):
                 raise UsageError(f"{config.student} knows no gradient checkpointing; leave out grad_checkpointing=true")
             self._step.student.model.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
+        assert config.batch_size is not None, "with_batch_size() first"
         self._optimizer = make_optimizer(self._step, config.optimizer, batch_size=config.batch_size)
         self._learning_rate = LearningRate(
             self._optimizer, config.scheduler, epochs=config.epochs, steps_per_epoch=steps_per_epoch
@@ -88,7 +89,7 @@ class Trainer:
         Returns: the loss terms of this rank's part, detached, and the learning rate used.
         """
         torch.manual_seed(derived_seed("step", self._config.seed, step, self._env.rank))
-        rate = self._learning_rate.set(step)
+        rate = self.set_rate(step)
         self._optimizer.zero_grad(set_to_none=True)
         batch = batch.to(self._device)
         pieces = self._config.accumulate
@@ -109,6 +110,10 @@ class Trainer:
         if self._ema is not None:
             self._ema.update(self._step.student)
         return total, rate
+
+    def set_rate(self, step: int) -> float:
+        """Set the learning rate of a step of the whole run, from 0, and return it."""
+        return self._learning_rate.set(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a step changes."""

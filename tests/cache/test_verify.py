@@ -6,8 +6,8 @@ import pytest
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.paths import CachePaths
 from kdcache.errors import Remedy
-from tests.cache.support import all_faults, forge, rewrite_manifest
-from tests.conftest import GROUP, flip_bit
+from tests.cache.support import all_faults, forge, overwrite, rebuild_all, rewrite_manifest
+from tests.conftest import GROUP, file_hashes, flip_bit
 
 
 def test_a_good_cache_has_no_faults(tiny_root: Path, groups_root: Path, jpeg_root: Path) -> None:
@@ -139,3 +139,25 @@ def test_shards_of_two_caches_do_not_mix(cache_copy: Path) -> None:
     assert any("also in shard train-000000" in problem for problem in problems)
     assert any("not the ones of the plan" in problem for problem in problems)
     assert any("wanted 'digit-" in fault.problem and fault.group == GROUP for fault in faults)
+
+
+@pytest.mark.parametrize("file", ["_info.json", "wids-samples.json", f"{GROUP}/wids-head-logits-fp16.json"])
+@pytest.mark.parametrize("damage", ["gone", "garbage", "one bit"])
+def test_files_for_other_programs_say_what_the_manifest_says(cache_copy: Path, file: str, damage: str) -> None:
+    path, before = cache_copy / file, file_hashes(cache_copy)
+    if damage == "one bit":
+        flip_bit(path, 40)
+    elif damage == "garbage":
+        overwrite(path, b"{}")
+    else:
+        path.unlink()
+    [fault] = all_faults(cache_copy)
+    assert (fault.part, fault.group, fault.remedy) == (path.name, file.rpartition("/")[0], Remedy.REBUILD)
+    rebuild_all(cache_copy)
+    assert file_hashes(cache_copy) == before
+
+
+def test_a_list_of_a_column_that_is_not_there(cache_copy: Path) -> None:
+    (cache_copy / GROUP / "wids-gone.json").touch()
+    [fault] = all_faults(cache_copy)
+    assert (fault.part, fault.remedy) == ("wids-gone.json", Remedy.REMOVE_FILE)

@@ -60,7 +60,8 @@ def test_wrong_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: 
 def test_more_than_one_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+    job = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in job.items():
         monkeypatch.setenv(name, value)
     words = ["eval", str(tmp_path), "--data", "digits:test", "--probe", "--probe-data", "digits:train"]
     assert "start it without torchrun" in fails(capsys, words, code=2)

@@ -26,7 +26,8 @@ def test_what_cannot_be_told_says_why(photos: Path) -> None:
 
 
 def test_logits_that_do_not_know_the_labels_are_a_warning() -> None:
-    bad, good = Agreement("g/logits", 0.001, 500, 1000), Agreement("g/logits", 0.8, 500, 1000)
+    bad, good = Agreement("g/logits", 0.001, 500, 1000, 3), Agreement("g/logits", 0.8, 500, 1000, 1000)
+    assert agreement_text(bad).endswith("is the label's for 0.1% of 500 images (labels: 3 classes)")
     assert agreement_text(good) == "  g/logits: the largest of 1000 logits is the label's for 80.0% of 500 images"
     assert "--class-order or --class-map" in caution_text([bad], is_random=False)
     assert (

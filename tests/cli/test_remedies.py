@@ -97,7 +97,7 @@ def test_a_message_of_several_lines_keeps_them() -> None:
     )
     *before, last = error_text(error).splitlines()
     assert before == ["caches/a:", "  views.seed: 1, wanted 2", "Nothing was changed."]
-    assert last == "Use the same settings to resume, or choose another --out folder"
+    assert last.startswith("Use the same settings to resume (a finished run also takes more --epochs), or choose")
 
 
 def test_an_error_without_a_remedy_is_its_message() -> None:

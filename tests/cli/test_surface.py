@@ -13,18 +13,18 @@ SURFACE = {
         --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
         --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads
-        --no-space-check --json""",
-    "verify": "--group --repair --rebuild --rerun-teacher --teacher-weights --data --device --json",
+        --no-space-check --accept-versions --json""",
+    "verify": "--group --repair --rebuild --accept-loss --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
         --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
-        --tensorboard --set --json --recipes""",
+        --tensorboard --set --accept-versions --json --recipes""",
     "sweep": """
         --ranks --seeds --teacher-accuracy --group
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
         --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
-        --tensorboard --set --json --recipes""",
+        --tensorboard --set --accept-versions --json --recipes""",
     "eval": """
         --data --weights --batch-size --device --json
         --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map

@@ -113,6 +113,8 @@ def test_recipes_take_flags_and_settings(tiny_root: Path, tmp_path: Path, capsys
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--batch-size", "100"], "does not fill one batch"),
         (["--student-kwargs", "depth"], "wanted NAME=VALUE"),
+        (["--student-kwargs", "num_classes=3"], "would be ignored: the run decides; set num_classes"),
+        (["--student-kwargs", "img_size=32"], "set image_size=32"),
     ],
 )
 def test_mistakes_are_usage_errors(
@@ -121,6 +123,17 @@ def test_mistakes_are_usage_errors(
     once = [word for word in more if word in ("--method", "--epochs", "--batch-size", "--codec")]
     command = [*without(words(tiny_root, tmp_path / "run"), *once), *more]
     assert message in fails(capsys, command, code=2)
+
+
+def test_few_images_train_without_a_batch_size(
+    tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*without(words(tiny_root, tmp_path / "run"), "--batch-size"), "--set", "log_every=1"]) == 0
+    shown = capsys.readouterr()
+    assert "5 steps" in shown.out
+    assert "batch size 4, not 64: chosen for few images" in shown.err
+    assert json.loads((tmp_path / "run" / "config.json").read_bytes())["config"]["batch_size"] == 4
+    assert main(without(words(tiny_root, tmp_path / "run"), "--batch-size")) == 0
 
 
 def test_nothing_chosen(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

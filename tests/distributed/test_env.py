@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 
 from kdcache.distributed import worker_env
@@ -32,6 +34,38 @@ def test_slurm() -> None:
     env = worker_env(environ)
     assert (env.rank, env.world_size, env.local_rank) == (2, 4, 0)
     assert worker_env({**environ, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}).world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "8"}, "no MASTER_ADDR and MASTER_PORT"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "no MASTER_ADDR and MASTER_PORT"),
+        ({**TORCHRUN, "MASTER_PORT": "", "LOCAL_RANK": "1"}, "no MASTER_ADDR and MASTER_PORT"),
+        (
+            {**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": "1"},
+            "no torchrun answers at 127.0.0.1:1",
+        ),
+    ],
+)
+def test_what_is_left_over_of_another_job_is_named(environ: dict[str, str], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        worker_env(environ)
+    for name in environ.keys() & {"RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"}:
+        assert name in str(caught.value).partition("`unset ")[2]
+
+
+def test_a_torchrun_that_answers_is_believed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        environ = {**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": port}
+        assert worker_env(environ).world_size == 8
+
+
+def test_one_worker_is_a_job_of_its_own() -> None:
+    """Left over or not: two such processes are not one job, and may not share a lock."""
+    one = {"RANK": "0", "WORLD_SIZE": "1"}
+    assert worker_env(one).job_id != worker_env(one).job_id
 
 
 @pytest.mark.parametrize("changes", [{"RANK": "x"}, {"RANK": "9"}, {"WORLD_SIZE": ""}])

@@ -4,10 +4,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import constants
 
 from kdcache.errors import ModelError, Remedy
 from kdcache.models import create_timm_model, load_weights, num_trained_classes, weights_sha256
 from kdcache.models.build import size_arguments
+from kdcache.models.hub import hub_problem
+from tests.models.test_hub import put_into_hub_cache
 
 KWARGS = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 3, "num_classes": 5}
 
@@ -32,10 +35,29 @@ def test_no_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("no network")
 
+    monkeypatch.setattr("kdcache.models.build.hub_problem", lambda: "")
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ModelError, match="did not come from the hub") as caught:
         create_timm_model("vit_tiny_patch16_224", pretrained=True)
     assert caught.value.remedy is Remedy.LOCAL_WEIGHTS
+
+
+def test_weights_in_the_cache_of_the_hub_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub_problem.cache_clear()
+    trained = timm.create_model("test_vit.r160_in1k")
+    put_into_hub_cache(
+        tmp_path / "hub",
+        "timm/test_vit.r160_in1k",
+        {"model.safetensors": safetensors.torch.save(trained.state_dict())},
+    )
+    found = create_timm_model("test_vit.r160_in1k", pretrained=True)
+    assert weights_sha256(found) == weights_sha256(trained)
+    with pytest.raises(ModelError, match="is not in the local cache") as caught:
+        create_timm_model("test_vit2.r160_in1k", pretrained=True)
+    assert caught.value.remedy is Remedy.LOCAL_WEIGHTS
+    hub_problem.cache_clear()
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
@@ -131,3 +153,12 @@ def test_the_classes_of_trained_weights_are_told(tmp_path: Path, name: str) -> N
         path = tmp_path / f"{classes}.safetensors"
         safetensors.torch.save_file(create_timm_model(name, kwargs={"num_classes": classes}).state_dict(), path)
         assert num_trained_classes(model, str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "note"), [(5, None), (7, "its classifier is of other classes"), (0, "its classifier")]
+)
+def test_a_classifier_that_is_left_out_is_said(tmp_path: Path, classes: int, note: str | None) -> None:
+    torch.save(vit(num_classes=classes).state_dict(), tmp_path / "w.pth")
+    said = load_weights(vit(), tmp_path / "w.pth", other_classes=True)
+    assert said is None if note is None else said is not None and note in said

@@ -8,7 +8,7 @@ from kdcache.cache.cache import Cache
 from kdcache.stream.reader import ShardReader
 from kdcache.teacher.agreement import Agreement, label_agreement
 from kdcache.teacher.extract import extract
-from tests.conftest import tiny_extract
+from tests.conftest import GROUP, tiny_extract
 
 
 def test_it_is_what_the_records_say(tiny_cache: Cache) -> None:
@@ -22,12 +22,27 @@ def test_it_is_what_the_records_say(tiny_cache: Cache) -> None:
             shard, row = reader.locate(sample)
             hits.append(int(reader.decode_record(shard, row, 0, column).argmax()) == shard.index.labels[row])
         assert each.fraction == np.mean(hits)
-        assert (each.num_images, each.num_classes) == (20, 10)
+        assert (each.num_images, each.num_classes, each.num_labels) == (20, 10, 10)
 
 
-def test_logits_of_other_classes_are_not_compared(photos: Path, tmp_path: Path) -> None:
-    extract(tiny_extract(tmp_path / "c", data=str(photos), taps=("head/logits",), limit=None))
-    assert label_agreement(open_cache(tmp_path / "c")) == []
+def test_other_classes_are_noted_before_the_pass_and_compared_after_it(photos: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    config = tiny_extract(tmp_path / "c", data=str(photos), taps=("head/logits",), limit=None)
+    extract(config, on_note=notes.append)
+    assert notes == [
+        f"the labels have 2 classes, the teacher's logits 10 ({GROUP}): a student can learn from the labels or from "
+        "the logits, not both on one head, unless a class map gives the labels the teacher's numbers"
+    ]
+    [found] = label_agreement(open_cache(tmp_path / "c"))
+    assert (found.num_classes, found.num_labels, found.num_images) == (10, 2, 6)
+
+
+def test_equal_numbers_of_classes_and_images_without_labels_need_no_note(tmp_path: Path, photos: Path) -> None:
+    notes: list[str] = []
+    extract(tiny_extract(tmp_path / "c", limit=4), on_note=notes.append)
+    extract(tiny_extract(tmp_path / "d", data=str(photos / "cat"), max_bad=1.0), on_note=notes.append)
+    assert notes == []
+    assert label_agreement(open_cache(tmp_path / "d")) == []
 
 
 @pytest.mark.parametrize(
@@ -35,4 +50,4 @@ def test_logits_of_other_classes_are_not_compared(photos: Path, tmp_path: Path) 
     [(0.1, 10, True), (0.3, 10, True), (0.31, 10, False), (0.002, 1000, True), (0.7, 1000, False), (0.5, 2, False)],
 )
 def test_what_guessing_would_give_is_near_chance(fraction: float, num_classes: int, is_near: bool) -> None:
-    assert Agreement("g/c", fraction, 100, num_classes).is_near_chance == is_near
+    assert Agreement("g/c", fraction, 100, num_classes, num_classes).is_near_chance == is_near

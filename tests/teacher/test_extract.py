@@ -14,8 +14,9 @@ import torch
 
 from kdcache.cache import Cache, open_cache
 from kdcache.distributed import WorkerEnv
-from kdcache.errors import CacheMismatchError, InterruptedRunError, SourceError
+from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy, SourceError
 from kdcache.teacher.extract import Progress, extract
+from tests.cache.support import all_faults
 from tests.conftest import GROUP, TEACHER_KWARGS, file_hashes, tiny_extract
 
 
@@ -195,3 +196,36 @@ def test_the_folder_of_a_run_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CacheMismatchError, match="holds a run or a model, not a cache"):
         extract(tiny_extract(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_other_versions_finish_a_cache_only_where_that_is_accepted(
+    cache_copy: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last shard is pending again, and timm and the JPEG decoder were updated meanwhile."""
+    own = open_cache(tiny_root)
+    for folder in (cache_copy, cache_copy / GROUP):
+        (folder / "index" / "train-000002.h5").unlink()
+        for path in folder.glob("manifest.*"):
+            path.unlink()
+    monkeypatch.setattr("timm.__version__", "99.1")
+    monkeypatch.setattr("kdcache.teacher.plan.decoder_versions", lambda: {"pillow": "99.2"})
+    with pytest.raises(CacheMismatchError, match=r"versions.pillow: the cache has '.*', this run wants '99.2'") as no:
+        extract(tiny_extract(cache_copy))
+    assert no.value.remedy is Remedy.ACCEPT_VERSIONS
+    with pytest.raises(CacheMismatchError, match="seed") as no:
+        extract(tiny_extract(cache_copy, seed=1, accept_versions=True))
+    assert no.value.remedy is Remedy.SAME_PLAN
+
+    report = extract(tiny_extract(cache_copy, accept_versions=True))
+    assert (report.num_shards, report.num_skipped) == (1, 2)
+    found = open_cache(cache_copy)
+    assert found.manifest.fingerprint == own.manifest.fingerprint
+    assert [each["pillow"] for each in found.manifest.later_versions] == ["99.2"]
+    assert [each["timm"] for each in found.groups[GROUP].manifest.later_versions] == ["99.1"]
+    assert all_faults(cache_copy) == []
+    before = file_hashes(cache_copy)
+    assert extract(tiny_extract(cache_copy, accept_versions=True)).num_shards == 0
+    assert file_hashes(cache_copy) == before, "nothing was written by the others this time"
+    assert {name: each for name, each in before.items() if name.endswith((".tar", ".h5"))} == {
+        name: each for name, each in file_hashes(tiny_root).items() if name.endswith((".tar", ".h5"))
+    }

@@ -6,14 +6,14 @@ import torch
 from msgspec.structs import replace
 
 from kdcache.errors import ModelError, TapError, UsageError
-from kdcache.models import parse_tap
+from kdcache.models import TimmModel, parse_tap
 from kdcache.teacher.model import Teacher
 from tests.conftest import TEACHER, TEACHER_KWARGS
 
 
 def teacher(**changes: Any) -> Teacher:
     settings: dict[str, Any] = {"image_size": None, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
-    return Teacher(TEACHER, TEACHER_KWARGS, "random", **{**settings, **changes})
+    return Teacher(TimmModel(TEACHER, TEACHER_KWARGS), "random", **{**settings, **changes})
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
@@ -77,7 +77,7 @@ def test_facts_for_the_fingerprint() -> None:
 def test_blocks_are_counted_as_taps_count_them() -> None:
     """So that blocks.-1 of a manifest is the block that the teacher resolves it to, for maps too."""
     settings: dict[str, Any] = {"image_size": 32, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
-    made = Teacher("mobilenetv3_small_050", {}, "random", **settings)
+    made = Teacher(TimmModel("mobilenetv3_small_050"), "random", **settings)
     [last] = made.set_taps([parse_tap("blocks.-1/patch")])
     assert last.tap.block == made.facts.num_blocks - 1
 
@@ -120,6 +120,6 @@ def test_a_teacher_whose_forward_gives_other_logits_is_refused(monkeypatch: pyte
 def test_models_that_cannot_be_teachers() -> None:
     settings: dict[str, Any] = {"image_size": 32, "seed": 0, "device": torch.device("cpu"), "precision": "auto"}
     with pytest.raises(TapError, match="no prefix tokens"):
-        Teacher("resnet18", {}, "random", **settings).set_taps([parse_tap("blocks.-1/prefix")])
+        Teacher(TimmModel("resnet18"), "random", **settings).set_taps([parse_tap("blocks.-1/prefix")])
     with pytest.raises(ModelError, match="does not take RGB images of 32 x 32 pixels"):
-        Teacher("resnet18", {"in_chans": 1}, "random", **settings).set_taps(TAPS[2:])
+        Teacher(TimmModel("resnet18", {"in_chans": 1}), "random", **settings).set_taps(TAPS[2:])

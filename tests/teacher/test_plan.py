@@ -11,17 +11,16 @@ from kdcache.cache.facts import SubsetFacts
 from kdcache.cache.manifest import fingerprint_digest
 from kdcache.errors import ModelError, TapError, UsageError
 from kdcache.images import open_source
+from kdcache.models import TimmModel
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.plan import base_fingerprint, group_fingerprints, plan_columns, plan_recipe, plan_source
-from tests.conftest import GROUP, TEACHER_KWARGS, tiny_extract
+from tests.conftest import GROUP, TEACHER, TEACHER_KWARGS, tiny_extract
 
 
 @pytest.fixture
 def teacher() -> Teacher:
     cpu = torch.device("cpu")
-    return Teacher(
-        "vit_tiny_patch16_224", TEACHER_KWARGS, "random", image_size=None, seed=0, device=cpu, precision="auto"
-    )
+    return Teacher(TimmModel(TEACHER, TEACHER_KWARGS), "random", image_size=None, seed=0, device=cpu, precision="auto")
 
 
 def config(**changes: Any) -> Any:
@@ -89,7 +88,7 @@ def test_default_taps_are_those_that_the_teacher_has(num_classes: int, taps: lis
     """Self-supervised teachers have no classifier: their pooled feature is kept only where it is asked for."""
     kwargs = {**TEACHER_KWARGS, "num_classes": num_classes}
     cpu = torch.device("cpu")
-    made = Teacher("vit_tiny_patch16_224", kwargs, "random", image_size=None, seed=0, device=cpu, precision="auto")
+    made = Teacher(TimmModel(TEACHER, kwargs), "random", image_size=None, seed=0, device=cpu, precision="auto")
     assert [column.tap for column in plan_columns(config(taps=None), made)] == taps
 
 

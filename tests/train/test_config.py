@@ -23,7 +23,15 @@ def test_terms_are_not_set_by_name() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"precision": "fp8"}, {"cpu_threads": 0}, {"ema_decay": 1.0}],
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"accumulate": 0},
+        {"precision": "fp8"},
+        {"cpu_threads": 0},
+        {"ema_decay": 1.0},
+        {"student_kwargs": {"num_classes": 3}},
+    ],
 )
 def test_mistakes_are_named(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):

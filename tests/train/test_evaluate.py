@@ -5,9 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.distributed import WorkerEnv
-from kdcache.errors import SourceError
+from kdcache.errors import Remedy, SourceError
 from kdcache.images import open_source
-from kdcache.train.evaluate import Accuracy, check_classes, evaluate
+from kdcache.images.classes import ClassRule
+from kdcache.images.rules import SourceRules
+from kdcache.train.evaluate import Accuracy, check_classes, evaluate, open_for_student
 from kdcache.views import EvalView
 
 VIEW = EvalView(size=16, crop_pct=1.0, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -65,6 +67,18 @@ def test_the_mode_of_the_student_is_left_alone(photos: Path) -> None:
 def test_labels_the_student_cannot_know(photos: Path) -> None:
     with pytest.raises(SourceError, match="label 9 occurs, the student knows 5 classes"):
         judged(Fixed([0, 1, 2, 3, 4]), "digits:test", 5)
+
+
+def test_folders_of_other_classes_than_a_nameless_student_has(photos: Path, tmp_path: Path) -> None:
+    """A student of a teacher's ten classes knows nothing of class 0 of two folders."""
+    with pytest.raises(SourceError, match=r"have 2 classes \(cat, dog\), the student has 10 without names") as caught:
+        open_for_student(str(photos), [], 10)
+    assert caught.value.remedy is Remedy.NAME_STUDENT_CLASSES
+    (tmp_path / "map.txt").write_text("\n".join(["a", "b", "c", "dog", "e", "f", "g", "cat", "i", "j"]))
+    rules = SourceRules(classes=ClassRule(class_map=tmp_path / "map.txt"))
+    assert {image.label for image in open_for_student(str(photos), [], 10, rules).images} == {3, 7}
+    assert open_for_student(str(photos), [], 2).num_classes == 2
+    assert open_for_student(str(photos), ["ant", "cat", "dog"], 10).num_classes == 3, "told to have the same classes"
 
 
 def test_images_without_labels(tmp_path: Path) -> None:

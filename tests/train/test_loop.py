@@ -150,8 +150,8 @@ def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path, mo
     assert train(tiny_root, tmp_path / "run", tiny_run(), on_event=lambda kind, _: events.append(kind)) == first
     assert events == []
     assert held() == before
-    with pytest.raises(RunMismatchError, match="holds another run"):
-        train(tiny_root, tmp_path / "run", tiny_run(epochs=3))
+    with pytest.raises(RunMismatchError, match="epochs: the run has 2, this command 1"):
+        train(tiny_root, tmp_path / "run", tiny_run(epochs=1))
 
 
 def test_a_signal_saves_the_step_and_leaves(tiny_root: Path, tmp_path: Path) -> None:
@@ -200,9 +200,12 @@ def test_evaluation_during_training(tiny_root: Path, tmp_path: Path) -> None:
 
 def test_evaluation_on_other_classes_is_refused(photos: Path, tmp_path: Path) -> None:
     extract(tiny_extract(tmp_path / "c", data=str(photos), taps=("head/logits",)))
-    config = tiny_run("eval.data=digits:test", method=logit(), batch_size=2)
+    told = tiny_run("eval.data=digits:test", "same_classes=true", method=logit(), batch_size=2)
     with pytest.raises(SourceError, match="is no class of the model"):
-        train(tmp_path / "c", tmp_path / "run", config)
+        train(tmp_path / "c", tmp_path / "run", told)
+    teachers = tiny_run(f"eval.data={photos}", method=logit(logit_weight=1.0), batch_size=2)
+    with pytest.raises(SourceError, match=r"images have 2 classes .* the student has 10 without names"):
+        train(tmp_path / "c", tmp_path / "run", teachers)
 
 
 def test_the_views_of_all_epochs_are_used(tiny_root: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 
-from kdcache.errors import Remedy, UsageError
+from kdcache.errors import ModelError, Remedy, UsageError
 from kdcache.methods.low_rank import low_rank
 from kdcache.methods.none import none
 from kdcache.train.folder import save_weights
@@ -54,6 +54,14 @@ def test_each_rank_and_seed_is_a_run_that_is_not_run_again(tiny_root: Path, tmp_
     assert {path.name for path in (tmp_path / "s").iterdir()} == {
         f"rank-{r:03d}-seed-{s}" for r in (2, 4) for s in (0, 1)
     }
+
+
+def test_a_rank_that_is_too_large_is_refused_before_the_first_run(
+    tiny_root: Path, tmp_path: Path, weights: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"at rank=300 .*choose a rank below 1"):
+        sweep_ranks(tiny_root, tmp_path / "s", sweep_run(weights), ranks=[2, 300], seeds=[0])
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_dense_model_is_evaluated_as_it_is(tiny_root: Path, weights: Path) -> None:

@@ -15,8 +15,8 @@ from kdcache.methods.none import none
 from kdcache.methods.wide_last import wide_last
 from kdcache.teacher.extract import extract
 from kdcache.train.config import DataConfig
-from kdcache.train.setup import make_loader, prepare
-from tests.conftest import GROUP, STUDENT_KWARGS, tiny_extract
+from kdcache.train.setup import make_loader, prepare, with_batch_size
+from tests.conftest import GROUP, STUDENT_KWARGS, TEACHER_KWARGS, tiny_extract
 from tests.train.support import tiny_run
 
 ALONE = WorkerEnv(0, 1, 0, "job")
@@ -72,6 +72,12 @@ def test_the_adapter_is_made_before_the_optimizer(tiny_cache: Cache) -> None:
         ),
         ({"num_classes": 5}, UsageError, "labels go up to 9"),
         ({"num_classes": 20}, UsageError, "the teacher has 10 classes at .*, the student would have 20"),
+        (
+            {"student_kwargs": {**STUDENT_KWARGS, "img_size": 32}},
+            UsageError,
+            "given images of 16 px; set image_size=32",
+        ),
+        ({"student_kwargs": {**STUDENT_KWARGS, "img_size": [16, 16]}}, None, ""),
         ({"method": logit(temperature=2.0)}, None, ""),
     ],
 )
@@ -110,14 +116,32 @@ def test_batches_that_do_not_fit(tiny_cache: Cache, changes: dict[str, int], wor
         )
 
 
+@pytest.mark.parametrize(
+    ("settings", "world_size", "size"),
+    [((), 1, 4), ((), 2, 4), ((), 3, 3), (("accumulate=2",), 4, 8), (("data.per_class=1",), 1, 2)],
+)
+def test_few_images_make_small_batches(
+    tiny_cache: Cache, settings: tuple[str, ...], world_size: int, size: int
+) -> None:
+    """Twenty views in an epoch, or nine: at least four batches of them, which divide among the ranks."""
+    config = tiny_run(*settings, batch_size=None)
+    assert with_batch_size(config, tiny_cache, WorkerEnv(0, world_size, 0, "job")).batch_size == size
+
+
+def test_many_images_make_the_usual_batches(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.train.setup._LEAST_BATCHES", 0)
+    assert with_batch_size(tiny_run(batch_size=None), tiny_cache, ALONE).batch_size == 64
+    assert with_batch_size(tiny_run(batch_size=7), tiny_cache, ALONE).batch_size == 7
+
+
 def test_a_cache_that_refers_to_its_images(photos: Path, tmp_path: Path) -> None:
     extract(tiny_extract(tmp_path / "c", data=str(photos), images="reference", taps=("head/logits",)))
     cache = open_cache(tmp_path / "c")
-    config = tiny_run(method=logit(), batch_size=2)
+    config = tiny_run(method=logit(logit_weight=1.0), batch_size=2)
     with pytest.raises(SourceError, match="refers to its images and does not hold them") as caught:
         make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
     assert caught.value.remedy is Remedy.PASS_SOURCE
-    config = tiny_run(f"data.source={photos}", method=logit(), batch_size=2)
+    config = tiny_run(f"data.source={photos}", method=logit(logit_weight=1.0), batch_size=2)
     loader = make_loader(config, cache, prepare(config, cache), ALONE, torch.device("cpu"))
     assert len(list(loader)) == 3
 
@@ -133,6 +157,33 @@ def test_unlabelled_images_need_a_teacher_only_method(tmp_path: Path, photos: Pa
         prepare(tiny_run(method=logit(), batch_size=2), cache)
     assert unlabelled.value.remedy is Remedy.TRAIN_WITHOUT_LABELS
     prepare(tiny_run(method=logit(logit_weight=1.0), batch_size=2), cache)
+
+
+def test_classes_that_differ_from_the_teachers_are_refused_unless_told(photos: Path, tmp_path: Path) -> None:
+    """Two classes of images, ten of the teacher: class 0 is not class 0."""
+    extract(tiny_extract(tmp_path / "c", data=str(photos), limit=None, taps=("blocks.1/patch:fp16", "head/logits")))
+    cache = open_cache(tmp_path / "c")
+    for method in (logit(), lift()):
+        with pytest.raises(UsageError, match="the labels have 2 classes, the teacher's logits 10") as caught:
+            prepare(tiny_run(method=method), cache)
+        assert caught.value.remedy is Remedy.SEPARATE_CLASSES
+    labels = prepare(tiny_run(method=lift(logit_weight=0.0)), cache)
+    assert (labels.spec.num_classes, labels.class_names) == (2, ["cat", "dog"])
+    teacher = prepare(tiny_run(method=logit(logit_weight=1.0)), cache)
+    assert (teacher.spec.num_classes, teacher.class_names) == (10, []), "its head has the teacher's classes"
+    told = prepare(tiny_run("same_classes=true", method=logit()), cache)
+    assert (told.spec.num_classes, told.class_names) == (10, ["cat", "dog"])
+    with pytest.raises(UsageError, match="same_classes=true would be ignored"):
+        prepare(tiny_run("same_classes=true", method=none(), data=DataConfig()), cache)
+
+
+def test_more_labels_than_the_teacher_has_classes_cannot_be_told_away(tiny_root: Path, tmp_path: Path) -> None:
+    kwargs = {**TEACHER_KWARGS, "num_classes": 4}
+    extract(tiny_extract(tmp_path / "c", teacher_kwargs=kwargs, taps=("head/logits",)))
+    for settings in ((), ("same_classes=true",), ("num_classes=10",)):
+        with pytest.raises(UsageError, match="the labels have 10 classes, the teacher's logits 4") as caught:
+            prepare(tiny_run(*settings, method=logit()), open_cache(tmp_path / "c"))
+        assert caught.value.remedy is Remedy.LEAVE_OUT_LABELS_OR_LOGITS
 
 
 def test_the_students_evaluation_view(tiny_cache: Cache) -> None:
