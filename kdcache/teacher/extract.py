@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -13,12 +12,11 @@ from kdcache.cache.base import BaseFingerprint, BaseManifest, PlannedShard, read
 from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.job import read_ledger
-from kdcache.cache.manifest import differences
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths, safe_name
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
-from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy
+from kdcache.errors import InterruptedRunError
 from kdcache.images import Source, open_again, open_source
 from kdcache.interrupt import graceful_stop
 from kdcache.models import TimmModel, resolve_name
@@ -31,6 +29,7 @@ from kdcache.teacher.estimate import PassEstimate, estimate_pass
 from kdcache.teacher.forward import Forward
 from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
 from kdcache.teacher.model import Teacher
+from kdcache.teacher.out_folder import refuse_another_base, refuse_other_kinds
 from kdcache.teacher.pipeline import Background, StageTimes, WriteStage
 from kdcache.teacher.plan import SourcePlan, base_fingerprint, group_fingerprints, plan_recipe, plan_source
 from kdcache.teacher.reading import ImageReader
@@ -155,7 +154,7 @@ def _begin_new(
     config: ExtractConfig, env: WorkerEnv, on_source: Callable[[Source, PassEstimate], None] | None
 ) -> _Pass:
     assert config.data is not None, "the config checks it"
-    _refuse_other_kinds(config.out)
+    refuse_other_kinds(config.out)
     source = open_source(config.data, config.source_rules)
     plan = plan_source(source, config)
     if on_source is not None:
@@ -167,7 +166,7 @@ def _begin_new(
     recipe = plan_recipe(config, teacher)
     base = base_fingerprint(config, teacher, plan, recipe)
     groups = group_fingerprints(config, base, teacher)
-    _refuse_another_base(config, base)
+    refuse_another_base(config, base)
     extraction = _extraction(config, env, base, groups)
     reader = ImageReader(plan, recipe, base.views, base.shard_samples)
 
@@ -175,14 +174,6 @@ def _begin_new(
         return planned_images(reader, task) if task.base else committed_images(extraction.paths, reader, task)
 
     return _Pass(extraction, teacher, images_of, extraction.planned(), plan)
-
-
-def _refuse_other_kinds(out: Path) -> None:
-    """Refuse the folder of a run or of an exported model, both of which have a ``config.json``."""
-    if (out / "config.json").is_file():
-        raise CacheMismatchError(
-            f"{out} holds a run or a model, not a cache. Nothing was changed", remedy=Remedy.ANOTHER_FOLDER
-        )
 
 
 def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
@@ -222,24 +213,6 @@ def _teacher(config: ExtractConfig, env: WorkerEnv, image_size: int | None) -> T
         precision=config.precision,
         cpu_threads=config.cpu_threads,
     )
-
-
-def _refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
-    """A teacher with other views than a finished cache has is better added to it: say so before anything is written."""
-    paths = CachePaths(config.out)
-    if not paths.manifest.is_file() or config.group_name in paths.group_names():
-        return
-    held, _ = read_base(paths)
-    differing = differences(held.fingerprint, base)
-    if config.accept_versions:
-        differing = [line for line in differing if not line.startswith("versions.")]
-    if differing:
-        raise CacheMismatchError(
-            f"{config.out}: this cache is finished and has no group {config.group_name!r} (it holds "
-            f"{', '.join(paths.group_names()) or 'none'}), and this run plans other images or views:",
-            lines=[f"  {each}" for each in differing],
-            remedy=Remedy.ADD_GROUP,
-        )
 
 
 def _run(

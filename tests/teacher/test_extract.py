@@ -191,13 +191,6 @@ def test_labels_that_change_between_a_kill_and_its_rerun_are_noticed(photos: Pat
     assert extract(config).base is not None
 
 
-def test_the_folder_of_a_run_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CacheMismatchError, match="holds a run or a model, not a cache"):
-        extract(tiny_extract(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-
-
 def test_other_versions_finish_a_cache_only_where_that_is_accepted(
     cache_copy: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
