@@ -5,10 +5,15 @@ from pathlib import Path
 import pytest
 
 from kdcache.errors import Remedy
-from tests.cli.advice import of_caches, of_extraction, of_training
+from tests.cli.advice import of_caches, of_classes, of_extraction, of_training
 from tests.cli.advice.world import Scenario, World
 
-SCENARIOS: dict[Remedy, Scenario] = {**of_caches.SCENARIOS, **of_extraction.SCENARIOS, **of_training.SCENARIOS}
+SCENARIOS: dict[Remedy, Scenario] = {
+    **of_caches.SCENARIOS,
+    **of_classes.SCENARIOS,
+    **of_extraction.SCENARIOS,
+    **of_training.SCENARIOS,
+}
 
 
 def test_all_advice_is_tried() -> None:
