@@ -11,7 +11,7 @@ from kdcache.errors import UsageError
 USAGE = "RUN --data DATA [options]"
 EXAMPLE = """examples:
   kdcache eval runs/lift --data 'imagenet/val-{00..49}.tar' --json
-  kdcache eval runs/lift --data imagenet/val --weights best
+  kdcache eval runs/lift --data imagenet/val --weights best --predictions predictions.csv
   kdcache eval runs/lift --data imagenet/val --probe --probe-data imagenet/train --probe-token mean"""
 
 
@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, "--data", required=True, help=f"{DATA_HELP}; folders of some of the classes are enough")
     parser.add_argument("--weights", default="last", metavar="W", help=WEIGHTS_HELP)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward (64)")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write a CSV of every image's key, label and five likeliest classes with their probabilities",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add_rules(parser.add_argument_group("images"))
     probe = parser.add_argument_group(
@@ -53,6 +59,16 @@ def _check_probe(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name} goes with --probe")
 
 
+def _check_predictions(path: Path, world_size: int) -> None:
+    """Before the student is loaded: whether the file can be written at the end."""
+    if world_size > 1:
+        raise UsageError(f"--predictions is written by one process, and this is one of {world_size}; run it alone")
+    if path.exists():
+        raise UsageError(f"--predictions {path}: there is a file already; name another one, or remove it")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--predictions {path}: there is no folder {path.absolute().parent}; make it first")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate."""
     if arguments.batch_size < 1:
@@ -60,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check_probe(arguments)
     if arguments.probe:
+        if arguments.predictions is not None:
+            raise UsageError("--predictions would be ignored with --probe; leave one of them out")
         from kdcache.cli.eval_probe import run_probe
 
         return run_probe(arguments)
@@ -69,12 +87,16 @@ def run(arguments: argparse.Namespace) -> int:
     from kdcache.train.evaluate import evaluate, open_for_student
     from kdcache.train.folder import load_student
     from kdcache.train.kept_weights import weights_name
+    from kdcache.train.predictions import PredictionTable
 
     env = worker_env()
+    if arguments.predictions is not None:
+        _check_predictions(arguments.predictions, env.world_size)
     device = choose_device(arguments.device, env)
     weights = weights_name(arguments.run, arguments.weights)
     student, spec, view, class_names = load_student(arguments.run, weights=weights)
     source = open_for_student(arguments.data, class_names, spec.num_classes, rules_of(arguments))
+    table = PredictionTable(source, class_names)
     with process_group(env, device):
         accuracy = evaluate(
             student.to(device),
@@ -84,7 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             device=device,
             env=env,
+            on_logits=table.add if arguments.predictions is not None else lambda positions, logits: None,
         )
+    if arguments.predictions is not None:
+        table.write(arguments.predictions)
     if not env.is_main:
         return 0
     if arguments.json:

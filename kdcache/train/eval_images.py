@@ -25,7 +25,7 @@ def eval_batches(
         batch_size: Images in a batch, undecodable ones included.
         threads: Threads that decode.
 
-    Yields: pixels (B, S, S, 3) uint8, the label of each, and how many of the batch could not be decoded.
+    Yields: pixels (B, S, S, 3) uint8, the position of each, and how many of the batch could not be decoded.
     """
 
     def read(position: int) -> np.ndarray | None:
@@ -41,6 +41,6 @@ def eval_batches(
         for start in range(0, len(positions), batch_size):
             part = positions[start : start + batch_size]
             read_all = zip(part, islice(images, len(part)), strict=True)
-            good = [(source.images[position].label, pixels) for position, pixels in read_all if pixels is not None]
+            good = [(position, pixels) for position, pixels in read_all if pixels is not None]
             stacked = np.stack([pixels for _, pixels in good]) if good else np.empty(0, np.uint8)
-            yield stacked, [label for label, _ in good], len(part) - len(good)
+            yield stacked, [position for position, _ in good], len(part) - len(good)

@@ -1,6 +1,6 @@
 """Top-1 and top-5 of a student on labelled images, seen through its evaluation view."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from kdcache.train.eval_images import eval_batches
 from kdcache.views import EvalView
 
 _TOP = 5
+OnLogits = Callable[[list[int], Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,21 @@ def evaluate(
     device: torch.device,
     env: WorkerEnv,
     threads: int = 2,
+    on_logits: OnLogits = lambda positions, logits: None,
 ) -> Accuracy:
     """Evaluate a student; under torchrun the ranks share the images.
+
+    Args:
+        student: On the device.
+        source: Labelled images.
+        view: How they are seen.
+        num_classes: K of the student.
+        batch_size: Images in one forward.
+        device: Where the student is.
+        env: This rank.
+        threads: Threads that decode.
+        on_logits: Called with the positions of some images in the source and their logits (B, K), batch by batch;
+            images that cannot be decoded have none.
 
     Raises: SourceError for unlabelled images or labels the student has no class for.
     """
@@ -55,14 +69,16 @@ def evaluate(
     was_training = student.training
     student.eval()
     with torch.inference_mode():
-        for pixels, labels, num_bad in eval_batches(source, view, positions, batch_size, threads=threads):
-            counts[2] += len(labels) + num_bad
+        for pixels, read, num_bad in eval_batches(source, view, positions, batch_size, threads=threads):
+            counts[2] += len(read) + num_bad
             counts[3] += num_bad
-            if not labels:
+            if not read:
                 continue
             images = normalize_pixels(torch.from_numpy(pixels).to(device), mean=view.mean, std=view.std)
-            wanted = torch.tensor(labels, device=device)
-            counts[:2] += count_hits(student(images), wanted)
+            wanted = torch.tensor([source.images[position].label for position in read], device=device)
+            logits = student(images)
+            counts[:2] += count_hits(logits, wanted)
+            on_logits(read, logits)
     student.train(was_training)
     top1, top5, num_images, num_bad = sum_over_ranks(counts, env).tolist()
     return Accuracy(100 * top1 / num_images, 100 * top5 / num_images, int(num_images), int(num_bad))

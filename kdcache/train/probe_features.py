@@ -89,10 +89,10 @@ def student_features(
     labels: list[int] = []
     bad = 0
     with torch.inference_mode():
-        for pixels, own, num_bad in eval_batches(source, view, range(len(source.images)), batch_size):
+        for pixels, positions, num_bad in eval_batches(source, view, range(len(source.images)), batch_size):
             bad += num_bad
-            labels += own
-            if own:
+            labels += [source.images[position].label for position in positions]
+            if positions:
                 images = normalize_pixels(torch.from_numpy(pixels).to(device), mean=view.mean, std=view.std)
                 values.append(token_feature(student, images, token).cpu())
     # Inference tensors would be refused where the probe is trained.

@@ -27,3 +27,27 @@ def test_weights_that_are_not_there(
 def test_a_batch_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["eval", str(tmp_path), "--data", "digits", "--batch-size", "0"]
     assert "at least 1" in fails(capsys, words, code=2)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("there.csv", "there is a file already"), ("no/p.csv", "there is no folder"), ("p.csv", "would be ignored")],
+)
+def test_predictions_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, message: str
+) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    words = ["eval", str(tmp_path), "--data", "digits:test", "--predictions", str(tmp_path / file)]
+    more = ["--probe", "--probe-data", "digits:train"] if file == "p.csv" else []
+    assert message in fails(capsys, [*words, *more], code=2)
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+def test_predictions_are_of_one_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    words = ["eval", str(tmp_path), "--data", "digits:test", "--predictions", str(tmp_path / "p.csv")]
+    assert "run it alone" in fails(capsys, words, code=2)

@@ -26,7 +26,7 @@ SURFACE = {
         --per-class-seed --codec --teacher --teacher-weights --beside --epochs --batch-size --eval-data --seed --device
         --tensorboard --set --accept-versions --json --recipes""",
     "eval": """
-        --data --weights --batch-size --device --json
+        --data --weights --batch-size --predictions --device --json
         --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map
         --probe --probe-data --probe-token --probe-seeds --probe-set""",
     "export": "--out --weights --onnx --replace --json",

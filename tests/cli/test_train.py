@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 from pathlib import Path
@@ -39,8 +40,15 @@ def test_train_and_eval(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureF
     summary = json.loads((tmp_path / "run" / "summary.json").read_bytes())
     assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(summary["top1"])
-    assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--weights", "ema"]) == 0
+    table = tmp_path / "predictions.csv"
+    ema = ["eval", str(tmp_path / "run"), "--data", "digits:test", "--weights", "ema"]
+    assert main([*ema, "--predictions", str(table)]) == 0
+    predictions = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert len(predictions) == 360
     assert re.search(r"ema weights, top-1 .* of 360 images", capsys.readouterr().out)
+    num_right = sum(row["label"] == row["class1"] for row in predictions)
+    assert main([*ema, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(100 * num_right / 360)
     assert f"best {summary['best_top1']:.2f} % after {summary['best_epoch']} epochs" in shown.out
     assert main(["eval", str(tmp_path / "run"), "--data", "digits:test", "--weights", "best", "--json"]) == 0
     best = json.loads(capsys.readouterr().out)
