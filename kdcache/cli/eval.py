@@ -1,6 +1,7 @@
 """Top-1 and top-5 accuracy of a trained student on labelled images."""
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def _check_predictions(path: Path, world_size: int) -> None:
     """Before the student is loaded: whether the file can be written at the end."""
     if world_size > 1:
         raise UsageError(f"--predictions is written by one process, and this is one of {world_size}; run it alone")
-    if path.exists():
+    if os.path.lexists(path):
         raise UsageError(f"--predictions {path}: there is a file already; name another one, or remove it")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"--predictions {path}: there is no folder {path.absolute().parent}; make it first")
