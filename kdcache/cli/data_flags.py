@@ -90,7 +90,7 @@ def add_rules(group: argparse._ActionsContainer) -> None:
         "--key-prefix",
         choices=("none", "tar"),
         default=default,
-        help="put the tar's name in front of its keys, where every tar counts from 0 (none)",
+        help="put the name of the tar in front of its keys (none)",
     )
     group.add_argument(
         "--class-order",
@@ -103,5 +103,5 @@ def add_rules(group: argparse._ActionsContainer) -> None:
         type=Path,
         metavar="FILE",
         default=default,
-        help="names of classes, one a line, in the order of the teacher's",
+        help="names of classes, one a line, in the teacher's order",
     )

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher-weights",
         metavar="W",
         default=default,
-        help="hub (default), random, or a file (FILE:NAME: one of several sets of weights in it)",
+        help="hub (default), random, or a file (FILE:NAME: one of several sets in it)",
     )
     teacher.add_argument(
         "--teacher-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
@@ -144,7 +144,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--no-space-check", action="store_false", dest="check_space", default=default, help="start on a disk too small"
     )
     out.add_argument(
-        "--accept-versions", action="store_true", default=default, help="resume with other versions of libraries"
+        "--accept-versions", action="store_true", default=default, help="resume with other library versions"
     )
     out.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -113,9 +113,9 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="views in a batch, over all ranks together (64, less for few images)",
+        help="views in a batch, over all ranks (64, or less)",
     )
-    add_data(how, "--eval-data", help="labelled images to evaluate the student on after every epoch")
+    add_data(how, "--eval-data", help="labelled images, evaluated after every epoch")
     how.add_argument("--seed", type=int, help="of weights, order and dropout (0)")
     how.add_argument("--device", help="auto, cpu, cuda, cuda:1")
     how.add_argument("--tensorboard", action="store_true", default=None, help="write TensorBoard events as well")
@@ -129,9 +129,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "augmentation as DeiT has it: data.views_per_sample=3 and data.epoch_of=views (three views of an image side by "
         "side, a third of the images an epoch)",
     )
-    how.add_argument(
-        "--accept-versions", action="store_true", help="resume with other versions of libraries than the run began with"
-    )
+    how.add_argument("--accept-versions", action="store_true", help="resume with other versions of libraries")
 
 
 def run(arguments: argparse.Namespace) -> int:

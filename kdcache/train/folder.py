@@ -71,9 +71,12 @@ def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_na
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state as safetensors, durably, with a hash of the tensors in its metadata."""
+    """Write a model's state as safetensors, durably, with a hash of the tensors in its metadata.
+
+    One entry alone: safetensors writes several in any order, and the same weights shall be the same bytes.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_file(path, safetensors.torch.save(tensors, {"format": "pt", _HASH: tensors_sha256(tensors)}))
+    write_file(path, safetensors.torch.save(tensors, {_HASH: tensors_sha256(tensors)}))
 
 
 def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, StudentSpec, EvalView, list[str]]:

@@ -7,6 +7,7 @@ import torch
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.cache.facts import SourceFacts
 from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_again
@@ -220,13 +221,19 @@ def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -
         return
     for column in logits:
         num_classes = column.shape[0]
-        if num_classes != known and not (config.same_classes and num_classes > known):
+        is_told = config.same_classes or _count_the_same(cache.manifest.fingerprint.source, num_classes)
+        if num_classes != known and not (is_told and num_classes > known):
             raise UsageError(
                 f"{cache.paths.root}: the labels have {known} classes, the teacher's logits {num_classes} "
                 f"({column.name}), and method {config.method.name} trains one head on both: class 0 of the labels "
                 "would be taken for class 0 of the teacher",
                 remedy=Remedy.SEPARATE_CLASSES if num_classes > known else Remedy.LEAVE_OUT_LABELS_OR_LOGITS,
             )
+
+
+def _count_the_same(source: SourceFacts, num_classes: int) -> bool:
+    """Whether labels without names reach so far that they can only count the teacher's classes: a part of ImageNet."""
+    return not source.class_names and 2 * source.num_classes > num_classes
 
 
 def _class_names(config: RunConfig, cache: Cache, num_classes: int) -> list[str]:

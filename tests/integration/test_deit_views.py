@@ -195,7 +195,7 @@ def test_a_rebuild_finds_the_same_indexes(deit_copy: Path) -> None:
 
 
 def test_students_train_on_them_from_the_cache_and_beside_the_teacher(deit_root: Path, tmp_path: Path) -> None:
-    settings = ("data.codec=none", "optimizer.lr=1e-2", "data.check_pixels=1")
+    settings = ("data.codec=none", "optimizer.lr=1e-2", "data.check_pixels=1", "same_classes=true")
     cached = train(deit_root, tmp_path / "cached", tiny_run(*settings))
     train(deit_root, tmp_path / "online", tiny_run(*settings, "online=true"), load_teachers=online_teachers)
     assert cached["steps"] == 2

@@ -28,7 +28,7 @@ def test_cait_to_deit_tiny_with_lift(
     assert (features.shape, features.grid, logits.shape) == ([196, 384], [14, 14], [1000])
     run = tmp_path / "lift"
     words = ["train", "--cache", str(cache), "--student", "deit_tiny_patch16_224", "--method", "lift", "--epochs", "4"]
-    settings = ["--set", "log_every=1", "--set", "optimizer.lr=1e-3"]
+    settings = ["--set", "log_every=1", "--set", "optimizer.lr=1e-3", "--set", "same_classes=true"]
     assert main([*words, "--batch-size", "2", *settings, "--out", str(run)]) == 0
     assert json.loads((run / "summary.json").read_bytes())["num_parameters"] == 5_983_528
     features_lost = [entry["tokens"] for entry in read_metrics(run, "step")]

@@ -124,7 +124,7 @@ def test_workers_have_no_state(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_dataset_cannot_check_beside_itself(tiny_cache: Cache) -> None:
-    with pytest.raises(ValueError, match="must be full or size"):
+    with pytest.raises(ValueError, match="must be full, records or size"):
         CacheDataset(tiny_cache, check="background")
 
 

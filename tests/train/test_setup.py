@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from kdcache.methods.logit import logit
 from kdcache.methods.none import none
 from kdcache.methods.wide_last import wide_last
 from kdcache.teacher.extract import extract
+from kdcache.train import setup
 from kdcache.train.config import DataConfig
 from kdcache.train.setup import make_loader, prepare, with_batch_size
 from tests.conftest import GROUP, STUDENT_KWARGS, TEACHER_KWARGS, tiny_extract
@@ -190,3 +192,13 @@ def test_the_students_evaluation_view(tiny_cache: Cache) -> None:
     assert prepare(tiny_run(), tiny_cache).view.crop_pct == 0.9
     view = prepare(tiny_run("eval.crop_pct=0.5"), tiny_cache).view
     assert (view.crop_pct, view.size, view.mean) == (0.5, 16, (0.5, 0.5, 0.5))
+
+
+def test_labels_without_names_that_reach_far_count_the_teachers_classes(tiny_cache: Cache) -> None:
+    """As 987 of the labels of 64 photographs from ImageNet's tars."""
+    named = tiny_cache.manifest.fingerprint.source
+    unnamed = msgspec.structs.replace(named, class_names=[])
+    assert unnamed.num_classes == 10
+    assert setup._count_the_same(unnamed, 19)
+    assert not setup._count_the_same(unnamed, 20)
+    assert not setup._count_the_same(named, 11)
