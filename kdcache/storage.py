@@ -79,15 +79,19 @@ def refusal(error: OSError, action: str, path: Path | str) -> StorageError:
     return StorageError(f"cannot {action} {path}: {error.strerror or error}; nothing finished is lost", remedy=remedy)
 
 
-def entries(folder: Path) -> list[Path]:
+def entries(folder: Path, *, suffix: str | None = None) -> list[Path]:
     """What a folder holds, by name; nothing where it is not there.
 
     Path.glob takes a folder that may not be read for an empty one.
 
+    Args:
+        folder: The folder.
+        suffix: Only what ends so, ``.tar``; None for all.
+
     Raises: StorageError.
     """
     with reading_errors(folder, "list"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if suffix is None or path.suffix == suffix)
     return []
 
 

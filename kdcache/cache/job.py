@@ -146,7 +146,7 @@ class Job(Generic[Fingerprint]):
         self._lock.close()
 
     def _indexes(self) -> list[Path]:
-        return [path for path in entries(self.paths.root / INDEX) if path.suffix == ".h5"]
+        return entries(self.paths.root / INDEX, suffix=".h5")
 
     def _remove_leftovers(self) -> None:
         for folder in (self.paths.root, *(path for path in entries(self.paths.root) if path.is_dir())):

@@ -93,7 +93,7 @@ def _rebuild_base(paths: CachePaths, *, accept_loss: bool) -> tuple[BaseManifest
 def _rebuild_group(paths: CachePaths, base_paths: CachePaths) -> GroupManifest:
     base, base_digest = read_base(base_paths)
     remove_stale_temporaries(paths.root)
-    columns = [path.name for path in entries(paths.root) if path.is_dir() and _tars(path)]
+    columns = [path.name for path in entries(paths.root) if path.is_dir() and entries(path, suffix=".tar")]
     if not columns:
         raise IncompleteCacheError(f"{paths.root}: no shards to rebuild from; delete the folder, or extract again")
     fingerprint = _common_fingerprint(paths, columns[0], GroupFingerprint)
@@ -148,13 +148,9 @@ def _refuse_damaged_tars(
     return known
 
 
-def _tars(folder: Path) -> list[Path]:
-    return [path for path in entries(folder) if path.suffix == ".tar"]
-
-
 def _common_fingerprint(paths: CachePaths, part: str, kind: type[Record]) -> Record:
     folder = paths.root / part
-    tars = _tars(folder)
+    tars = entries(folder, suffix=".tar")
     if not tars:
         raise IncompleteCacheError(f"{folder}: no shards to rebuild from", remedy=Remedy.EXTRACT, path=paths.root)
     found: dict[bytes, str] = {}

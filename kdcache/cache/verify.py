@@ -132,8 +132,8 @@ def _ecosystem_faults(cache: Cache) -> Iterator[Fault]:
                 problem = "the file is missing"
             if problem:
                 yield Fault("", file, "", problem, Remedy.REBUILD, name)
-        for path in sorted(paths.root.glob("wids-*.json")):
-            if path.name not in wanted:
+        for path in entries(paths.root, suffix=".json"):
+            if path.name.startswith("wids-") and path.name not in wanted:
                 yield Fault("", path.name, "", "no manifest names this file", Remedy.REMOVE_FILE, name)
 
 

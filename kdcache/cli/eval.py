@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch_size=arguments.batch_size,
             device=device,
             env=env,
-            on_logits=table.add if arguments.predictions is not None else lambda positions, logits: None,
+            on_logits=None if arguments.predictions is None else table.add,
         )
     if arguments.predictions is not None:
         table.write(arguments.predictions)

@@ -158,7 +158,7 @@ class _EmptyTeacher:
 def _pending(config: ExtractConfig, plan: SourcePlan) -> list[int]:
     """Numbers of the images whose shard this group does not have yet."""
     paths = CachePaths(config.out)
-    done = {path.stem for path in entries(paths.group(config.group_name).root / INDEX) if path.suffix == ".h5"}
+    done = {path.stem for path in entries(paths.group(config.group_name).root / INDEX, suffix=".h5")}
     return [
         number
         for number in range(len(plan.positions))

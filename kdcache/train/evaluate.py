@@ -15,7 +15,7 @@ from kdcache.pixels import normalize_pixels
 from kdcache.train.eval_images import eval_batches
 from kdcache.views import EvalView
 
-_TOP = 5
+TOP = 5
 OnLogits = Callable[[list[int], Tensor], None]
 
 
@@ -45,7 +45,7 @@ def evaluate(
     device: torch.device,
     env: WorkerEnv,
     threads: int = 2,
-    on_logits: OnLogits = lambda positions, logits: None,
+    on_logits: OnLogits | None = None,
 ) -> Accuracy:
     """Evaluate a student; under torchrun the ranks share the images.
 
@@ -78,7 +78,8 @@ def evaluate(
             wanted = torch.tensor([source.images[position].label for position in read], device=device)
             logits = student(images)
             counts[:2] += count_hits(logits, wanted)
-            on_logits(read, logits)
+            if on_logits is not None:
+                on_logits(read, logits)
     student.train(was_training)
     top1, top5, num_images, num_bad = sum_over_ranks(counts, env).tolist()
     return Accuracy(100 * top1 / num_images, 100 * top5 / num_images, int(num_images), int(num_bad))
@@ -93,7 +94,7 @@ def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
 
     Returns: (2,) int64; with fewer than five classes the second is over all of them.
     """
-    ranked = logits.float().topk(min(_TOP, logits.shape[1]), dim=-1).indices
+    ranked = logits.float().topk(min(TOP, logits.shape[1]), dim=-1).indices
     hits = ranked == labels.unsqueeze(1)
     return torch.stack([hits[:, 0].sum(), hits.any(dim=1).sum()])
 

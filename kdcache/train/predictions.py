@@ -10,8 +10,7 @@ from torch import Tensor
 
 from kdcache.durable import write_file
 from kdcache.images import Source
-
-_TOP = 5
+from kdcache.train.evaluate import TOP
 
 
 @final
@@ -29,7 +28,7 @@ class PredictionTable:
 
     def add(self, positions: list[int], logits: Tensor) -> None:
         """Take some images' logits (B, K)."""
-        top = logits.float().softmax(dim=1).topk(min(_TOP, logits.shape[1]), dim=1)
+        top = logits.float().softmax(dim=1).topk(min(TOP, logits.shape[1]), dim=1)
         for position, classes, values in zip(positions, top.indices.tolist(), top.values.tolist(), strict=True):
             self._found[position] = list(zip(classes, values, strict=True))
 

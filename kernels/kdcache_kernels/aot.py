@@ -8,14 +8,17 @@ import contextlib
 import functools
 import importlib
 import io
+import multiprocessing
+import os
 import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import triton
 import triton.language as tl
@@ -29,6 +32,7 @@ from kdcache_kernels.assembly import Loop, read_amd, read_loops, read_nvidia, re
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.kernel import Kernel
 
+Made = TypeVar("Made")
 _KIB = 1024
 _LOG = "kdcache_ptxas.log"
 _LONGEST_MESSAGE = 400
@@ -162,6 +166,20 @@ def report_case(module: str, number: int, target: str) -> Report:
     """Compile the case that comes at a position of a kernel's ``cases()``; made to be called in another process."""
     case = list(kernel_of(module).cases())[number]
     return report(case, module, target)
+
+
+def on_all_cores(work: Callable[..., Made], jobs: Sequence[tuple[Any, ...]]) -> Iterator[Made]:
+    """What a function makes of each job's arguments, in order, on as many processes as there are cores."""
+    workers = min(len(os.sched_getaffinity(0)), len(jobs))
+    if workers == 1:
+        yield from (work(*job) for job in jobs)
+        return
+    context = multiprocessing.get_context("forkserver")
+    # Torch and Triton take seconds to import: once for all workers.
+    context.set_forkserver_preload(["kdcache_kernels.aot"])
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for future in [pool.submit(work, *job) for job in jobs]:
+            yield future.result()
 
 
 def report(case: Case, module: str, target: str) -> Report:

@@ -2,12 +2,9 @@
 
 import argparse
 import json
-import multiprocessing
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,17 +87,7 @@ def find_kernels(modules: Sequence[str] = ()) -> list[Kernel]:
 
 def lint(jobs: Sequence[tuple[str, int, str]]) -> Iterable[Report]:
     """Compile (module, position in its ``cases()``, target) on as many processes as there are cores; in order."""
-    workers = min(len(os.sched_getaffinity(0)), len(jobs))
-    if workers == 1:
-        yield from (aot.report_case(*job) for job in jobs)
-        return
-    context = multiprocessing.get_context("forkserver")
-    # Torch and Triton take seconds to import: once for all workers.
-    context.set_forkserver_preload(["kdcache_kernels.aot"])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures: list[Future[Report]] = [pool.submit(aot.report_case, *job) for job in jobs]
-        for future in futures:
-            yield future.result()
+    return aot.on_all_cores(aot.report_case, jobs)
 
 
 def describe(report: Report) -> str:

@@ -11,12 +11,9 @@ import argparse
 import dataclasses
 import datetime
 import json
-import multiprocessing
-import os
 import re
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = options.json or _PREDICTIONS / f"{options.arch}.json"
     old = _read(parser, file) if options.check else {}
     rows = []
-    for row in _rows(numbers, options.arch):
+    for row in aot.on_all_cores(_row, [(number, options.arch) for number in numbers]):
         print(describe(row), flush=True)
         rows.append(row)
     if options.check:
@@ -177,16 +174,6 @@ def describe(row: dict[str, Any]) -> str:
         f"{row['operation']:28s} floor {row['floor_us']:6.1f} us, predicted {row['predicted_us']:6.1f}, share "
         f"{row['share_of_floor']:.2f}, limited by {row['limited_by']} ({parts}, torch {row['torch_us']})"
     )
-
-
-def _rows(numbers: Sequence[int], arch: str) -> list[dict[str, Any]]:
-    workers = min(len(os.sched_getaffinity(0)), len(numbers))
-    if workers == 1:
-        return [_row(number, arch) for number in numbers]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdcache_kernels.aot"])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(pool.map(_row, numbers, [arch] * len(numbers)))
 
 
 def _row(number: int, arch: str) -> dict[str, Any]:

@@ -50,3 +50,10 @@ def without(words: list[str], *flags: str) -> list[str]:
         if not is_left_out:
             kept.append(word)
     return kept
+
+
+def as_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of the first of two ranks."""
+    job = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)

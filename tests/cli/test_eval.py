@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import fails
+from tests.cli.support import as_one_of_two, fails
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,8 +46,6 @@ def test_predictions_that_cannot_be_written(
 def test_predictions_are_of_one_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    for name, value in job.items():
-        monkeypatch.setenv(name, value)
+    as_one_of_two(monkeypatch)
     words = ["eval", str(tmp_path), "--data", "digits:test", "--predictions", str(tmp_path / "p.csv")]
     assert "run it alone" in fails(capsys, words, code=2)

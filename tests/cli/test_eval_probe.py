@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdcache.cli.main import main
-from tests.cli.support import fails
+from tests.cli.support import as_one_of_two, fails
 from tests.conftest import STUDENT_KWARGS
 
 KWARGS = [f"{name}={value}" for name, value in STUDENT_KWARGS.items()]
@@ -60,8 +60,6 @@ def test_wrong_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: 
 def test_more_than_one_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    for name, value in job.items():
-        monkeypatch.setenv(name, value)
+    as_one_of_two(monkeypatch)
     words = ["eval", str(tmp_path), "--data", "digits:test", "--probe", "--probe-data", "digits:train"]
     assert "start it without torchrun" in fails(capsys, words, code=2)
