@@ -49,7 +49,8 @@ class DistillationStep(nn.Module):
         Raises: ValueError for targets that are not those of the terms.
         """
         wanted = {column.name for bound in self.terms for column in bound.columns}
-        if wanted != targets.keys():
+        # A set of them, because torch.compile finds a set and the keys of a dictionary unequal, always.
+        if wanted != set(targets):
             raise ValueError(f"the terms read {sorted(wanted)}, got targets {sorted(targets)}; give exactly those")
         logits, tokens, unformed = self.student.outputs(images, form_change=self._form_change)
         total = torch.zeros((), device=logits.device)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -6,7 +7,9 @@ from torch import Tensor
 
 from kdcache.cache import Cache
 from kdcache.methods.base import Method
+from kdcache.methods.feature import feature
 from kdcache.methods.lift import lift
+from kdcache.methods.wide_last import wide_last
 from kdcache.students.lift import Lift, LiftChange
 from kdcache.terms.tokens import Tokens
 from kdcache.train.setup import prepare
@@ -27,6 +30,22 @@ def test_terms_and_logits(tiny_cache: Cache) -> None:
     assert set(terms) == {"loss", "cross-entropy", "logits", "tokens"}
     assert logits.shape == (8, 10)
     terms["loss"].backward()
+    assert [name for name, parameter in step.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.parametrize("method", [lift, feature, wide_last])
+def test_a_compiled_step_is_one_graph(tiny_cache: Cache, method: Callable[..., Method]) -> None:
+    """What torch.compile cannot follow it runs eagerly, and only the time tells."""
+    step = prepare(tiny_run(method=method(teacher=("blocks.1/patch",))), tiny_cache).step
+    batch = one_batch(tiny_cache)
+    wanted = {column.name for bound in step.terms for column in bound.columns}
+    given = batch.normalized(slice(None)), batch.labels, {name: batch.targets[name] for name in wanted}
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(step, fullgraph=True, backend="aot_eager")
+    (found, _), (eager, _) = compiled(*given), step(*given)
+    torch.testing.assert_close(found, eager)
+    found["loss"].backward()
     assert [name for name, parameter in step.named_parameters() if parameter.grad is None] == []
 
 
