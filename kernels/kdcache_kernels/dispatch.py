@@ -37,13 +37,16 @@ class Choice:
         form: ``torch`` or ``triton``.
         reason: One clause for a person.
         configs: Launch settings by kernel name; empty for torch.
+        is_wanted: Whether plain torch is what a table or a user asks for, and nothing to warn of.
     """
 
     form: Literal["torch", "triton"]
     reason: str
     configs: Mapping[str, Config] = field(default_factory=dict)
+    is_wanted: bool = False
 
 
+_TORCH = Choice("torch", "KD_KERNELS=torch", is_wanted=True)
 _watchers: list[dict[str, str]] = []
 
 
@@ -69,8 +72,7 @@ def noted(operation: str, choice: Choice) -> Choice:
     return choice
 
 
-# One decision, read from top to bottom in the order in which it is taken.
-def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noqa: C901
+def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:
     """Decide for one call.
 
     Args:
@@ -84,11 +86,19 @@ def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noq
     if mode not in MODES:
         raise ValueError(f"KD_KERNELS must be one of {', '.join(MODES)}, got {mode!r}")
     if mode == "torch":
-        return Choice("torch", "KD_KERNELS=torch")
+        return _TORCH
     arch = architecture(tensor)
     if mode == "auto" and arch == INTERPRETER:
         return Choice("torch", "the interpreter runs only under KD_KERNELS=triton")
-    obstacle = _obstacle(tensor, arch)
+    chosen = _chosen(tuple(kernels), width, mode, arch, _obstacle(tensor, arch))
+    if chosen.form == "torch" and tensor.is_cuda and not chosen.is_wanted:
+        _warn_once(chosen.reason)
+    return chosen
+
+
+# Remembered, since a step asks up to three times. One decision, read from top to bottom in the order it is taken in.
+@functools.lru_cache(maxsize=1024)
+def _chosen(kernels: Sequence[str], width: int, mode: str, arch: str, obstacle: str | None) -> Choice:
     table = {} if obstacle else read_table(arch)
     if not obstacle and not table:
         obstacle = f"there is no table for {arch}"
@@ -102,7 +112,8 @@ def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noq
             obstacle = f"{kernel} was not checked on {arch} as it is now (KD_KERNELS=triton uses it)"
             break
         if entry.get("form") == "torch" and mode == "auto":
-            return Choice("torch", f"library products were faster for {kernel} at width {width} on {arch}")
+            reason = f"library products were faster for {kernel} at width {width} on {arch}"
+            return Choice("torch", reason, is_wanted=True)
         configs[kernel] = {name: value for name, value in entry.items() if name != "form"}
     if obstacle is None:
         return Choice("triton", f"the table of {arch} knows width {width}", configs)
@@ -111,8 +122,6 @@ def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:  # noq
             f"KD_KERNELS=triton, but {obstacle}; make an entry with `python -m kdcache_kernels.tune`, "
             "or set KD_KERNELS=auto"
         )
-    if tensor.is_cuda:
-        _warn_once(obstacle)
     return Choice("torch", obstacle)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdcache_kernels.products import parts_for, token_product
 from kdcache_kernels.proj_loss import proj_mse
+from kdcache_kernels.tracing import needs_operator
 
 # Tokens whose intermediates exist at a time, on a CPU and elsewhere.
 _CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 4096, 2**18
@@ -90,7 +91,7 @@ def lift_tokens(
         centred = weight.to(dtype)
         centred = centred - centred.mean(0)
         moments = centred.t() @ centred / len(weight)
-        unit, _ = unit_variance(tokens, moments, eps)
+        unit = _unit_tokens(tokens, moments, eps)
         return LiftedTokens(unit, centred * norm_weight.to(dtype)[:, None], norm_bias.to(dtype))
 
 
@@ -117,6 +118,12 @@ def lift_mse(
     return lifted.mse(targets, scale=scale), lifted.pooled()
 
 
+def _unit_tokens(tokens: Tensor, moments: Tensor, eps: float) -> Tensor:
+    if needs_operator(tokens, moments):
+        return unit_variance(tokens, moments, eps)[0]
+    return _UnitVariance.apply(tokens, moments, eps)
+
+
 @torch.library.custom_op("kd::unit_variance", mutates_args=())
 def unit_variance(tokens: Tensor, moments: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Tokens times ``rstd = (x moments x^T + eps)^-1/2``, and that factor.
@@ -128,6 +135,10 @@ def unit_variance(tokens: Tensor, moments: Tensor, eps: float) -> tuple[Tensor, 
 
     Returns: tokens of length one, contiguous, in shape and dtype of `tokens`; (N,) factors.
     """
+    return _forward(tokens, moments, eps)
+
+
+def _forward(tokens: Tensor, moments: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     flat = tokens.reshape(-1, tokens.shape[-1])
     unit = torch.empty_like(flat, memory_format=torch.contiguous_format)
     rstd = moments.new_empty(len(flat))
@@ -149,17 +160,22 @@ def _(tokens: Tensor, moments: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("kd::unit_variance_backward", mutates_args=())
 def unit_variance_backward(upstream: Tensor, tokens: Tensor, moments: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients for tokens and moments from that of `unit_variance`'s tokens, in dtypes of each."""
+    return _gradients(upstream, tokens, moments, rstd)
+
+
+def _gradients(upstream: Tensor, tokens: Tensor, moments: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
     flat, slopes = (each.reshape(-1, tokens.shape[-1]) for each in (tokens, upstream))
     gradient = torch.empty_like(flat, memory_format=torch.contiguous_format)
     of_moments = torch.zeros_like(moments)
-    parts = parts_for(flat, moments.double(), moments.dtype)
-    for rows in _chunks(flat):
-        values, factor = flat[rows].to(moments.dtype), rstd[rows, None]
-        # d rstd = -rstd^3 (moments x), and the gradient along x is what reaches rstd.
-        cubed = (slopes[rows] * values).sum(1, keepdim=True) * factor.pow(3)
-        of_moments.addmm_((values * cubed).t(), values, alpha=-0.5)
-        through_rstd = token_product(flat[rows], parts).mul_(cubed)
-        torch.sub(slopes[rows] * factor, through_rstd, out=gradient[rows])
+    with _plain_precision(tokens):
+        parts = parts_for(flat, moments.double(), moments.dtype)
+        for rows in _chunks(flat):
+            values, factor = flat[rows].to(moments.dtype), rstd[rows, None]
+            # d rstd = -rstd^3 (moments x), and the gradient along x is what reaches rstd.
+            cubed = (slopes[rows] * values).sum(1, keepdim=True) * factor.pow(3)
+            of_moments.addmm_((values * cubed).t(), values, alpha=-0.5)
+            through_rstd = token_product(flat[rows], parts).mul_(cubed)
+            torch.sub(slopes[rows] * factor, through_rstd, out=gradient[rows])
     return gradient.view(tokens.shape), of_moments
 
 
@@ -178,7 +194,10 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
         return None, None, None
-    return *unit_variance_backward(upstream, *ctx.saved_tensors), None
+    # Under grad mode somebody wants to differentiate again, which only the operator refuses.
+    as_operator = torch.is_grad_enabled() or needs_operator(upstream, *ctx.saved_tensors)
+    gradients = unit_variance_backward if as_operator else _gradients
+    return *gradients(upstream, *ctx.saved_tensors), None
 
 
 def _refuse(*_: Any) -> None:
@@ -190,6 +209,18 @@ def _refuse(*_: Any) -> None:
 
 torch.library.register_autograd("kd::unit_variance", _backward, setup_context=_keep)
 torch.library.register_autograd("kd::unit_variance_backward", _refuse)
+
+
+class _UnitVariance(torch.autograd.Function):
+    """The tokens of `unit_variance` without its operator."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, moments: Tensor, eps: float) -> Tensor:
+        output = _forward(tokens, moments, eps)
+        _keep(ctx, (tokens, moments, eps), output)
+        return output[0]
+
+    backward = staticmethod(_backward)
 
 
 def _chunks(flat: Tensor) -> Iterator[slice]:

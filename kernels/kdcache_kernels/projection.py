@@ -8,7 +8,7 @@ bits. Of the tokens' size nothing is kept between the two but the tokens and the
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from kdcache_kernels import gram, sweep
 from kdcache_kernels.dispatch import Choice, choose, noted
 from kdcache_kernels.projection_problem import Problem
+from kdcache_kernels.tracing import needs_operator
 
 # Above this ratio of widths the Gram form does less work than forming the projection.
 _GRAM_RATIO = 1.5
@@ -66,8 +67,17 @@ def _choice(problem: Problem, kind: str) -> Choice:
 @contextmanager
 def _exactly(student: Tensor) -> Iterator[None]:
     """Launch on the student's device, and keep the caller's autocast from products whose precision is the point."""
-    with torch.cuda.device_of(student), torch.autocast(student.device.type, enabled=False):
+    device = student.device.type
+    casts = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with torch.cuda.device_of(student), casts:
         yield
+
+
+def loss(student: Tensor, weight: Tensor, bias: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    """The loss alone, differentiable; arguments as of `proj_loss`."""
+    if needs_operator(student, weight, bias, values):
+        return proj_loss(student, weight, bias, values, *rest)[0]
+    return _ProjLoss.apply(student, weight, bias, values, *rest)
 
 
 @torch.library.custom_op("kd::proj_loss", mutates_args=())
@@ -92,8 +102,14 @@ def proj_loss(
         and are empty unless asked for, and factors are (0, 0). Kernels and sums over tokens give
         gradients for weight and bias in any case, and none for the student.
     """
-    problem = Problem(student, weight, bias, values, scale, shift, mask, basis)
-    with _exactly(student):
+    tensors = student, weight, bias, values, scale, shift, mask, basis
+    return _forward(*tensors, kind, beta, for_student, for_parameters)
+
+
+def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *tensors, kind, beta, for_student, for_parameters = inputs
+    problem = Problem(*tensors)
+    with _exactly(problem.student):
         found = forward(problem, kind, beta, for_student, for_parameters)
     loss, grad_weight, grad_bias, swept, factors = (each.to(problem.accumulator) for each in found)
     return loss, grad_weight, grad_bias, swept, factors
@@ -178,9 +194,15 @@ def proj_loss_backward(
         kind, beta: As `proj_loss` took them.
         needs: Of which of the three a gradient is needed; the others are empty.
     """
+    tensors = student, weight, bias, values, scale, shift, mask, basis
+    return _gradients(upstream, *tensors, grad_weight, grad_bias, swept, factors, kind, beta, needs)
+
+
+def _gradients(upstream: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    student, weight, bias, values, *rows, grad_weight, grad_bias, swept, factors, kind, beta, needs = inputs
     # Where the targets are not kept nothing reads more of them than how many there were: one a student's token.
     stored = student.flatten(0, -2) if values is None else values
-    problem = Problem(student, weight, bias, stored, scale, shift, mask, basis)
+    problem = Problem(student, weight, bias, stored, *rows)
     with _exactly(student):
         return backward(upstream, problem, (grad_weight, grad_bias, swept, factors), kind, beta, needs)
 
@@ -277,7 +299,10 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
     if upstream is None:
         return (None,) * 12
     needs = list(ctx.needs_input_grad[:3])
-    found = proj_loss_backward(upstream, *ctx.saved_tensors, ctx.kind, ctx.beta, needs)
+    # Under grad mode somebody wants to differentiate again, which only the operator refuses.
+    as_operator = torch.is_grad_enabled() or needs_operator(upstream, *ctx.saved_tensors)
+    gradients = proj_loss_backward if as_operator else _gradients
+    found = gradients(upstream, *ctx.saved_tensors, ctx.kind, ctx.beta, needs)
     given = [each if needed else None for each, needed in zip(found, needs, strict=True)]
     return (*given, *[None] * 9)
 
@@ -292,3 +317,15 @@ def _refuse(*_: Any) -> None:
 
 torch.library.register_autograd("kd::proj_loss", _backward, setup_context=_keep)
 torch.library.register_autograd("kd::proj_loss_backward", _refuse)
+
+
+class _ProjLoss(torch.autograd.Function):
+    """`proj_loss` without its operator. (A ``setup_context`` of its own would cost 30 us a call.)"""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = _forward(*inputs)
+        _keep(ctx, inputs, output)
+        return output[0]
+
+    backward = staticmethod(_backward)

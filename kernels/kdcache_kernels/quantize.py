@@ -8,6 +8,7 @@ from torch import Tensor
 from kdcache_kernels.dispatch import choose, noted
 from kdcache_kernels.quantized import LARGEST, WIDEST, Format
 from kdcache_kernels.token_chunks import check_tokens
+from kdcache_kernels.tracing import needs_operator
 
 _DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
@@ -37,11 +38,18 @@ def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor,
     check_tokens(tokens)
     if tokens.stride(-1) != 1 and tokens.shape[-1] > 1:
         raise ValueError(f"rows of tokens must be contiguous, got strides {tokens.stride()}; call .contiguous() first")
-    return _quantize(tokens, codec)
+    if needs_operator(tokens):
+        return _quantize(tokens, codec)
+    with torch.no_grad():
+        return _quantized(tokens, codec)
 
 
 @torch.library.custom_op("kd::quantize", mutates_args=())
 def _quantize(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _quantized(tokens, codec)
+
+
+def _quantized(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     width = tokens.shape[-1]
     choice = noted(f"quantize {width}", choose(["quantize_rows"], tokens, width))
     if choice.form == "torch" or width > WIDEST:

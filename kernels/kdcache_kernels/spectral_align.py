@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcache_kernels import dispatch
+from kdcache_kernels.tracing import needs_operator
 
 _KERNELS = ("spectral_align", "spectral_align_grad")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -42,11 +43,17 @@ def spectral_align(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     for name, each in (("student_map", student_map), ("teacher_map", teacher_map)):
         if each.dtype not in _FLOATS:
             raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {each.dtype}; decode it first")
-    return _spectral_align(student_map, teacher_map.detach())
+    if needs_operator(student_map, teacher_map):
+        return _spectral_align(student_map, teacher_map.detach())
+    return _SpectralAlign.apply(student_map, teacher_map.detach())
 
 
 @torch.library.custom_op("kd::spectral_align", mutates_args=())
 def _spectral_align(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    return _loss(student_map, teacher_map)
+
+
+def _loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     configs = _triton_configs(student_map, teacher_map)
     if configs:
         from kdcache_kernels.device.spectral_align import launch
@@ -68,6 +75,10 @@ def _(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 @torch.library.custom_op("kd::spectral_align_grad", mutates_args=())
 def _spectral_align_grad(upstream: Tensor, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    return _gradient(upstream, student_map, teacher_map)
+
+
+def _gradient(upstream: Tensor, student_map: Tensor, teacher_map: Tensor) -> Tensor:
     configs = _triton_configs(student_map, teacher_map)
     factor = 1 / _spread(student_map, teacher_map)
     if configs:
@@ -94,10 +105,24 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> N
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
-    return _spectral_align_grad(upstream, *ctx.saved_tensors), None
+    # Under grad mode somebody wants to differentiate again, which only the operator refuses.
+    as_operator = torch.is_grad_enabled() or needs_operator(upstream, *ctx.saved_tensors)
+    gradient = _spectral_align_grad if as_operator else _gradient
+    return gradient(upstream, *ctx.saved_tensors), None
 
 
 _spectral_align.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _SpectralAlign(torch.autograd.Function):
+    """`_spectral_align` without its operator."""
+
+    @staticmethod
+    def forward(ctx: Any, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+        ctx.save_for_backward(student_map, teacher_map)
+        return _loss(student_map, teacher_map)
+
+    backward = staticmethod(_backward)
 
 
 def _triton_configs(student_map: Tensor, teacher_map: Tensor) -> dict[str, dispatch.Config]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kdcache_kernels import dispatch
 from kdcache_kernels.token_chunks import check_tokens, token_chunks
+from kdcache_kernels.tracing import needs_operator
 
 # Values that the torch form transforms at a time.
 _CHUNK_VALUES = 2**22
@@ -46,7 +47,10 @@ def token_spectrum(tokens: Tensor, *, levels: Sequence[float] = (0.9,), fold: bo
         raise ValueError(f"levels must be one or more numbers in (0, 1], got {tuple(levels)}")
     if tokens.stride(-1) != 1:
         tokens = tokens.contiguous()
-    return _token_spectrum(tokens, shares, fold)
+    if needs_operator(tokens):
+        return _token_spectrum(tokens, shares, fold)
+    with torch.no_grad():
+        return _measured(tokens, shares, fold)
 
 
 def skipped_tokens(bandwidth: Tensor) -> Tensor:
@@ -61,6 +65,10 @@ def cumulative_energy(energy: Tensor) -> Tensor:
 
 @torch.library.custom_op("kd::token_spectrum", mutates_args=())
 def _token_spectrum(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Tensor, Tensor]:
+    return _measured(tokens, levels, fold)
+
+
+def _measured(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Tensor, Tensor]:
     width = tokens.shape[-1]
     kernel = "spectrum_fold4" if width % 4 == 0 and width <= _WIDEST_FOLD4 else "spectrum_dft"
     if tokens.dtype != torch.float64:

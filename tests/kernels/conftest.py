@@ -24,7 +24,9 @@ def triton_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     else:
         # Tests use widths that no table has; the interpreter's settings are right for all of them.
         monkeypatch.setattr(dispatch, "read_table", lambda arch: read_table(dispatch.INTERPRETER))
+        dispatch._chosen.cache_clear()
         yield "cuda"
+        dispatch._chosen.cache_clear()
     torch.use_deterministic_algorithms(False)
 
 

@@ -35,10 +35,12 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnGpu:
     monkeypatch.setattr(dispatch, "_cuda_architecture", lambda index: "sm_90")
     monkeypatch.delenv("KD_KERNELS", raising=False)
     dispatch._read_document.cache_clear()
+    dispatch._chosen.cache_clear()
     dispatch._is_checked.cache_clear()
     dispatch._warn_once.cache_clear()
     yield OnGpu()  # type: ignore[misc]
     dispatch._read_document.cache_clear()
+    dispatch._chosen.cache_clear()
     dispatch._is_checked.cache_clear()
     dispatch._warn_once.cache_clear()
 

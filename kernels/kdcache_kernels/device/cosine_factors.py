@@ -13,6 +13,7 @@ from torch import Tensor
 from kdcache_kernels.cosine import EPS
 from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, run
 from kdcache_kernels.device.sizes import DIRECT_WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
@@ -87,7 +88,8 @@ def launch(problem: Problem, weight: Tensor, config: Config) -> tuple[Tensor, Te
     losses, factors = (
         torch.empty((*shape, problem.num_tokens), dtype=torch.float32, device=values.device) for shape in ((), (2,))
     )
-    cosine_factors[(triton.cdiv(problem.num_tokens, config["block_n"]),)](
+    run(
+        cosine_factors, (num_blocks(problem.num_tokens, config["block_n"]),),
         student.tokens, values, pointer(problem.scale, losses), pointer(problem.shift, losses),
         pointer(problem.weights, losses), weight, problem.bias, losses, factors, EPS,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),

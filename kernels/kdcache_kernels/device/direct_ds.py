@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, run
 from kdcache_kernels.device.sizes import DIRECT_WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets, value_and_slope
 from kdcache_kernels.dispatch import Config
@@ -80,7 +81,8 @@ def launch(problem: Problem, weight: Tensor, upstream: Tensor, kind: str, beta: 
     depth, width = weight.shape
     c0, c1 = column_pieces(width, config["columns"])
     out = torch.empty((problem.num_tokens, width), dtype=problem.student.dtype, device=values.device)
-    direct_ds[(triton.cdiv(problem.num_tokens, config["block_n"]),)](
+    run(
+        direct_ds, (num_blocks(problem.num_tokens, config["block_n"]),),
         student.tokens, values, pointer(problem.scale, upstream), pointer(problem.shift, upstream),
         pointer(problem.weights, upstream), weight, problem.bias, upstream, out, beta,
         problem.num_tokens, student.per_batch, student.batch_stride, student.row_stride, values.stride(0),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, run
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import column_pieces, pointer, scaled, token_offsets, value_and_slope
 from kdcache_kernels.dispatch import Config
@@ -129,16 +130,17 @@ def launch(
     student, values = TokenRows(problem.student), problem.values
     depth, width = weight.shape
     c0, c1 = column_pieces(width, config["columns"])
-    blocks, num_tiles = triton.cdiv(depth, config["block_t"]), triton.cdiv(problem.num_tokens, config["block_n"])
-    own_blocks = triton.cdiv(width, c0 + c1)
-    per_split = triton.cdiv(num_tiles, max(1, min(num_tiles, num_programs // (blocks * own_blocks))))
-    splits = triton.cdiv(num_tiles, per_split)
+    blocks, num_tiles = num_blocks(depth, config["block_t"]), num_blocks(problem.num_tokens, config["block_n"])
+    own_blocks = num_blocks(width, c0 + c1)
+    per_split = num_blocks(num_tiles, max(1, min(num_tiles, num_programs // (blocks * own_blocks))))
+    splits = num_blocks(num_tiles, per_split)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=values.device)
 
     part, sums, losses = empty(splits, depth, width), empty(splits, depth), empty(splits, blocks)
-    direct_dw[(blocks, splits, own_blocks)](
+    run(
+        direct_dw, (blocks, splits, own_blocks),
         student.tokens, values, pointer(problem.scale, part), pointer(problem.shift, part),
         pointer(problem.weights, part),
         part if factors is None else factors[0], part if factors is None else factors[1],
@@ -184,7 +186,7 @@ def cases() -> Iterator[Case]:
 
 def _work(given: Config) -> Work:
     # Every block of the student's channels forms the projection anew.
-    own_blocks = triton.cdiv(given["DS"], given["C0"] + given["C1"])
+    own_blocks = num_blocks(given["DS"], given["C0"] + given["C1"])
     return Work(operations=2 * (own_blocks + 1) * given["num_rows"] * given["DS"] * given["DT"])
 
 

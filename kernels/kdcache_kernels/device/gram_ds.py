@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, run
 from kdcache_kernels.device.sizes import (
     WIDTHS,
     format_cases,
@@ -169,7 +170,8 @@ def launch(
     from_one = from_t.float().sum(0) if problem.shift is not None else constant
     c0, c1 = column_pieces(width, config["columns"])
     out = torch.empty((num_rows, width), dtype=problem.student.dtype, device=values.device)
-    gram_ds[(triton.cdiv(num_rows, config["block_n"]), triton.cdiv(width, c0 + c1))](
+    run(
+        gram_ds, (num_blocks(num_rows, config["block_n"]), num_blocks(width, c0 + c1)),
         student.tokens, values, pointer(problem.scale, constant), pointer(problem.shift, constant),
         constant if factors is None else factors[0], constant if factors is None else factors[1],
         pointer(problem.weights, constant), square, constant, from_t, from_one, upstream, out,

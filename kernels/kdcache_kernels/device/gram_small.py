@@ -13,6 +13,7 @@ from torch import Tensor
 from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.gram_sums import Sums, length
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, run
 from kdcache_kernels.device.sizes import WIDTHS, linted_cases, timing_problem
 from kdcache_kernels.dispatch import Config
 from kdcache_kernels.projection_problem import Problem
@@ -126,8 +127,16 @@ def reduce(parts: Sums, config: Config) -> Sums:
     """The sums over all splits, (`length`,)."""
     splits, size = parts.values.shape
     total = torch.empty(size, dtype=torch.float32, device=parts.values.device)
-    gram_reduce[(triton.cdiv(size, config["reduce"]),)](
-        parts.values, total, splits, LENGTH=size, BLOCK=config["reduce"], AT_ONCE=_AT_ONCE, num_warps=4
+    run(
+        gram_reduce,
+        (num_blocks(size, config["reduce"]),),
+        parts.values,
+        total,
+        splits,
+        LENGTH=size,
+        BLOCK=config["reduce"],
+        AT_ONCE=_AT_ONCE,
+        num_warps=4,
     )
     return Sums(total, parts.width, parts.depth)
 
@@ -142,13 +151,14 @@ def finish(problem: Problem, weight: Tensor, sums: Sums, config: Config) -> tupl
         config: ``finish_s``, ``finish_t``, ``finish_k`` (tile sizes), ``num_warps``.
     """
     depth, width = weight.shape
-    grid = triton.cdiv(width, config["finish_s"]), triton.cdiv(depth, config["finish_t"])
+    grid = num_blocks(width, config["finish_s"]), num_blocks(depth, config["finish_t"])
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=weight.device)
 
     grad_weight, grad_bias, shares = empty(depth, width), empty(depth), empty(grid[0] * grid[1])
-    gram_finish[grid](
+    run(
+        gram_finish, grid,
         sums.values, weight, problem.bias, problem.count(), grad_weight, grad_bias, shares,
         DS=width, DT=depth, BLOCK_S=config["finish_s"], BLOCK_T=config["finish_t"], BLOCK_K=config["finish_k"],
         PRECISION="tf32x3" if weight.dtype.itemsize == 2 else "ieee", num_warps=config["num_warps"],
@@ -162,8 +172,9 @@ def prepare(weight: Tensor, bias: Tensor, config: Config) -> tuple[Tensor, Tenso
     halves = 2 if weight.dtype.itemsize == 2 else 1
     square = torch.empty((halves * width, width), dtype=weight.dtype, device=weight.device)
     constant = torch.empty(width, dtype=torch.float32, device=weight.device)
-    blocks = triton.cdiv(width, config["prepare"])
-    gram_prepare[(blocks, blocks + 1)](
+    blocks = num_blocks(width, config["prepare"])
+    run(
+        gram_prepare, (blocks, blocks + 1),
         weight, bias, square, constant,
         DS=width, DT=depth, BLOCK=config["prepare"], BLOCK_K=config["prepare_k"], HALVES=halves,
         num_warps=config["num_warps"],
@@ -234,7 +245,7 @@ def cases() -> Iterator[Case]:
 
 
 def _reduce_work(given: Config) -> Work:
-    return Work(turns=triton.cdiv(given["splits"], given["AT_ONCE"]))
+    return Work(turns=num_blocks(given["splits"], given["AT_ONCE"]))
 
 
 def _finish_work(given: Config) -> Work:

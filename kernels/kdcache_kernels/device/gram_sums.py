@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, run
 from kdcache_kernels.device.sizes import WIDTHS, format_cases, linted_cases, tile_constants, timing_problem
 from kdcache_kernels.device.tile import POINTERS, column_pieces, pointer, scaled, token_offsets
 from kdcache_kernels.dispatch import Config
@@ -168,7 +169,7 @@ class Sums:
 
 def length(width: int, depth: int) -> int:
     """Elements that `Sums` take; a multiple of 32, so that every split's begin aligned."""
-    return triton.cdiv(width * (depth + width + 1) + 2 * depth, 32) * 32
+    return num_blocks(width * (depth + width + 1) + 2 * depth, 32) * 32
 
 
 def lanes(itemsize: int, config: Config) -> int:
@@ -192,16 +193,17 @@ def launch(problem: Problem, config: Config, num_programs: int) -> Sums:
     student, values = TokenRows(problem.student), problem.values
     width, depth, num_rows = problem.student.shape[-1], values.shape[1], problem.num_tokens
     c0, c1 = column_pieces(width, config["columns"])
-    t_blocks, s_blocks = triton.cdiv(depth, config["block_t"]), triton.cdiv(width, config["block_t"])
-    own_blocks = triton.cdiv(width, c0 + c1)
-    num_tiles = triton.cdiv(num_rows, config["block_n"])
+    t_blocks, s_blocks = num_blocks(depth, config["block_t"]), num_blocks(width, config["block_t"])
+    own_blocks = num_blocks(width, c0 + c1)
+    num_tiles = num_blocks(num_rows, config["block_n"])
     most = max(1, _PARTIAL_BYTES // (width * (depth + width) * 4))
     splits = max(1, min(num_tiles, most, num_programs // ((t_blocks + s_blocks) * own_blocks)))
-    per_split = triton.cdiv(num_tiles, splits)
-    splits = triton.cdiv(num_tiles, per_split)
+    per_split = num_blocks(num_tiles, splits)
+    splits = num_blocks(num_tiles, per_split)
     size = length(width, depth)
     parts = torch.empty((splits, size), dtype=torch.float32, device=values.device)
-    gram_sums[(t_blocks + s_blocks, splits, own_blocks)](
+    run(
+        gram_sums, (t_blocks + s_blocks, splits, own_blocks),
         student.tokens, values, pointer(problem.scale, parts), pointer(problem.shift, parts),
         pointer(problem.weights, parts), parts,
         num_rows, student.per_batch, student.batch_stride, student.row_stride, values.stride(0), per_split,
@@ -232,7 +234,7 @@ def case(width: int, settings: Config) -> list[Case]:
     """What these settings compile to, for a teacher four times as wide."""
     pointers = ("SCALE", "SHIFT", "MASK", "PARTS")
     types = {"S": "*bf16", **dict.fromkeys(pointers, "*fp32"), "tiles_per_split": "i32"}
-    blocks = {"T_BLOCKS": triton.cdiv(4 * width, settings["block_t"]), "LENGTH": length(width, 4 * width)}
+    blocks = {"T_BLOCKS": num_blocks(4 * width, settings["block_t"]), "LENGTH": length(width, 4 * width)}
     kind = {"HAS_MASK": False, "IS_FLAT": True}
     made = format_cases(gram_sums, types, {**tile_constants(width, 4 * width, settings), **blocks, **kind}, settings)
     sizes = [1 if each.types["T"] == POINTERS["int8"] else 2 for each in made]

@@ -1,7 +1,6 @@
 """Tokens to int8 or e4m3 with a scale, sum and sum of squares per token; every token is read once."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 import triton
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, power_of_two, run
 from kdcache_kernels.device.tile import token_offsets
 from kdcache_kernels.dispatch import read_table
 from kdcache_kernels.quantized import LARGEST, WIDEST
@@ -93,14 +93,15 @@ def launch(
     Raises: ValueError for rows that do not fit one program.
     """
     width = tokens.shape[-1]
-    block = triton.next_power_of_2(width)
+    block = power_of_two(width)
     if width > WIDEST:
         raise ValueError(f"tokens of {width} values are too wide, at most {WIDEST}; quantize() runs them in torch")
     num_tokens = scale.numel()
     rows = max(1, elements // block)
     is_fp8 = values.dtype == torch.float8_e4m3fn
-    kernel: Any = quantize_rows[(triton.cdiv(num_tokens, rows),)]
-    kernel(
+    run(
+        quantize_rows,
+        (num_blocks(num_tokens, rows),),
         tokens,
         values.view(torch.uint8) if is_fp8 else values,
         scale,
@@ -127,7 +128,7 @@ def candidates(width: int) -> list[dict[str, int]]:
 
 def case(width: int, settings: Mapping[str, int]) -> list[Case]:
     """What one setting compiles to at one width: both formats of a bfloat16 teacher."""
-    block = triton.next_power_of_2(width)
+    block = power_of_two(width)
     constants = {"WIDTH": width, "BLOCK": block, "ROWS": max(1, settings["elements"] // block)}
     types = {"tokens": "*bf16", "values": "*i8", "scales": "*fp32", "sums": "*fp32", "squares": "*fp32"}
     types |= dict.fromkeys(("num_tokens", "tokens_per_image", "image_stride", "token_stride"), "i32")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, power_of_two, run
 from kdcache_kernels.device.map_tile import (
     channels_last,
     example_strides,
@@ -60,9 +61,10 @@ def launch(student_map: Tensor, teacher_map: Tensor, config: Config) -> Tensor:
     """
     constants = constants_of(student_map.shape, teacher_map.shape[1], config, channels_last(student_map))
     num_lines = student_map.shape[0] * constants["CHANNELS"] * student_map.shape[2]
-    tiles = triton.cdiv(num_lines, constants["BLOCK_LINES"])
+    tiles = num_blocks(num_lines, constants["BLOCK_LINES"])
     partial = torch.empty(tiles, dtype=torch.float32, device=student_map.device)
-    spectral_align[(tiles,)](
+    run(
+        spectral_align, (tiles,),
         student_map, teacher_map, partial, num_lines, *student_map.stride(), *teacher_map.stride(), **constants,
         num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
@@ -72,7 +74,7 @@ def launch(student_map: Tensor, teacher_map: Tensor, config: Config) -> Tensor:
 def constants_of(shape: torch.Size, t_channels: int, config: Config, last: bool) -> dict[str, int]:
     """The kernel's constants for a student map of this shape."""
     _, s_channels, height, width = shape
-    channels, columns = min(s_channels, t_channels), triton.next_power_of_2(width)
+    channels, columns = min(s_channels, t_channels), power_of_two(width)
     return {
         "S_CHANNELS": s_channels, "T_CHANNELS": t_channels, "CHANNELS": channels,
         "S_LONGEST": longest_window(s_channels, channels), "T_LONGEST": longest_window(t_channels, channels),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, run
 from kdcache_kernels.device.map_tile import (
     channels_last,
     line_offsets,
@@ -72,7 +73,8 @@ def launch(upstream: Tensor, student_map: Tensor, teacher_map: Tensor, factor: f
     constants = constants_of(student_map.shape, teacher_map.shape[1], config, channels_last(student_map))
     gradient = torch.empty_like(student_map)
     num_lines = student_map.shape[0] * student_map.shape[1] * student_map.shape[2]
-    spectral_align_grad[(triton.cdiv(num_lines, constants["BLOCK_LINES"]),)](
+    run(
+        spectral_align_grad, (num_blocks(num_lines, constants["BLOCK_LINES"]),),
         upstream, student_map, teacher_map, gradient, num_lines, factor,
         *student_map.stride(), *teacher_map.stride(), *gradient.stride(), **constants,
         num_warps=config["num_warps"], num_stages=config["num_stages"],

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, power_of_two, run
 from kdcache_kernels.device.spectrum_tile import (
     count_bins,
     normaliser,
@@ -88,15 +89,16 @@ def launch(tokens: Tensor, levels: Tensor, fold: bool, config: Config) -> tuple[
     """
     num_tokens, per_batch, batch_stride, row_stride = sizes(tokens)
     width = tokens.shape[-1]
-    tiles = triton.cdiv(num_tokens, config["block_m"])
+    tiles = num_blocks(num_tokens, config["block_m"])
     partial = torch.empty((tiles, width // 2 + 1), dtype=torch.float32, device=tokens.device)
     bandwidth = torch.empty((num_tokens, len(levels)), dtype=torch.int32, device=tokens.device)
     matrices = _matrices(width, config["block_bins"], config["block_k"], tokens.device)
-    spectrum_dft[(tiles,)](
+    run(
+        spectrum_dft, (tiles,),
         tokens, matrices, levels, partial, bandwidth, num_tokens, per_batch, batch_stride, row_stride,
         WIDTH=width, ROWS=matrices.shape[1], COLUMNS=matrices.shape[2], BLOCK_M=config["block_m"],
         BLOCK_BINS=config["block_bins"], BLOCK_K=config["block_k"], NUM_LEVELS=len(levels),
-        LEVEL_COLUMNS=triton.next_power_of_2(len(levels)), FOLD=fold,
+        LEVEL_COLUMNS=power_of_two(len(levels)), FOLD=fold,
         num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
     return partial, bandwidth

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdcache_kernels.device.case import Case, Work
 from kdcache_kernels.device.kernel import Kernel
+from kdcache_kernels.device.launching import num_blocks, power_of_two, run
 from kdcache_kernels.device.spectrum_tile import (
     count_bins,
     normaliser,
@@ -130,15 +131,16 @@ def launch(tokens: Tensor, levels: Tensor, fold: bool, config: Config) -> tuple[
     """
     num_tokens, per_batch, batch_stride, row_stride = sizes(tokens)
     quarter = tokens.shape[-1] // 4
-    tiles = triton.cdiv(num_tokens, config["block_m"])
+    tiles = num_blocks(num_tokens, config["block_m"])
     partial = torch.empty((tiles, 2 * quarter + 1), dtype=torch.float32, device=tokens.device)
     bandwidth = torch.empty((num_tokens, len(levels)), dtype=torch.int32, device=tokens.device)
     k0, k1 = quarter_pieces(quarter)
     matrices = _matrices(quarter, k0 + k1, config["block_bins"], tokens.device)
-    spectrum_fold4[(tiles,)](
+    run(
+        spectrum_fold4, (tiles,),
         tokens, matrices, levels, partial, bandwidth, num_tokens, per_batch, batch_stride, row_stride,
         M=quarter, K0=k0, K1=k1, COLUMNS=matrices.shape[2], BLOCK_M=config["block_m"], BLOCK_BINS=config["block_bins"],
-        NUM_LEVELS=len(levels), LEVEL_COLUMNS=triton.next_power_of_2(len(levels)), FOLD=fold,
+        NUM_LEVELS=len(levels), LEVEL_COLUMNS=power_of_two(len(levels)), FOLD=fold,
         num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
     return partial, bandwidth
@@ -147,7 +149,7 @@ def launch(tokens: Tensor, levels: Tensor, fold: bool, config: Config) -> tuple[
 def quarter_pieces(quarter: int) -> tuple[int, int]:
     """Two powers of two (the second may be 0) that cover a quarter of the channels with little padding."""
     if quarter <= 64:
-        return max(16, triton.next_power_of_2(quarter)), 0
+        return max(16, power_of_two(quarter)), 0
     sums = [(k0 + k1, k0, k1) for k0 in (64, 128, 256) for k1 in (16, 32, 64, 128, 256) if k1 <= k0]
     _, k0, k1 = min(each for each in sums if each[0] >= quarter)
     return k0, k1
@@ -224,7 +226,7 @@ def cases() -> Iterator[Case]:
 
 def _work(given: Config) -> Work:
     products = 4 * (given["K0"] + given["K1"]) * given["COLUMNS"]
-    return Work(operations=2 * given["num_tokens"] * products, turns=triton.cdiv(4 * given["M"], 64))
+    return Work(operations=2 * given["num_tokens"] * products, turns=num_blocks(4 * given["M"], 64))
 
 
 def timing(width: int, settings: Config, device: torch.device) -> Callable[[], object]:
