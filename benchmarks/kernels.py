@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"sections (default: {','.join(SECTIONS)})")
     parser.add_argument("--minutes", type=float, default=9.0, help="no measurement begins after these (9)")
+    parser.add_argument("--by", default="", help="beginnings of names: kdcache,eager leaves torch.compile out (all)")
     parser.add_argument("--toy", action="store_true", help="tiny sizes on a CPU, interpreted; the times mean nothing")
     parser.add_argument("--workers", type=int, default=1, help="processes that check, and compile ahead (1)")
     parser.add_argument("--out", type=Path, help="JSON file; a table of the same name ends in .md")
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.toy and os.environ.get("TRITON_INTERPRET") != "1":
         print("--toy interprets the kernels: set TRITON_INTERPRET=1", file=sys.stderr)
         return 2
-    meter = Meter(torch.device("cpu" if arguments.toy else "cuda"), time.monotonic() + 60 * arguments.minutes)
+    by = tuple(name for name in arguments.by.split(",") if name)
+    meter = Meter(torch.device("cpu" if arguments.toy else "cuda"), time.monotonic() + 60 * arguments.minutes, by=by)
     _repair_interpreter(meter)
     result: dict[str, Any] = {}
     for _ in _measured(meter, sections, result, arguments.workers):
@@ -143,12 +145,13 @@ def _page(result: dict[str, Any]) -> str:
                 f"{median * 1e3:.1f}",
                 f"{row['ms']['p20'] * 1e3:.1f} to {row['ms']['p80'] * 1e3:.1f}",
                 f"{median / floor_ms:.2f}",
+                "" if row["host_us"] is None else f"{row['host_us']:.0f}",
                 "" if row["peak_mb"] is None else f"{row['peak_mb']:.1f}",
                 "" if row["launches"] is None else f"{row['launches']} ({row['kernel_us']:.1f} us)",
             ]
         )
     head = f"{result['device']}, {result['date']}, torch {result['versions']['torch']}, Triton {result['triton']}"
-    table = text_table(["what", "by", "us", "p20 to p80", "x floor", "MB", "launches"], rows)
+    table = text_table(["what", "by", "us", "p20 to p80", "x floor", "host us", "MB", "launches"], rows)
     share = result.get("share")
     words = ""
     if share:

@@ -13,6 +13,7 @@ import torch
 from benchmarks.record import spread
 
 _TOY_REPEATS = 3
+_HOST_ROUNDS, _HOST_CALLS = 7, 8
 
 
 @dataclass
@@ -24,12 +25,14 @@ class Meter:
         deadline: `time.monotonic` after which no new measurement begins.
         share: (i, n): this process is the i-th of n, and takes every n-th case.
         only_compiles: Whether its share of the cases is run once, so that all is compiled, and nothing is measured.
+        by: Beginnings of names of what computes; empty for all.
     """
 
     device: torch.device
     deadline: float
     share: tuple[int, int] = (0, 1)
     only_compiles: bool = False
+    by: tuple[str, ...] = ()
     _num_seen: int = 0
 
     @property
@@ -45,6 +48,10 @@ class Meter:
         """Whether the case of this number is in this process's share."""
         return number % self.share[1] == self.share[0]
 
+    def wants(self, variant: str) -> bool:
+        """Whether what is computed this way is to be measured."""
+        return not self.by or variant.startswith(self.by)
+
     def has_time(self, seconds: float = 20.0) -> bool:
         """Whether another measurement fits."""
         return time.monotonic() + seconds < self.deadline
@@ -56,17 +63,19 @@ class Meter:
             run: What to measure; called many times.
             num_ms: Time to spend on repeats.
 
-        Returns: ``ms``; ``peak_mb``, most memory beside what was there before and what stays (outputs, gradients);
-            ``launches`` and ``kernel_us``, number and summed time of the kernels of one call, without gaps between.
+        Returns: ``ms``; ``host_us``, until a call returns while the GPU is behind; ``peak_mb``, most memory beside what
+            was there before and what stays (outputs, gradients); ``launches`` and ``kernel_us``, number and summed time
+            of the kernels of one call, without gaps between.
         """
         if self.only_compiles:
             self._num_seen += 1
             if self.takes(self._num_seen):
                 run()
-            return {"ms": spread([0.0]), "peak_mb": None, "launches": None, "kernel_us": None}
+            return {"ms": spread([0.0]), "host_us": None, "peak_mb": None, "launches": None, "kernel_us": None}
         run()
         times = self._times_ms(run, num_ms)
-        return {"ms": spread(times), "peak_mb": self._peak_mb(run), **self._kernels(run)}
+        host_us = self._host_us(run)
+        return {"ms": spread(times), "host_us": host_us, "peak_mb": self._peak_mb(run), **self._kernels(run)}
 
     def _times_ms(self, run: Callable[[], object], num_ms: int = 100) -> list[float]:
         if self.is_toy:
@@ -80,6 +89,20 @@ class Meter:
 
         times: Any = do_bench(run, warmup=25, rep=num_ms, return_mode="all")
         return list(times)
+
+    def _host_us(self, run: Callable[[], object]) -> float | None:
+        if self.is_toy:
+            return None
+        times = []
+        for _ in range(_HOST_ROUNDS):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            # So few that they fit the queue of launches, which holds 1,024.
+            for _ in range(_HOST_CALLS):
+                run()
+            times.append((time.perf_counter() - started) / _HOST_CALLS * 1e6)
+        torch.cuda.synchronize()
+        return statistics.median(times)
 
     def _peak_mb(self, run: Callable[[], object]) -> float | None:
         if self.is_toy:

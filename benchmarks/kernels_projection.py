@@ -9,22 +9,28 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import FeatureLoss, dequantize, explain_backend, proj_mse, quantize
+from kdcache_kernels import FeatureLoss, dequantize, explain_backend, proj_cosine, proj_mse, proj_smooth_l1, quantize
+from kdcache_kernels.reference import feature_loss
 from torch import Tensor
 
 from benchmarks.kernels_meter import Meter, guarded
 
 SHAPES = [
-    (192, 768, "bf16"),
-    (192, 768, "fp16"),
-    (192, 768, "int8"),
-    (192, 768, "pca64"),
-    (192, 1024, "bf16"),
-    (192, 384, "bf16"),
-    (384, 1024, "bf16"),
-    (384, 1024, "int8"),
+    (192, 768, "bf16", "mse"),
+    (192, 768, "bf16", "smooth_l1"),
+    (192, 768, "bf16", "cosine"),
+    (192, 768, "fp16", "mse"),
+    (192, 768, "int8", "mse"),
+    (192, 768, "pca64", "mse"),
+    (192, 1024, "bf16", "mse"),
+    (192, 384, "bf16", "mse"),
+    (384, 1024, "bf16", "mse"),
+    (384, 1024, "int8", "mse"),
 ]
-_TOY_SHAPES = [(16, 32, "bf16"), (16, 32, "fp16"), (16, 32, "int8"), (16, 32, "pca64")]
+_TOY_SHAPES = [
+    *((16, 32, stored, "mse") for stored in ("bf16", "fp16", "int8", "pca64")),
+    *((16, 32, "bf16", kind) for kind in ("smooth_l1", "cosine")),
+]
 _STUDENT_STEP = ("deit_tiny_patch16_224", 256)
 
 
@@ -33,6 +39,7 @@ class Case:
     """One problem: leaves that take gradients, and targets as stored."""
 
     label: str
+    kind: str
     student: Tensor
     weight: Tensor
     bias: Tensor
@@ -46,7 +53,7 @@ class Case:
         return values if self.basis is None else values @ self.basis
 
 
-def make_case(width: int, depth: int, stored: str, device: torch.device, tokens: int) -> Case:
+def make_case(width: int, depth: int, stored: str, kind: str, device: torch.device, tokens: int) -> Case:
     """Random tokens and a teacher that a projection of them half explains."""
     generator = torch.Generator(device).manual_seed(0)
 
@@ -66,13 +73,14 @@ def make_case(width: int, depth: int, stored: str, device: torch.device, tokens:
         basis = torch.linalg.qr(normal(depth, rank))[0].t().contiguous()
         values = (teacher @ basis.t()).bfloat16()
     leaves = [each.requires_grad_() for each in (student, weight, bias)]
-    return Case(f"{width}->{depth} {stored}", leaves[0], leaves[1], leaves[2], values, scale, basis)
+    label = f"{width}->{depth} {stored}" + ("" if kind == "mse" else f" {kind}")
+    return Case(label, kind, leaves[0], leaves[1], leaves[2], values, scale, basis)
 
 
 def eager_autocast(case: Case) -> Tensor:
-    """What a training script writes: autocast's linear layer, then mse_loss, which autocast computes in float32."""
+    """What a training script writes: autocast's linear layer, then the loss, which autocast computes in float32."""
     with torch.autocast(case.student.device.type, dtype=torch.bfloat16):
-        return F.mse_loss(F.linear(case.student, case.weight, case.bias).float(), case.decoded())
+        return feature_loss(case.kind, F.linear(case.student, case.weight, case.bias).float(), case.decoded())
 
 
 def eager_bfloat16(case: Case) -> Tensor:
@@ -80,12 +88,17 @@ def eager_bfloat16(case: Case) -> Tensor:
     projected = F.linear(case.student, case.weight.bfloat16(), case.bias.bfloat16())
     targets = case.values if case.scale is None else case.values.bfloat16() * case.scale.bfloat16().unsqueeze(-1)
     targets = targets if case.basis is None else targets @ case.basis.bfloat16()
-    return (projected - targets).square().mean(dtype=torch.float32)
+    if case.kind == "mse":
+        return (projected - targets).square().mean(dtype=torch.float32)
+    return feature_loss(case.kind, projected, targets).float()
 
 
 def ours(case: Case) -> Tensor:
     """The fused loss."""
-    return proj_mse(case.student, case.weight, case.bias, case.values, scale=case.scale, basis=case.basis)
+    inputs = case.student, case.weight, case.bias, case.values
+    if case.kind == "mse":
+        return proj_mse(*inputs, scale=case.scale, basis=case.basis)
+    return {"smooth_l1": proj_smooth_l1, "cosine": proj_cosine}[case.kind](*inputs, scale=case.scale)
 
 
 def kernels(mode: str) -> AbstractContextManager[object]:
@@ -121,8 +134,8 @@ def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> 
     """Every shape with every variant."""
     rows: list[dict[str, Any]] = []
     tokens = 80 if meter.is_toy else 256 * 196
-    for width, depth, stored in _TOY_SHAPES if meter.is_toy else SHAPES:
-        case = make_case(width, depth, stored, meter.device, tokens)
+    for width, depth, stored, kind in _TOY_SHAPES if meter.is_toy else SHAPES:
+        case = make_case(width, depth, stored, kind, meter.device, tokens)
         floor = floors(case, rates)
         rows += [row for row in _variants(case, meter, floor, errors) if row is not None]
     return rows
@@ -141,6 +154,8 @@ def _variants(
         "eager bfloat16": ("auto", eager_bfloat16),
     }
     for name, (mode, loss) in variants.items():
+        if not meter.wants(name):
+            continue
         if not meter.has_time():
             return
         torch._dynamo.reset()
@@ -148,7 +163,8 @@ def _variants(
         def measure(mode: str = mode, loss: Callable[[Case], Tensor] = loss, name: str = name) -> dict[str, Any]:
             with kernels(mode):
                 found = meter.measure(step(loss, case))
-                form = explain_backend(case.student, case.weight, case.values, basis=case.basis)
+                kind: Any = case.kind
+                form = explain_backend(case.student, case.weight, case.values, loss=kind, basis=case.basis)
             found |= {"shape": case.label, "variant": name, "floors": floor}
             return {**found, "form": form} if loss is ours else found
 
@@ -170,7 +186,7 @@ def step_share(meter: Meter, errors: list[dict[str, str]]) -> dict[str, Any] | N
         side = 32 if meter.is_toy else 224
         images = torch.randn(batch, 3, side, side, device=meter.device)
         width = model.embed_dim
-        feature_loss = FeatureLoss(width, 4 * width).to(meter.device)
+        features_loss = FeatureLoss(width, 4 * width).to(meter.device)
         tokens = (side // 16) ** 2
         targets = torch.randn(batch, tokens, 4 * width, device=meter.device).bfloat16()
 
@@ -180,9 +196,9 @@ def step_share(meter: Meter, errors: list[dict[str, str]]) -> dict[str, Any] | N
                     features = model.forward_features(images)
                     loss = model.forward_head(features).float().square().mean()
                     if with_features:
-                        loss = loss + feature_loss(features[:, 1:], targets)
+                        loss = loss + features_loss(features[:, 1:], targets)
                 model.zero_grad()
-                feature_loss.zero_grad()
+                features_loss.zero_grad()
                 loss.backward()
 
             return run

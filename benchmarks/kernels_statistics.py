@@ -106,6 +106,8 @@ def _measured(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name, (mode, run) in variants.items():
+        if not meter.wants(name):
+            continue
         if not meter.has_time():
             break
 

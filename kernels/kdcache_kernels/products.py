@@ -3,16 +3,17 @@
 import torch
 from torch import Tensor
 
-# Before 2.8 such a product could not give its float32 accumulator away, and on ROCm it still cannot.
-_MM_GIVES_FLOAT32 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8) and not torch.version.hip
+# On ROCm such a product cannot give its float32 accumulator away.
+_MM_GIVES_FLOAT32 = not torch.version.hip
 
 
 def transposed_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right`` with sums in at least float32; 16-bit operands on a GPU are not upcast."""
+    """``left.T @ right`` with sums in at least float32, of matrices or rows of them; on a GPU 16 bits stay as are."""
     if left.dtype == right.dtype and gives_float32(left):
-        return torch.mm(left.t(), right, out_dtype=torch.float32)
+        product = torch.mm if left.dim() == 2 else torch.bmm
+        return product(left.mT, right, out_dtype=torch.float32)
     dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
-    return left.to(dtype).t() @ right.to(dtype)
+    return left.to(dtype).mT @ right.to(dtype)
 
 
 def own_product(weight: Tensor) -> Tensor:

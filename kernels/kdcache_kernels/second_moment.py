@@ -9,6 +9,8 @@ from kdcache_kernels.token_spectrum import from_half
 
 # Float32 sums of more tokens than this lose digits that the float64 sum of partials keeps.
 _CHUNK_TOKENS = 4096
+# Values of the chunks that a GPU takes at a time, in few launches.
+_GPU_VALUES = 2**24
 
 
 @torch.no_grad()
@@ -34,8 +36,9 @@ def second_moment(tokens: Tensor, *, unit_norm: bool = False, weights: Tensor | 
     width = tokens.shape[-1]
     total = tokens.new_zeros(width, width, dtype=torch.float64)
     mass = tokens.new_zeros((), dtype=torch.float64)
-    shares = None if weights is None else token_chunks(weights.unsqueeze(-1), _CHUNK_TOKENS)
-    for chunk in token_chunks(tokens, _CHUNK_TOKENS):
+    most = _CHUNK_TOKENS * (max(1, _GPU_VALUES // (width * _CHUNK_TOKENS)) if tokens.is_cuda else 1)
+    shares = None if weights is None else token_chunks(weights.unsqueeze(-1), most)
+    for chunk in token_chunks(tokens, most):
         values = chunk.reshape(-1, width)
         share = None if shares is None else next(shares).reshape(-1, 1)
         with torch.autocast(values.device.type, enabled=False):
@@ -48,7 +51,7 @@ def second_moment(tokens: Tensor, *, unit_norm: bool = False, weights: Tensor | 
 
 def _partial(values: Tensor, unit_norm: bool, share: Tensor | None) -> tuple[Tensor, Tensor | int]:
     if not unit_norm and share is None:
-        return transposed_product(values, values), values.shape[0]
+        return _product(values, values), values.shape[0]
     values = values if values.dtype == torch.float64 else values.float()
     mass = values.new_ones(values.shape[0], 1) if share is None else share.to(values.dtype)
     scaled = values * mass
@@ -57,7 +60,17 @@ def _partial(values: Tensor, unit_norm: bool, share: Tensor | None) -> tuple[Ten
         inverse = (1 / energy).where(energy < torch.inf, torch.nan)
         scaled = scaled * inverse.where(energy != 0, 0)
         mass = mass.where(energy != 0, 0)
-    return scaled.t() @ values, mass.sum(dtype=torch.float64)
+    return _product(scaled, values), mass.sum(dtype=torch.float64)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """``left.T @ right``, (D, D): float32 sums over a chunk of tokens, float64 ones over several chunks."""
+    if len(left) <= _CHUNK_TOKENS:
+        return transposed_product(left, right)
+    whole = len(left) // _CHUNK_TOKENS * _CHUNK_TOKENS
+    chunks = (each[:whole].unflatten(0, (-1, _CHUNK_TOKENS)) for each in (left, right))
+    total = transposed_product(*chunks).sum(0, dtype=torch.float64)
+    return total if whole == len(left) else total + transposed_product(left[whole:], right[whole:])
 
 
 def mean_spectrum_from_second_moment(matrix: Tensor, *, fold: bool = False) -> Tensor:

@@ -1,7 +1,8 @@
 """Repairs of Triton's interpreter, for tests only: with them a kernel's bfloat16 path runs on a CPU, rounding included.
 
-The interpreter keeps bfloat16 as uint16 and forgets so in casts, products and arithmetic (triton#11584), and before 3.7
-it cannot take a loop bound from a one-element array with numpy 2.4 (triton#9171).
+The interpreter keeps bfloat16 as uint16 and forgets so in casts, products and arithmetic (triton#11584), it rounds
+twice in a fused multiply-add, and before 3.7 it cannot take a loop bound from a one-element array with numpy 2.4
+(triton#9171).
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ def repair() -> None:
     builder.create_fp_to_fp = _repaired_fp_to_fp(builder.create_fp_to_fp)
     builder.create_dot = _repaired_dot(builder.create_dot)
     builder.binary_op = _repaired_binary(builder.binary_op)
+    builder.create_fma = _fused
     interpreter._patch_lang_tensor = _repaired_patch(interpreter._patch_lang_tensor)  # pyright: ignore
     builder.knows_bfloat16 = True
 
@@ -82,6 +84,13 @@ def _repaired_binary(original: Any) -> Any:
         return _handle(result, tl.int1) if result.dtype == np.bool_ else _handle(narrow(result), tl.bfloat16)
 
     return binary_op
+
+
+def _fused(self: Any, x: Any, y: Any, z: Any) -> Any:
+    # A product of two float32 is exact in float64. Infinities that cancel are NaN without a word on a GPU.
+    with np.errstate(invalid="ignore"):
+        exact = x.data.astype(np.float64) * y.data + z.data
+        return _handle(exact.astype(x.data.dtype), z.dtype)
 
 
 def _repaired_patch(original: Any) -> Any:

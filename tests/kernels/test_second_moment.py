@@ -56,6 +56,17 @@ def test_tokens_past_a_chunk_count(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_chunks_of_a_gpu_are_multiplied_at_once(unit_norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("kdcache_kernels.second_moment")
+    monkeypatch.setattr(module, "_CHUNK_TOKENS", 16)
+    monkeypatch.setattr(module, "token_chunks", lambda tokens, most: iter([tokens.unsqueeze(0)]))
+    for num_tokens in (16, 17, 48, 55):
+        tokens = tokens_of(num_tokens, 6, dtype=torch.float32)
+        exact = reference_spectral.second_moment(tokens.double(), unit_norm=unit_norm)
+        assert error(second_moment(tokens, unit_norm=unit_norm), exact) < 1e-6
+
+
 def test_slices_of_a_sequence() -> None:
     whole = tokens_of(3, 9, 8)
     assert error(second_moment(whole[:, 1:, :6]), second_moment(whole[:, 1:, :6].contiguous())) < 1e-15

@@ -44,21 +44,43 @@ def quantize_rows(
     start = token_offsets(row, tokens_per_image, image_stride, token_stride)
     x = tl.load(tokens + start[:, None] + column[None, :], mask=inside, other=0.0).to(tl.float32)
     tl.store(sums + row, tl.sum(x, 1), mask=is_row)
-    tl.store(squares + row, tl.sum(x * x, 1), mask=is_row)
+    energy = tl.sum(x * x, 1)
+    tl.store(squares + row, energy, mask=is_row)
 
-    # A maximum forgets NaN on GPUs, and the scale must tell of it.
-    largest = tl.max(tl.abs(x), 1)
-    largest = tl.where(tl.sum((x != x).to(tl.int32), 1) != 0, float("nan"), largest)
+    # A maximum forgets NaN on GPUs, and the scale must tell of it; a sum of squares is NaN for nothing else.
+    largest = tl.where(energy == energy, tl.max(tl.abs(x), 1), float("nan"))
     # Both divisions are rounded correctly, as the cache's codec does it; `/` is off by up to two units on GPUs.
     scale = tl.div_rn(largest, tl.full((ROWS,), LARGEST, tl.float32))
     tl.store(scales + row, scale, mask=is_row)
-    divisor = tl.where((scale > 0) & (scale < float("inf")), scale, 1.0)
-    steps = tl.div_rn(x, tl.broadcast_to(divisor[:, None], (ROWS, BLOCK)))
-    steps = tl.where(steps == steps, steps, 0.0)
+    steps = _quotients(x, tl.where((scale > 0) & (scale < float("inf")), scale, 1.0), IS_FP8)
+    if IS_FP8:
+        steps = tl.where(steps == steps, steps, 0.0)
+    # A scale with few bits left, of a token near underflow, may be too small.
     steps = tl.minimum(tl.maximum(steps, -LARGEST), LARGEST)
-    # Adding 1.5 * 2**23 leaves no fraction bits: to nearest, ties to even, the same on a GPU and interpreted.
-    code = _e4m3_bits(steps) if IS_FP8 else ((steps + 12582912.0) - 12582912.0).to(tl.int8)
+    if IS_FP8:
+        code = _e4m3_bits(steps)
+    else:
+        # 1.5 * 2**23 more leaves no fraction bits: to nearest, ties to even, and the lowest byte is the number.
+        code = (steps + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
     tl.store(values + row.to(tl.int64)[:, None] * WIDTH + column[None, :], code, mask=inside)
+
+
+@triton.jit
+def _quotients(x, divisor, KEEPS_SIGN: tl.constexpr):
+    """x over its row's divisor, rounded correctly where the quotient is not tiny (4e7 random ones: all the same bits).
+
+    One division a row. A quotient by multiplication is off by a unit or two; a fused multiply-add has what is left of x
+    exactly, and corrects it. `div_rn` takes a slow path at every zero, masked channels too: 106 us instead of 48.
+    """
+    # By a power of two, so that neither the reciprocal nor the rest leaves float32's range.
+    power = tl.where(divisor < 8.7e-19, 18446744073709551616.0, tl.where(divisor > 1.2e18, 5.421010862427522e-20, 1.0))
+    x = x * power[:, None]
+    divisor = divisor * power
+    inverse = tl.div_rn(tl.full(divisor.shape, 1.0, tl.float32), divisor)
+    quotient = x * inverse[:, None]
+    left = tl.fma(-quotient, tl.broadcast_to(divisor[:, None], x.shape), x)
+    quotient = tl.fma(left, tl.broadcast_to(inverse[:, None], x.shape), quotient)
+    return tl.where(x == 0, x, quotient) if KEEPS_SIGN else quotient  # the sign of a zero
 
 
 @triton.jit
@@ -122,8 +144,9 @@ def launch(
 
 
 def candidates(width: int) -> list[dict[str, int]]:
-    """Settings in order of preference: 32 values a thread keep four 16-byte loads in flight."""
-    return [{"elements": 1024 * warps, "num_warps": warps} for warps in (4, 8)] + [{"elements": 2048, "num_warps": 4}]
+    """Settings, best guess first: 32 values a thread keep four 16-byte loads in flight; one warp needs no barrier."""
+    sizes = [(1024, 1), (2048, 2), (4096, 4), (2048, 1)]
+    return [dict(zip(("elements", "num_warps"), size, strict=True)) for size in sizes]
 
 
 def case(width: int, settings: Mapping[str, int]) -> list[Case]:
