@@ -29,7 +29,7 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-_PASS = "teacher_pass --teacher cait_s24_224 --limit 480 --views 2 --batch-size 128 --repeats 2"
+_PASS = "teacher_pass --teacher cait_s24_224 --limit 1792 --views 4 --batch-size 128 --repeats 2"
 _TINY_PASS = "teacher_pass --teacher test_vit --limit 4 --views 1 --batch-size 2 --repeats 1"
 # In order of worth: what was built last and never ran on a GPU comes first.
 PARTS = [
@@ -47,15 +47,29 @@ PARTS = [
         _words("-q -n 12 -p no:benchmark -p no:cacheprovider -m gpu tests/integration/test_gpu.py"),
         _words("-q -p no:cacheprovider -m gpu tests/integration/test_gpu.py"),
     ),
+    Part(
+        "statistics",
+        2.5,
+        "benchmarks",
+        _words("kernels --only statistics,share --workers 12 --minutes 2.3 --out {out}/kernels_statistics.json"),
+        _words("kernels --only statistics,share --toy --out {out}/kernels_statistics.json"),
+    ),
     *(
         Part(
             f"teacher_pass_{codec}",
-            0.8,
+            1.2,
             "benchmarks",
             _words(f"{_PASS} --codec {codec} --out {{out}}/teacher_pass_{codec}.json"),
             _words(f"{_TINY_PASS} --codec {codec} --out {{out}}/teacher_pass_{codec}.json"),
         )
         for codec in ("int8", "fp16")
+    ),
+    Part(
+        "projection",
+        2.5,
+        "benchmarks",
+        _words("kernels --only projection --workers 12 --minutes 2.3 --out {out}/kernels_projection.json"),
+        _words("kernels --only projection --toy --out {out}/kernels_projection.json"),
     ),
     Part(
         "online",
@@ -71,25 +85,11 @@ PARTS = [
         ),
     ),
     Part(
-        "projection",
-        2.5,
-        "benchmarks",
-        _words("kernels --only projection --workers 12 --minutes 2.3 --out {out}/kernels_projection.json"),
-        _words("kernels --only projection --toy --out {out}/kernels_projection.json"),
-    ),
-    Part(
         "demo",
         2,
         "kdcache",
         _words("demo --epochs 6 --seeds 1 --teacher-epochs 8 --out {out}/demo"),
         _words("demo --epochs 1 --seeds 1 --teacher-epochs 1 --out {out}/demo"),
-    ),
-    Part(
-        "statistics",
-        2.5,
-        "benchmarks",
-        _words("kernels --only statistics,share --workers 12 --minutes 2.3 --out {out}/kernels_statistics.json"),
-        _words("kernels --only statistics,share --toy --out {out}/kernels_statistics.json"),
     ),
     Part(
         "streaming",

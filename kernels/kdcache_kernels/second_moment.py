@@ -18,9 +18,10 @@ def second_moment(tokens: Tensor, *, unit_norm: bool = False, weights: Tensor | 
     """Mean over tokens of x x^T, uncentred.
 
     Products are summed in float32 over a few thousand tokens and the partial sums in float64 (all in float64 for
-    float64 tokens). 16-bit tokens on a GPU go into the product as they are; normalised or weighted ones are upcast, a
-    chunk at a time, and follow torch's setting of float32 matrix precision; autocast changes nothing. Lengths must lie
-    between 1e-15 and 1e15, or be zero. Not differentiable.
+    float64 tokens). 16-bit tokens on a GPU go into the product as they are (relative error 1e-5 on an H100, whose
+    tensor cores truncate sums); normalised or weighted ones are upcast, some chunks at a time, and follow torch's
+    setting of float32 matrix precision; autocast changes nothing. Lengths must lie between 1e-15 and 1e15, or be zero.
+    Not differentiable.
 
     Args:
         tokens: (N, D) or (B, L, D), float; a slice such as ``tokens[:, 1:]`` is not copied as a whole.

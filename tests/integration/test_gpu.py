@@ -114,8 +114,11 @@ def test_resuming_the_loss_scale(gpu_root: Path) -> None:
     cache, alone = open_cache(gpu_root), WorkerEnv(0, 1, 0, "job")
     trainer = Trainer(config, prepare(config, cache), alone, torch.device("cuda"), steps_per_epoch=5)
     trainer.step(one_batch(cache), 0)
+    assert trainer.state_dict()["optimizer"]["param_groups"][0]["fused"]
     scaler = trainer.state_dict()["scaler"]
     again = Trainer(config, prepare(config, cache), alone, torch.device("cuda"), steps_per_epoch=5)
+    again.load_state_dict(trainer.state_dict())
+    again.step(one_batch(cache), 1)
     again.load_state_dict(trainer.state_dict())
     assert again.state_dict()["scaler"] == scaler
 

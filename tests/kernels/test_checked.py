@@ -72,7 +72,7 @@ def test_settings_count(folder: Path) -> None:
 
 
 def test_the_list_of_what_waits_for_a_gpu_is_true() -> None:
-    """Changed since the H100's check of 2026-11-26; benchmarks/README.md says so. Only a check on a GPU shortens it."""
+    """Changed since the H100's check of 2026-11-27; benchmarks/README.md says so. Only a check on a GPU shortens it."""
     document = json.loads((TABLES / "sm_90.json").read_text())
     waiting = {kernel for kernel in document["kernels"] if not is_checked(document, kernel)}
-    assert waiting == {"cosine_factors", "direct_dw"}
+    assert waiting == set()

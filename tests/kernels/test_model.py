@@ -20,7 +20,8 @@ from kdcache_kernels.model import predict_launch, worse
 
 HOPPER = GPUS["sm_90"]
 COMMITTED = Path(kdcache_kernels.__file__).parent / "predictions" / "sm_90.json"
-MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "kernels_h100_202611.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+MEASURED, MEASURED_LATER = RESULTS / "kernels_h100_202611.json", RESULTS / "kernels_losses_h100_202611.json"
 # Numbers of a sweep with 2 x 1024 x 64 x (128 + 64) operations.
 VALUES = {"num_rows": 1024, "DS": 64, "DT": 128}
 OPERATIONS = 2 * 1024 * 64 * (128 + 64)
@@ -142,11 +143,21 @@ def test_committed_predictions_are_near_what_a_gpu_took() -> None:
         for each in json.loads(MEASURED.read_text())["runs"]["last"]
         if each["kind"] == "k1" and each.get("by") == "triton"
     }
+    # Measured after the constants were fitted, of kernels written after that: the model is up to a quarter short.
+    later = {
+        f"{kind} 192->768 bf16": each["kernel_us"]
+        for each in json.loads(MEASURED_LATER.read_text())["projection"]
+        for kind in ("smooth_l1", "cosine")
+        if each["shape"] == f"192->768 bf16 {kind}" and each["variant"] == "kdcache, Triton"
+    }
+    assert len(later) == 2
     names = {"gram_reduce": "gram_small", "gram_finish": "gram_small", "gram_prepare": "gram_small"}
     ratios = {
-        name: rows[name]["predicted_us"] / measured[name]
+        name: rows[name]["predicted_us"] / (measured | later)[name]
         for name in rows.keys() & measured.keys()
         if all(is_checked(table, names.get(each["kernel"], each["kernel"])) for each in rows[name]["kernels"])
     }
     assert len(ratios) >= 6
-    assert all(abs(math.log(ratio)) < math.log(1.2) for ratio in ratios.values()), ratios
+    assert later.keys() <= ratios.keys()
+    most = {name: math.log(1.3 if name in later else 1.2) for name in ratios}
+    assert all(abs(math.log(ratio)) < most[name] for name, ratio in ratios.items()), ratios

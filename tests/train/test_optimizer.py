@@ -4,7 +4,7 @@ from torch import nn
 
 from kdcache.students.lift import LiftChange
 from kdcache.students.student import StudentSpec, build_student
-from kdcache.train.optimizer import LearningRate, OptimizerConfig, SchedulerConfig, make_optimizer
+from kdcache.train.optimizer import LearningRate, OptimizerConfig, SchedulerConfig, can_be_fused, make_optimizer
 
 
 def rates(
@@ -38,6 +38,11 @@ def test_the_rate_is_a_function_of_the_step_alone() -> None:
     forwards = rates(SchedulerConfig(), epochs=3, steps_per_epoch=5, batch_size=64, steps=list(range(15)))
     jump = rates(SchedulerConfig(), epochs=3, steps_per_epoch=5, batch_size=64, steps=[11, 3, 7])
     assert jump == [forwards[11], forwards[3], forwards[7]]
+
+
+def test_torchs_own_optimizers_are_fused_on_a_gpu_and_timms_are_not() -> None:
+    assert [can_be_fused(name) for name in ("adamw", "sgd", "lamb", "nadamw")] == [True, True, False, False]
+    assert not make_optimizer(nn.Linear(2, 2), OptimizerConfig(), batch_size=8).param_groups[0]["fused"]
 
 
 def test_small_batches_never_end_above_their_peak() -> None:
