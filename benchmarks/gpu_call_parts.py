@@ -49,15 +49,15 @@ PARTS = [
     ),
     Part(
         "statistics",
-        2.5,
+        2,
         "benchmarks",
-        _words("kernels --only statistics,share --workers 12 --minutes 2.3 --out {out}/kernels_statistics.json"),
+        _words("kernels --only statistics,share --workers 12 --minutes 1.8 --out {out}/kernels_statistics.json"),
         _words("kernels --only statistics,share --toy --out {out}/kernels_statistics.json"),
     ),
     *(
         Part(
             f"teacher_pass_{codec}",
-            1.2,
+            1.0,
             "benchmarks",
             _words(f"{_PASS} --codec {codec} --out {{out}}/teacher_pass_{codec}.json"),
             _words(f"{_TINY_PASS} --codec {codec} --out {{out}}/teacher_pass_{codec}.json"),

@@ -104,7 +104,8 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> N
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
+def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+    (upstream,) = gradients
     # Under grad mode somebody wants to differentiate again, which only the operator refuses.
     as_operator = torch.is_grad_enabled() or needs_operator(upstream, *ctx.saved_tensors)
     gradient = _spectral_align_grad if as_operator else _gradient

@@ -63,7 +63,10 @@ def test_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main() == 0
     result = json.loads(out.read_text())
     assert result["errors"] == []
-    assert {row["name"].split()[0] for row in result["check"]} == {"mse", "smooth_l1", "cosine"}
+    kinds = {row["name"].split()[0] for row in result["check"]}
+    assert kinds == {
+        "mse", "smooth_l1", "cosine", "quantize", "token_spectrum", "spectral_align", "second_moment"
+    }  # fmt: skip
     stored = {row["shape"].split()[1] for row in result["projection"]}
     assert {"bf16", "fp16", "int8"} <= stored
     assert "mse fp16" in {" ".join(row["name"].split()[:2]) for row in result["check"]}

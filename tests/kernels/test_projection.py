@@ -170,6 +170,8 @@ def test_a_step_takes_few_launches(triton_form: str, monkeypatch: pytest.MonkeyP
     assert Counter(torch_launches.names) == {
         "aten::ones_like": 1, "aten::_to_copy": 2, "aten::full": 1,
         "aten::sum": 1, "aten::mul": 1, "aten::_foreach_mul": 1,
+        # Not on a GPU: what pads the sums, for numpy's sake.
+        **({"aten::zero_": 1} if triton_form == "cpu" else {}),
     }  # fmt: skip
 
 
