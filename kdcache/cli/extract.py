@@ -97,6 +97,15 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
+    data.add_argument(
+        "--exif", metavar="ignore|apply", default=default, help="turn images as EXIF says? (ignore, as timm does)"
+    )
+    data.add_argument(
+        "--alpha-color",
+        metavar="COLOR",
+        default=default,
+        help="behind transparent pixels (alpha is dropped)",
+    )
     data.add_argument("--max-bad", type=float, metavar="F", default=default, help="fraction of unusable images (0.01)")
     data.add_argument("--image-timeout", type=float, metavar="S", default=default, dest="image_timeout_s", help="(120)")
 
@@ -122,7 +131,9 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
         "magnitude_std, erase, erase_area, erase_ratio",
     )
     views.add_argument("--image-size", type=int, metavar="S", default=default, help="side of the view (the teacher's)")
-    views.add_argument("--interpolation", default=default, help="resize filter (the teacher's; bicubic for deit)")
+    views.add_argument(
+        "--interpolation", metavar="F", default=default, help="resize filter (the teacher's; bicubic for deit)"
+    )
     views.add_argument("--seed", type=int, default=default, help="of views, order and random weights (0)")
 
 
@@ -134,7 +145,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--add",
         action="store_true",
         default=default,
-        help="add to a cache that is there, on its views; changes no file",
+        help="add to a cache, on its views; changes no file",
     )
     out.add_argument("--group", metavar="NAME", default=default, help="of the teacher's columns (the teacher's name)")
     out.add_argument("--split", default=default, help="word in front of shard names (train)")

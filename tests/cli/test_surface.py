@@ -12,8 +12,8 @@ SURFACE = {
         --limit --per-class --per-class-seed --order --max-bad --image-timeout
         --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
-        --view-params --image-size --interpolation --seed --out --add --group --pixels --split --shard-samples --threads
-        --no-space-check --accept-versions --json""",
+        --view-params --image-size --interpolation --exif --alpha-color --seed --out --add --group --pixels --split
+        --shard-samples --threads --no-space-check --accept-versions --json""",
     "verify": "--group --repair --rebuild --accept-loss --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
