@@ -7,15 +7,16 @@ import pytest
 from kdcache.cache import Cache
 from kdcache.costs.streaming import bench_stream
 from kdcache.images import decode_pixels
+from kdcache.pixel_rule import PixelRule
 from kdcache.stream.config import StreamConfig
 
 CONFIG = StreamConfig(batch_size=4, num_threads=2, window=2)
 
 
-def slowly(data: bytes) -> np.ndarray:
+def slowly(data: bytes, rule: PixelRule) -> np.ndarray:
     """A decoder that takes 20 ms for certain."""
     time.sleep(0.02)
-    return decode_pixels(data)
+    return decode_pixels(data, rule)
 
 
 def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_a_sample_is_decoded_once_where_its_rows_lie_side_by_side(
     replayer = ViewReplayer(tiny_cache, ShardReader(tiny_cache, []), None, check_share=1.0)
     decoded: list[int] = []
     decode = images_module.decode_pixels
-    monkeypatch.setattr(images_module, "decode_pixels", lambda data: (decoded.append(1), decode(data))[1])
+    monkeypatch.setattr(images_module, "decode_pixels", lambda data, rule: (decoded.append(1), decode(data, rule))[1])
     rows = np.array([[7, 1], [3, 0], [3, 1], [9, 0], [3, 1]])
     replayer.fill(rows, np.empty((5, 16, 16, 3), np.uint8))
     assert len(decoded) == 4
