@@ -22,7 +22,7 @@ from kdcache.stream.config import usable_memory
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.plan import plan_source
 
-_NUM_PICTURES = 256
+_NUM_PICTURES = 128
 # Of the memory that this process may use: a cache below it is read from the disk in its first epoch only.
 _MEMORY_FRACTION = 0.5
 

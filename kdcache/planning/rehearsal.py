@@ -14,7 +14,10 @@ from kdcache.teacher.extract import ExtractReport, extract
 # Random weights lose more to a codec than trained ones, and a few bad images among few are a large fraction.
 _LENIENT = {"max_error": 1e9, "max_bad": 1.0, "check_space": False}
 _FIRST_IMAGES = 4
-_MOST_GROWTH = 16
+# Two whole batches: the first of a pass is slower, and the time of a smaller one is not that of a whole one.
+_BATCHES = 2
+# Times what was asked for, after which a pass of fewer batches will do.
+_PATIENCE = 5.0
 # A pass that took this fraction of the time asked for is long enough.
 _LONG_ENOUGH = 0.5
 
@@ -64,12 +67,20 @@ def rehearse(
     while True:
         on_note(f"teacher pass over {count} images")
         done.append(_pass(config, folder / f"pass-{count}", count))
-        took = done[-1].report.seconds
-        if count == most_images or (took > _LONG_ENOUGH * seconds and len(done) > 1):
+        wanted = min(most_images, _enough(config, done[-1], seconds))
+        # Two sizes tell a shard's bytes from an image's; what grows by less than half would say nothing new.
+        if count == most_images or (len(done) > 1 and wanted < 1.5 * count):
             return done
-        # The second one at least doubles the first, whatever it took: two sizes tell a shard's bytes from an image's.
-        growth = min(_MOST_GROWTH, max(2.0, seconds / max(took, 1e-6)))
-        count = min(most_images, int(count * growth))
+        count = min(most_images, max(2 * count, wanted))
+
+
+def _enough(config: ExtractConfig, last: Rehearsal, seconds: float) -> int:
+    """Images of a pass that is long enough, by the rate of the last one."""
+    rate = 1 / last.seconds_per_view / config.views
+    batches = min(_BATCHES * config.batch_size / config.views, _PATIENCE * seconds * rate)
+    if last.report.seconds >= _LONG_ENOUGH * seconds:
+        return int(batches)
+    return int(max(batches, seconds * rate))
 
 
 def _pass(config: ExtractConfig, out: Path, count: int) -> Rehearsal:

@@ -118,7 +118,7 @@ def measure_training(cache: Cache, student: StudentConfig, *, source: Source | N
     trainer = Trainer(config, setup, _ALONE, device, steps_per_epoch=_MOST_REPEATS)
     probe = _batch(cache, setup.columns, min(_PROBE_ROWS, size), source).to(device)
     one = _median_s(lambda: trainer.step(probe, 0), device, 0.0, fewest=1) / len(probe)
-    size = max(len(probe), min(size, int(seconds / _FEWEST_REPEATS / one)))
+    size = max(len(probe), min(size, int(seconds / one)))
     batch = probe if size == len(probe) else _batch(cache, setup.columns, size, source).to(device)
     _reset_peak(device)
     step_s = _median_s(lambda: trainer.step(batch, 0), device, seconds) / size

@@ -42,7 +42,10 @@ def test_from_images_to_a_verdict_and_the_command(tmp_path: Path, capsys: pytest
     )
 
 
-def test_no_command_where_it_does_not_pay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_where_it_does_not_pay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdcache.planning.plan._NUM_PICTURES", 8)
     words = [*WORDS, "--images", "1000000000000", "--tap", "head/logits", "--disk", str(tmp_path)]
     assert main(words) == 0
     last = capsys.readouterr().out.splitlines()[-1]

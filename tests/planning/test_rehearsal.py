@@ -7,13 +7,20 @@ from kdcache.planning.rehearsal import rehearse
 from tests.conftest import tiny_extract
 
 
-def test_passes_grow_until_one_is_long_enough(tmp_path: Path) -> None:
+def test_passes_grow_until_one_has_two_batches(tmp_path: Path) -> None:
+    """Two batches of six views are six images; a time that is over at once asks for no more than two sizes."""
     notes: list[str] = []
     done = rehearse(tiny_extract(tmp_path), tmp_path, most_images=1000, seconds=0.01, on_note=notes.append)
     assert [each.num_images for each in done] == [4, 8]
     assert notes == ["teacher pass over 4 images", "teacher pass over 8 images"]
     assert done[-1].seconds_per_view == pytest.approx(done[-1].report.seconds / 16)
     assert len(done[-1].cache.manifest.shards) == 1
+
+
+def test_a_small_pass_is_followed_by_one_of_whole_batches(tmp_path: Path) -> None:
+    config = tiny_extract(tmp_path, batch_size=50, taps=("head/logits",))
+    done = rehearse(config, tmp_path, most_images=1000, seconds=10, on_note=lambda _: None)
+    assert done[-1].report.num_records >= 100
 
 
 def test_never_more_images_than_there_are(tmp_path: Path) -> None:
