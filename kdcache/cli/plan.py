@@ -1,7 +1,7 @@
 """Say whether a cache pays before a night is spent on it, from short real measurements on this machine.
 
-A few images go through the real pass with random weights of the teacher, a few real steps of a student follow, with
-the cache and with the teacher beside them, and the disk is tried. Nothing is downloaded, and nothing stays.
+A few images go through the real pass with random weights of the teacher, and a student takes a few real steps with
+the cache and with the teacher beside it. Nothing is downloaded, and nothing stays. Epochs count over all students.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from kdcache.cli.parser import output_file
 from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views
 from kdcache.cli.plan_text import plan_text
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import MODEL_HELP
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -25,10 +24,7 @@ USAGE = "(--data DATA | --images N) --teacher NAME [options]"
 EXAMPLE = """examples:
   kdcache plan --images 1281167 --teacher cait_s24_224 --views 4 --epochs 300 --disk /data
   kdcache plan --data photos/train --teacher deit_small_patch16_224 --tap blocks.-1/patch:int8 --tap head/logits
-  kdcache plan --data 'sample/*.tar' --images 1281167 --teacher cait_s24_224 --pixels raw --json plan.json
-
-A cached step takes as long as the student's step or as reading, whichever is longer; a step with the teacher in the
-loop takes the student's and the teacher's time. Epochs count over all students that learn from the cache."""
+  kdcache plan --data 'sample/*.tar' --images 1281167 --teacher cait_s24_224 --pixels raw --json plan.json"""
 
 _OWN = ("num_images", "reference_images", "image_kb", "student", "student_kwargs", "student_batch_size", "epochs")
 _OWN_HOW = ("disk", "seconds", "json")
@@ -47,16 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images(parser)
     add_teacher(parser)
     kept = add_kept(parser)
-    kept.add_argument("--reference-images", action="store_true", help="the cache refers to its images (it copies them)")
+    kept.add_argument("--reference-images", action="store_true", help="as `--images reference`")
     add_views(parser)
     planned = parser.add_argument_group("what is planned")
     planned.add_argument(
         "--images", type=int, metavar="N", dest="num_images", help="images of the cache (those of --data)"
     )
+    planned.add_argument("--image-kb", type=float, metavar="KB", help="mean image file without --data (115, ImageNet)")
     planned.add_argument(
-        "--image-kb", type=float, metavar="KB", help="mean size of an image file without --data (115, as in ImageNet)"
+        "--student", metavar="NAME", default="deit_tiny_patch16_224", help="a timm model (deit_tiny_patch16_224)"
     )
-    planned.add_argument("--student", metavar="NAME", default="deit_tiny_patch16_224", help=f"{MODEL_HELP} (deit_tiny)")
     planned.add_argument(
         "--student-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of it"
     )
