@@ -69,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and decide."""
     config = _config(arguments)
+    if arguments.json is not None:
+        _refuse_other_files(arguments.json)
 
     from kdcache.planning.plan import make_plan
     from kdcache.strict_json import dump_json
@@ -147,6 +149,24 @@ def _config(arguments: argparse.Namespace) -> "PlanConfig":
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Refuse to lose a file that is no plan, or minutes for a folder that is not there. Raises: UsageError."""
+    from kdcache.errors import KdcacheError
+    from kdcache.storage import read_regular
+    from kdcache.strict_json import load_json
+
+    if not path.parent.is_dir():
+        raise UsageError(f"--json {path}: there is no folder {path.parent}; make it first")
+    if not path.exists():
+        return
+    try:
+        found = load_json(read_regular(path), where=str(path))
+    except KdcacheError:
+        found = None
+    if not isinstance(found, dict) or not {"verdict", "break_even_epochs", "command"} <= found.keys():
+        raise UsageError(f"--json {path}: is there and is no plan; choose another file")
 
 
 def _refuse_ignored(values: Mapping[str, Any], arguments: argparse.Namespace) -> None:

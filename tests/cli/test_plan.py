@@ -79,6 +79,21 @@ def test_every_setting_of_a_pass_goes_into_the_command() -> None:
     assert names <= {field.name for field in fields(ExtractConfig)}
 
 
+def test_no_other_file_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words, path = [*WORDS, "--data", "digits:train", "--json"], tmp_path / "manifest.json"
+    for data in (b"{}", b"", b"[1]", b"{"):
+        path.write_bytes(data)
+        assert "is no plan" in fails(capsys, [*words, str(path)], 2)
+        assert path.read_bytes() == data
+    assert "there is no folder" in fails(capsys, [*words, str(tmp_path / "away" / "plan.json")], 2)
+    assert "is no plan" in fails(capsys, [*words, str(make_folder(tmp_path / "folder.json"))], 2)
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
