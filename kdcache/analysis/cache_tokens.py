@@ -184,7 +184,9 @@ def choose_columns(
 def _view(views: ViewFacts) -> dict[str, Any]:
     """What decides how an image is cut out, without what the cache needs to replay it."""
     kept = {"size": views.size, "interpolation": views.interpolation, **views.params}
-    return {**kept, "jpeg_quality": views.jpeg_quality} if views.jpeg_quality else kept
+    unusual = {"jpeg_quality": views.jpeg_quality, "exif": views.exif, "alpha": views.alpha}
+    usual = {"jpeg_quality": 0, "exif": "ignore", "alpha": ""}
+    return kept | {name: value for name, value in unusual.items() if value != usual[name]}
 
 
 def _block_of(column: Column) -> int:

@@ -12,6 +12,7 @@ from kdcache.cache.codecs import CODECS, Codec, make_codec
 from kdcache.cache.record import RecordLayout
 from kdcache.durable import NewFile, file_pieces
 from kdcache.errors import CacheMismatchError, Remedy
+from kdcache.pixel_rule import Exif, PixelRule
 
 # What a column holds: tokens of patches or in front of them, class logits, the pooled feature in front of the
 # classifier, or the pixels of the views themselves.
@@ -71,7 +72,8 @@ class ViewFacts(Facts, frozen=True):
 
     `fields` names the integers of a view, `size` is S of the (S, S, 3) pixels. `mean` and `std` are those of the first
     teacher; students are fed with them. `jpeg_quality` is 0, or the quality of the JPEG that every view went through
-    before anyone saw it.
+    before anyone saw it. `exif` is ignore, or apply where images were turned upright; `alpha` the colour behind
+    transparent pixels, empty where their alpha was dropped.
     """
 
     recipe: str
@@ -84,6 +86,13 @@ class ViewFacts(Facts, frozen=True):
     mean: Channels
     std: Deviations
     jpeg_quality: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    exif: Exif = "ignore"
+    alpha: Annotated[str, msgspec.Meta(pattern=r"\A(#[0-9a-f]{6})?\Z")] = ""
+
+    @property
+    def pixel_rule(self) -> PixelRule:
+        """How an image of these views becomes pixels."""
+        return PixelRule(self.exif, self.alpha)
 
 
 class TeacherFacts(Facts, frozen=True):

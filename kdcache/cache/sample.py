@@ -37,7 +37,7 @@ class Sample:
         source_sha256: Hex digest of the source's bytes.
         size: (width, height) of the decoded image in pixels.
         mode: Pillow mode before conversion to RGB.
-        orientation: EXIF orientation, 1 to 8; 1 when absent. Not applied (timm ignores it too), only counted.
+        orientation: EXIF orientation, 1 to 8; 1 when absent. Of the file, whether or not it is applied.
         views: For each view the integers drawn, in the order of the manifest's view fields.
         pixel_hashes: For each view 32 hex digits of the sha256 over the uint8 pixels (S, S, 3) the teacher saw.
     """

@@ -49,7 +49,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--add",
         action="store_true",
         default=default,
-        help="add to a cache that is there, on its views; changes no file",
+        help="add to a cache, on its views; changes no file",
     )
     out.add_argument("--group", metavar="NAME", default=default, help="of the teacher's columns (the teacher's name)")
     out.add_argument("--split", default=default, help="word in front of shard names (train)")

@@ -28,6 +28,15 @@ def add_images(parser: argparse.ArgumentParser, *, note: str = "") -> None:
     data.add_argument(
         "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
     )
+    data.add_argument(
+        "--exif", metavar="ignore|apply", default=default, help="turn images as EXIF says? (ignore, as timm does)"
+    )
+    data.add_argument(
+        "--alpha-color",
+        metavar="COLOR",
+        default=default,
+        help="behind transparent pixels (alpha is dropped)",
+    )
     data.add_argument("--max-bad", type=float, metavar="F", default=default, help="fraction of unusable images (0.01)")
     data.add_argument("--image-timeout", type=float, metavar="S", default=default, dest="image_timeout_s", help="(120)")
 
@@ -107,5 +116,7 @@ def add_views(parser: argparse.ArgumentParser) -> None:
         "magnitude_std, erase, erase_area, erase_ratio",
     )
     views.add_argument("--image-size", type=int, metavar="S", default=default, help="side of the view (the teacher's)")
-    views.add_argument("--interpolation", default=default, help="resize filter (the teacher's; bicubic for deit)")
+    views.add_argument(
+        "--interpolation", metavar="F", default=default, help="resize filter (the teacher's; bicubic for deit)"
+    )
     views.add_argument("--seed", type=int, default=default, help="of views, order and random weights (0)")

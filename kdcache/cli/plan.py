@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 USAGE = "(--data DATA | --images N) --teacher NAME [options]"
 EXAMPLE = """examples:
   kdcache plan --images 1281167 --teacher cait_s24_224 --views 4 --epochs 300 --disk /data
-  kdcache plan --data photos/train --teacher deit_small_patch16_224 --tap blocks.-1/patch:int8 --tap head/logits
-  kdcache plan --data 'sample/*.tar' --images 1281167 --teacher cait_s24_224 --pixels raw --json plan.json"""
+  kdcache plan --data photos/train --teacher deit_small_patch16_224 --tap blocks.-1/patch:int8 --tap head/logits"""
 
 _OWN = ("num_images", "reference_images", "image_kb", "student", "student_kwargs", "student_batch_size", "epochs")
 _OWN_HOW = ("disk", "seconds", "json")
@@ -34,7 +33,7 @@ _PLACEHOLDER = "DATA"
 # Settings that mean nothing without images.
 _OF_DATA = (
     *("limit", "per_class", "per_class_seed", "labels", "label_member", "image_member", "tar_keys", "key_prefix"),
-    *("class_order", "class_map"),
+    *("class_order", "class_map", "exif", "alpha_color"),
 )
 
 
@@ -49,16 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     planned.add_argument(
         "--images", type=int, metavar="N", dest="num_images", help="images of the cache (those of --data)"
     )
-    planned.add_argument("--image-kb", type=float, metavar="KB", help="mean image file without --data (115, ImageNet)")
+    planned.add_argument("--image-kb", type=float, metavar="KB", help="mean image file, without --data (115)")
     planned.add_argument(
         "--student", metavar="NAME", default="deit_tiny_patch16_224", help="a timm model (deit_tiny_patch16_224)"
     )
     planned.add_argument(
         "--student-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of it"
     )
-    planned.add_argument(
-        "--student-batch-size", type=int, metavar="N", default=64, help="views in a step; fewer on a slow machine (64)"
-    )
+    planned.add_argument("--student-batch-size", type=int, metavar="N", default=64, help="views in a step (64)")
     planned.add_argument("--epochs", type=int, metavar="N", help="of all students together (the verdict names a limit)")
     how = parser.add_argument_group("how")
     how.add_argument("--disk", type=Path, metavar="DIR", default=Path(), help="where the cache would lie (here)")

@@ -71,8 +71,8 @@ _WORDS = {
         "{choices}"
     ),
     Remedy.PREFIX_KEYS: "or put the name of its tar in front of every key with `--key-prefix tar`",
-    Remedy.CHOOSE_IMAGE: "choose with --image-member, one of {choices}",
-    Remedy.CHOOSE_LABELS: "choose with --label-member, one of {choices}",
+    Remedy.CHOOSE_IMAGE: "choose with --image-member (of --eval-data: --set eval.image_member=), one of {choices}",
+    Remedy.CHOOSE_LABELS: "choose with --label-member (of --eval-data: --set eval.label_member=), one of {choices}",
     Remedy.NAME_CLASSES: (
         "give the names of the classes in their order with --class-map FILE, or leave these labels out with "
         "`--label-member none`"

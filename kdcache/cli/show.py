@@ -74,6 +74,7 @@ def _facts(cache: "Cache", only: str | None) -> dict[str, Any]:
         "views": built["views"],
         "groups": {group.name: _group_facts(group) for group in groups},
         "unusable": {name: error_text(error) for name, error in cache.unusable.items()},
+        "later_versions": manifest.later_versions,
         "shards": len(manifest.shards),
         "samples": manifest.num_samples,
         "records": manifest.num_records,
@@ -94,6 +95,7 @@ def _group_facts(group: "Group") -> dict[str, Any]:
     return {
         "sha256": group.digest,
         **{name: built[name] for name in ("teacher", "batch_size", "statistics", "versions")},
+        "later_versions": manifest.later_versions,
         "index_bytes": manifest.part_bytes("index"),
         "columns": [
             {**column, **summaries.get(column["name"], {}), "bytes": manifest.part_bytes(column["name"])}
@@ -112,7 +114,9 @@ def _print_facts(facts: dict[str, Any]) -> None:
         f"images    {facts['samples']} of {source['num_samples']} from {source['kind']}, {source['num_classes']} "
         "classes" + (f", {subset['per_class']} of each class (seed {subset['seed']})" if subset is not None else "")
     )
-    print(f"          {modes}; {facts['exif_rotated']} with an EXIF rotation (not applied)")
+    is_applied = "applied" if views["exif"] == "apply" else "not applied"
+    behind = f"; transparent pixels over {views['alpha']}" if views["alpha"] else ""
+    print(f"          {modes}; {facts['exif_rotated']} with an EXIF rotation ({is_applied}){behind}")
     where = "embedded" if facts["images"] == "embed" else "referred to"
     print(
         f"          samples {size_text(facts['samples_bytes'])} (images {where}), index "
@@ -160,7 +164,12 @@ def _cost(column: dict[str, Any]) -> str:
 
 
 def _versions(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    first = facts["versions"]
+    texts = [", ".join(f"{name} {version}" for name, version in first.items())]
+    for later in facts["later_versions"]:
+        changed = ", ".join(f"{name} {version}" for name, version in later.items() if first.get(name) != version)
+        texts.append(f"some shards by {changed}")
+    return "; ".join(texts)
 
 
 def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, features
+from PIL import ExifTags, Image, ImageColor, ImageFile, features
 from PIL import __version__ as pillow_version
 
 from kdcache.errors import BadImageError
 from kdcache.images import jpeg
 from kdcache.images.jpeg import MAX_PIXELS, decode_jpeg
+from kdcache.pixel_rule import AS_STORED, PixelRule
 
 # An allow-list, because Pillow sniffs over forty formats and starts Ghostscript for one of them.
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
@@ -24,6 +25,30 @@ _SPELLINGS = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif"}
 # Of a foreign file, in the reason why it is bad.
 _SHOWN_BYTES = 12
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+# What shows an image as its EXIF orientation wants it, as numpy: mirrored along an axis, turned by quarters.
+_UPRIGHT = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+def colour_code(text: str) -> str:
+    """``#rrggbb`` of a colour as Pillow and CSS name it: ``white``, ``#fff``, ``rgb(124, 116, 104)``.
+
+    Raises: ValueError for what is no colour, or is a transparent one.
+    """
+    try:
+        channels = ImageColor.getrgb(text)
+    except ValueError:
+        channels = ()
+    if len(channels) != 3:
+        raise ValueError(f"wanted a colour such as white, #ffffff or rgb(124,116,104), got {text!r}")
+    return "#{:02x}{:02x}{:02x}".format(*channels)
 
 
 @dataclass(frozen=True)
@@ -31,8 +56,7 @@ class DecodedImage:
     """One image in memory.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB, as stored (EXIF rotation is not applied: timm does not either, so teachers expect
-            it so).
+        pixels: (H, W, 3) uint8 RGB.
         mode: Pillow's mode before conversion.
         orientation: EXIF orientation 1 to 8, 1 when absent.
     """
@@ -55,17 +79,19 @@ def decoder_versions() -> dict[str, str]:
     return versions
 
 
-def decode_pixels(data: bytes) -> np.ndarray:
+def decode_pixels(data: bytes, rule: PixelRule = AS_STORED) -> np.ndarray:
     """The pixels of an image of which everything else is known: `decode_image` without a look at its header.
 
     Args:
         data: The file's bytes.
+        rule: As in `decode_image`.
 
     Returns: (H, W, 3) uint8, the same as `decode_image` gives.
     Raises: BadImageError as `decode_image` does.
     """
-    pixels = decode_jpeg(data)
-    return decode_image(data).pixels if pixels is None else pixels
+    # A JPEG has no alpha channel.
+    pixels = decode_jpeg(data) if rule.exif == "ignore" else None
+    return decode_image(data, rule).pixels if pixels is None else pixels
 
 
 def image_extension(name: str) -> str | None:
@@ -74,14 +100,15 @@ def image_extension(name: str) -> str | None:
     return _SPELLINGS.get(extension, extension) if extension in EXTENSIONS else None
 
 
-def decode_image(data: bytes) -> DecodedImage:
+def decode_image(data: bytes, rule: PixelRule = AS_STORED) -> DecodedImage:
     """Decode one image.
 
     JPEGs are decoded by the fast decoder where it gives Pillow's pixels, everything else and every doubt by Pillow.
-    Conversions: grey, palette and CMYK to RGB; alpha dropped; first frame of an animation; 16-bit grey scaled by 1/257.
+    Conversions: grey, palette and CMYK to RGB; first frame of an animation; 16-bit grey scaled by 1/257.
 
     Args:
         data: The file's bytes.
+        rule: What becomes of EXIF orientation and alpha.
 
     Raises: BadImageError with the reason, for empty, truncated or foreign bytes, for formats outside FORMATS, for
         more than MAX_PIXELS pixels (read from the header, before anything is decoded) and for float or 32-bit pixels.
@@ -103,12 +130,12 @@ def decode_image(data: bytes) -> DecodedImage:
         raise BadImageError(f"{width} x {height} pixels, more than {MAX_PIXELS}")
     if width * height == 0:
         raise BadImageError(f"{width} x {height} pixels")
+    orientation = _orientation(image)
     try:
-        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1) or 1)
-    except Exception:  # damaged EXIF says nothing about the pixels
-        orientation = 1
-    try:
-        return DecodedImage(_to_pixels(image, data), image.mode, orientation if 1 <= orientation <= 8 else 1)
+        pixels = _to_pixels(image, data, rule.alpha)
+        if rule.exif == "apply" and orientation in _UPRIGHT:
+            pixels = np.ascontiguousarray(_UPRIGHT[orientation](pixels))
+        return DecodedImage(pixels, image.mode, orientation)
     except BadImageError:
         raise
     except Exception:
@@ -116,7 +143,15 @@ def decode_image(data: bytes) -> DecodedImage:
         raise BadImageError(f"damaged or truncated {image.format} file of {len(data)} bytes") from None
 
 
-def _to_pixels(image: Image.Image, data: bytes) -> np.ndarray:
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1) or 1)
+    except Exception:  # damaged EXIF says nothing about the pixels
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _to_pixels(image: Image.Image, data: bytes, behind: str) -> np.ndarray:
     if image.mode in ("RGB", "L") and (pixels := decode_jpeg(data)) is not None:
         return pixels
     image.load()
@@ -126,4 +161,7 @@ def _to_pixels(image: Image.Image, data: bytes) -> np.ndarray:
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise BadImageError(f"pixels of mode {image.mode} have no known range")
+    if behind and image.has_transparency_data:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, behind), seen)
     return np.asarray(image.convert("RGB"))

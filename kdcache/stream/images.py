@@ -48,7 +48,7 @@ class ViewReplayer:
                 f"{list(VIEW_FIELDS)}",
                 remedy=Remedy.UPDATE,
             )
-        self._fingerprint = fingerprint
+        self._fingerprint, self._pixel_rule = fingerprint, fingerprint.views.pixel_rule
         self._reader, self._root = reader, cache.paths.root
         self._check_below = check_share * 2**32
         self._source = source
@@ -142,7 +142,7 @@ class ViewReplayer:
 
     def _decode(self, shard: OpenShard, row: int) -> np.ndarray:
         try:
-            return decode_pixels(self.read(shard, row))
+            return decode_pixels(self.read(shard, row), self._pixel_rule)
         except BadImageError as error:
             key = shard.index.key(row)
             raise CacheMismatchError(

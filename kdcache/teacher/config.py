@@ -7,8 +7,10 @@ from typing import Any, Literal, get_args
 
 from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name, safe_name
 from kdcache.images.classes import ClassOrder, ClassRule
+from kdcache.images.decode import colour_code
 from kdcache.images.rules import KeyPrefix, SourceRules, TarKeys
 from kdcache.per_class import check_subset
+from kdcache.pixel_rule import Exif
 from kdcache.views import RECIPES
 
 Order = Literal["shuffle", "source"]
@@ -23,6 +25,8 @@ BASE_SETTINGS = (
     "view_params",
     "image_size",
     "interpolation",
+    "exif",
+    "alpha_color",
     "limit",
     "per_class",
     "per_class_seed",
@@ -72,6 +76,8 @@ class ExtractConfig:
         view_params: Overrides of the recipe's; see ViewRecipe.
         image_size: S; None takes the teacher's own.
         interpolation: None takes the teacher's own, and bicubic for ``deit``.
+        exif: Of images whose EXIF data want them turned: ``ignore`` as timm does, or ``apply``.
+        alpha_color: What shows behind transparent pixels, as Pillow and CSS name colours; None drops the alpha channel.
         seed: Of the views, the order, and random teacher weights.
         class_order: Of class folders: ``natural`` as timm's, or ``sorted`` by code points.
         class_map: File with the names of class folders in the order of the classes, in place of `class_order`.
@@ -115,6 +121,8 @@ class ExtractConfig:
     view_params: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None
     interpolation: str | None = None
+    exif: Exif = "ignore"
+    alpha_color: str | None = None
     seed: int = 0
     limit: int | None = None
     per_class: str | None = None
@@ -153,6 +161,7 @@ class ExtractConfig:
             ("precision", Precision),
             ("statistics", Statistics),
             ("class_order", ClassOrder),
+            ("exif", Exif),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
@@ -199,12 +208,17 @@ class ExtractConfig:
 
     def _check_images(self) -> None:
         check_subset(self.per_class, self.per_class_seed)
-        _ = self.source_rules  # checks itself
+        _ = self.source_rules, self.alpha  # check themselves
         for name in ("image_timeout_s", "max_error"):
             value = getattr(self, name)
             # NaN is not above 0 either.
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
+
+    @property
+    def alpha(self) -> str:
+        """``#rrggbb`` behind transparent pixels; empty where alpha is dropped."""
+        return "" if self.alpha_color is None else colour_code(self.alpha_color)
 
     @property
     def jpeg_quality(self) -> int:

@@ -159,6 +159,8 @@ def base_fingerprint(
         mean=teacher.facts.mean,
         std=teacher.facts.std,
         jpeg_quality=config.jpeg_quality,
+        exif=config.exif,
+        alpha=config.alpha,
     )
     return BaseFingerprint(
         format_version=FORMAT_VERSION,

@@ -83,7 +83,7 @@ class ImageReader:
         position, key = self.plan.positions[number], self.plan.keys[number]
         image = self.plan.source.images[position]
         data = self.plan.source.read(position)
-        decoded = decode_image(data)
+        decoded = decode_image(data, self.views.pixel_rule)
         height, width = decoded.pixels.shape[:2]
         drawn = [
             draw_view(self.recipe, seed=self.views.seed, key=key, view=view, width=width, height=height)

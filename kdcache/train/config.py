@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+from kdcache.images.classes import ClassOrder, ClassRule
+from kdcache.images.rules import KeyPrefix, SourceRules, TarKeys
 from kdcache.methods.base import Method
 from kdcache.per_class import check_subset
 from kdcache.stream.checks import CheckPolicy
@@ -54,18 +57,42 @@ class EvalConfig:
         every_epochs: Evaluate after every so many epochs, and after the last.
         crop_pct: Share of the resized image that is seen; None takes the student's timm default.
         batch_size: Images in one forward.
+        labels, label_member, image_member, tar_keys, key_prefix: How `data` is read; see SourceRules.
+        class_order, class_map: Of its class folders; see ClassRule. None orders them as the student's classes are.
     """
 
     data: str | None = None
     every_epochs: int = 1
     crop_pct: float | None = None
     batch_size: int = 64
+    labels: str | None = None
+    label_member: str | None = None
+    image_member: str | None = None
+    tar_keys: TarKeys = "first-dot"
+    key_prefix: KeyPrefix = "none"
+    class_order: ClassOrder = "natural"
+    class_map: str | None = None
 
     def __post_init__(self) -> None:
         if self.every_epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"every_epochs and batch_size must be at least 1, got {self.every_epochs}, {self.batch_size}"
             )
+        _ = self.rules  # checks itself
+
+    @property
+    def rules(self) -> SourceRules:
+        """How the images are read."""
+        return SourceRules(
+            classes=ClassRule(
+                order=self.class_order, class_map=None if self.class_map is None else Path(self.class_map)
+            ),
+            labels=None if self.labels is None else Path(self.labels),
+            label_member=self.label_member,
+            image_member=self.image_member,
+            tar_keys=self.tar_keys,
+            key_prefix=self.key_prefix,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

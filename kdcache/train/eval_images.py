@@ -30,7 +30,7 @@ def eval_batches(
 
     def read(position: int) -> np.ndarray | None:
         try:
-            return view.pixels(decode_image(source.read(position)).rgb)
+            return view.pixels(decode_image(source.read(position), view.pixel_rule).rgb)
         except BadImageError:
             return None
 

@@ -18,7 +18,7 @@ from kdcache.images import Source
 from kdcache.interrupt import graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
-from kdcache.train.config import RunConfig
+from kdcache.train.config import EvalConfig, RunConfig
 from kdcache.train.evaluate import check_labels, open_for_student
 from kdcache.train.folder import (
     AVERAGED_WEIGHTS,
@@ -126,9 +126,11 @@ def _extended(run: Run, epochs: int) -> str:
 
 def _open_evaluated(folder: Path, config: RunConfig, setup: Setup) -> Source | None:
     """The images to evaluate on, looked at before the first epoch and before the folder holds this run."""
+    if config.eval.data is None and config.eval.rules != EvalConfig().rules:
+        raise UsageError("settings of evaluation images would be ignored: eval.data names none")
     if config.eval.data is None or read_finished(folder, config.epochs) is not None:
         return None
-    source = open_for_student(config.eval.data, setup.class_names, setup.spec.num_classes)
+    source = open_for_student(config.eval.data, setup.class_names, setup.spec.num_classes, config.eval.rules)
     check_labels(source, setup.spec.num_classes)
     return source
 

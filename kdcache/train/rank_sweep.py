@@ -129,7 +129,7 @@ def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
             f"the students have {setup.spec.num_classes} classes, so the teacher's accuracy cannot be measured",
             remedy=Remedy.GIVE_TEACHER_ACCURACY,
         )
-    source = open_for_student(config.eval.data, setup.class_names, setup.spec.num_classes)
+    source = open_for_student(config.eval.data, setup.class_names, setup.spec.num_classes, config.eval.rules)
     with process_group(env, device):
         accuracy = evaluate(
             setup.step.student.to(device),

@@ -253,4 +253,6 @@ def _eval_view(config: RunConfig, cache: Cache, image_size: int) -> EvalView:
         interpolation=views.interpolation,
         mean=tuple(views.mean),
         std=tuple(views.std),
+        exif=views.exif,
+        alpha=views.alpha,
     )

@@ -6,6 +6,7 @@ from typing import final
 import numpy as np
 from PIL import Image
 
+from kdcache.pixel_rule import Exif, PixelRule
 from kdcache.views.draw import ViewRecipe, draw_view
 from kdcache.views.replay import replay_view
 
@@ -20,6 +21,7 @@ class EvalView:
         crop_pct: Fraction of the resized image that is seen.
         interpolation: Name of the resize filter.
         mean, std: Of the normalisation.
+        exif, alpha: How files become pixels; see PixelRule.
     """
 
     size: int
@@ -27,6 +29,13 @@ class EvalView:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    exif: Exif = "ignore"
+    alpha: str = ""
+
+    @property
+    def pixel_rule(self) -> PixelRule:
+        """How files become pixels."""
+        return PixelRule(self.exif, self.alpha)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """(S, S, 3) uint8 of an RGB image.

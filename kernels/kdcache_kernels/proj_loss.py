@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdcache_kernels import projection
+from kdcache_kernels.projection_operators import loss
 
 
 def proj_mse(
@@ -126,7 +126,7 @@ def _loss(
         torch.is_grad_enabled() and each.requires_grad for each in (student, weight, bias)
     )
     wanted = for_student, for_weight or for_bias
-    return projection.loss(student, weight, bias, values, scale, shift, mask, basis, kind, beta, *wanted)
+    return loss(student, weight, bias, values, scale, shift, mask, basis, kind, beta, *wanted)
 
 
 def _check_shapes(

@@ -39,7 +39,7 @@ def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor,
     if tokens.stride(-1) != 1 and tokens.shape[-1] > 1:
         raise ValueError(f"rows of tokens must be contiguous, got strides {tokens.stride()}; call .contiguous() first")
     if needs_operator(tokens):
-        return _quantize(tokens, codec)
+        return _quantize(tokens.detach(), codec)
     with torch.no_grad():
         return _quantized(tokens, codec)
 

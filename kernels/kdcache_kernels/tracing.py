@@ -11,9 +11,5 @@ _PLAIN = (Tensor, nn.Parameter, type(None))
 
 
 def needs_operator(*tensors: Tensor | None) -> bool:
-    """Whether torch compiles, exports or transforms a function, or a tensor is of a subclass: fake, distributed."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or any(type(each) not in _PLAIN for each in tensors)
-    )
+    """Whether torch is compiling or exporting, or a tensor is of a subclass: fake, distributed, a user's own."""
+    return torch.compiler.is_compiling() or any(type(each) not in _PLAIN for each in tensors)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from kdcache.cache import Cache
 from kdcache.cli.main import main
+from kdcache.cli.show import _versions
 from tests.cli.support import fails
 
 
@@ -29,6 +30,11 @@ def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: py
     columns = facts["groups"]["vit-tiny-patch16-224"]["columns"]
     assert {column["name"] for column in columns} == {c.facts.name for c in tiny_cache.columns}
     assert all(column["bytes"] > 0 and "cosine" in column["fidelity"] for column in columns)
+
+
+def test_versions_that_wrote_some_of_the_shards_are_named() -> None:
+    facts = {"versions": {"torch": "2.14", "pillow": "12.0"}, "later_versions": [{"torch": "2.15", "pillow": "12.0"}]}
+    assert _versions(facts) == "torch 2.14, pillow 12.0; some shards by torch 2.15"
 
 
 def test_a_record_as_a_picture(

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile, ImageOps, features
 
 from kdcache.errors import BadImageError
-from kdcache.images.decode import MAX_PIXELS, decode_image, image_extension
+from kdcache.images.decode import MAX_PIXELS, decode_image, decode_pixels, image_extension
+from kdcache.pixel_rule import PixelRule
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -52,6 +53,42 @@ def test_rotation_is_noted_and_not_applied() -> None:
     assert decoded.orientation == 6
     assert decoded.pixels.shape == (30, 40, 3)
     assert decode_image(encoded(gradient(), "JPEG")).orientation == 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_rotation_is_applied_where_asked(kind: str, orientation: int) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise, kind, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image.convert("RGB")))
+    rule = PixelRule("apply")
+    np.testing.assert_array_equal(decode_image(data, rule).pixels, upright)
+    assert decode_image(data, rule).pixels.flags.c_contiguous
+    np.testing.assert_array_equal(decode_pixels(data, rule), upright)
+    np.testing.assert_array_equal(decode_pixels(data), decode_image(data).pixels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "P"), ("WEBP", "RGBA"), ("GIF", "P")]
+)
+def test_a_colour_shows_behind_what_is_transparent(kind: str, mode: str) -> None:
+    picture = np.zeros((30, 40, 4), np.uint8)
+    picture[:, :20] = (100, 100, 100, 255)
+    image = Image.fromarray(picture)
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    if mode == "P":
+        image = Image.fromarray((picture[..., 0] > 0).astype(np.uint8)).convert("P")
+        image.putpalette([7, 7, 7, 100, 100, 100])
+        options = {"transparency": 0}
+    data = encoded(image.convert(mode) if mode == "LA" else image, kind, **options)
+    pixels = decode_image(data, PixelRule(alpha="#0a141e")).pixels
+    assert (pixels[:, :20] == 100).all()
+    assert (pixels[:, 20:] == (10, 20, 30)).all()
+    opaque = encoded(gradient(), "PNG")
+    np.testing.assert_array_equal(decode_image(opaque, PixelRule(alpha="#0a141e")).pixels, decode_image(opaque).pixels)
 
 
 def test_alpha_is_dropped_and_the_first_frame_taken() -> None:

@@ -109,7 +109,7 @@ def test_no_kernel_escapes_the_lint() -> None:
     assert {kernel.module.rpartition(".")[2] for kernel in KERNELS} == launching
     for kernel in KERNELS:
         source = Path(importlib.import_module(kernel.module).__file__ or "").read_text(encoding="utf-8")
-        launched = set(re.findall(r"^\s+(?:kernel: Any = )?([a-z]\w+)\[[(g]", source, re.M))
+        launched = set(re.findall(r"^\s+run\(\s*([a-z]\w+),", source, re.M))
         assert launched == {case.name.split()[0] for case in kernel.cases()}, kernel.name
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from kdcache_kernels import proj_mse
 from kdcache_kernels.device import gram_ds, gram_small, gram_sums
 from kdcache_kernels.launches import Traffic
-from kdcache_kernels.projection import algorithm, proj_loss, proj_loss_backward
+from kdcache_kernels.projection import algorithm
+from kdcache_kernels.projection_operators import proj_loss, proj_loss_backward
 from kdcache_kernels.projection_problem import Problem, TokenRows
 from torch import Tensor
 

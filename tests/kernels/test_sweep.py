@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from kdcache_kernels import projection, projection_problem
 from kdcache_kernels.launches import Traffic
+from kdcache_kernels.projection_operators import proj_loss
 from kdcache_kernels.projection_problem import Problem
 from kdcache_kernels.reference import dequantize
 from torch import Tensor
@@ -170,6 +171,6 @@ def test_a_gradient_that_was_not_asked_for_is_refused() -> None:
     inputs = make((6, 4), 8, torch.float32)
     student = inputs.student.clone().requires_grad_()
     rows = (None, None, None, None)
-    loss = projection.proj_loss(student, inputs.weight, inputs.bias, inputs.targets, *rows, "mse", 1.0, False, True)[0]
+    loss = proj_loss(student, inputs.weight, inputs.bias, inputs.targets, *rows, "mse", 1.0, False, True)[0]
     with pytest.raises(RuntimeError, match="without for_student"):
         loss.backward()

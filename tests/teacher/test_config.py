@@ -61,12 +61,21 @@ def test_every_setting_of_the_base_is_refused_with_add(name: str) -> None:
         "interpolation": "bilinear", "limit": 3, "order": "source", "images": "reference", "split": "val",
         "shard_samples": 3, "max_bad": 0.5, "per_class": "2", "per_class_seed": 1,
         "class_order": "sorted", "class_map": Path("m"), "tar_keys": "last-dot", "image_member": "jpg",
-        "label_member": "cls", "key_prefix": "tar", "labels": Path("l"),
+        "label_member": "cls", "key_prefix": "tar", "labels": Path("l"), "exif": "apply", "alpha_color": "white",
     }  # fmt: skip
     # Settings that are refused alone for another reason.
     more = {"views": {"view_recipe": "rrc-flip"}, "per_class_seed": {"per_class": "2"}}.get(name, {})
     with pytest.raises(ValueError, match=f"{name}.*fixed by the base"):
         ExtractConfig(out=Path("c"), add=True, teacher="t", **{name: changed[name], **more})
+
+
+def test_a_colour_is_one_however_it_is_spelled() -> None:
+    for text in ("white", "#fff", "#FFFFFF", "rgb(255,255,255)"):
+        assert ExtractConfig(out=Path("c"), data="d", teacher="t", alpha_color=text).alpha == "#ffffff"
+    assert ExtractConfig(out=Path("c"), data="d", teacher="t").alpha == ""
+    for text in ("", "whyte", "#ffffff00", "transparent", "255"):
+        with pytest.raises(ValueError, match="wanted a colour such as white"):
+            ExtractConfig(out=Path("c"), data="d", teacher="t", alpha_color=text)
 
 
 def test_groups_and_qualities_have_defaults() -> None:

@@ -17,6 +17,7 @@ from kdcache.errors import (
     SourceError,
     UsageError,
 )
+from kdcache.images import open_source
 from kdcache.methods.base import Method
 from kdcache.methods.feature import feature
 from kdcache.methods.lift import lift
@@ -257,3 +258,18 @@ def test_labels_that_the_student_does_not_know_are_refused_before_anything_is_wr
     with pytest.raises(SourceError, match="these images have no labels"):
         train(tiny_root, tmp_path / "run", tiny_run(f"eval.data={photos / 'cat'}"))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_evaluation_images_are_read_as_told(tiny_root: Path, tmp_path: Path) -> None:
+    """A flat folder whose labels stand in a file, as test sets come."""
+    source, flat, listed = open_source("digits:test"), tmp_path / "flat", tmp_path / "labels.csv"
+    flat.mkdir()
+    for position in range(12):
+        (flat / f"{position}.png").write_bytes(source.read(position))
+    listed.write_text("".join(f"{position}.png,{source.images[position].label}\n" for position in range(12)))
+    told = tiny_run(f"eval.data={flat}", f"eval.labels={listed}", epochs=1)
+    assert train(tiny_root, tmp_path / "run", told)["num_images"] == 12
+    with pytest.raises(UsageError, match=r"eval\.data names none"):
+        train(tiny_root, tmp_path / "none", tiny_run(f"eval.labels={listed}"))
+    with pytest.raises(SourceError, match="labels"):
+        train(tiny_root, tmp_path / "without", tiny_run(f"eval.data={flat}"))
