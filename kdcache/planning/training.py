@@ -29,7 +29,7 @@ from kdcache.train.trainer import Trainer
 
 _ALONE = WorkerEnv(0, 1, 0, "plan")
 _PROBE_ROWS = 4
-_FEWEST_REPEATS, _MOST_REPEATS = 3, 20
+_WANTED_REPEATS, _MOST_REPEATS = 2, 20
 # Batches in an epoch of the small cache while reading is timed.
 _BATCHES = 4
 
@@ -117,8 +117,8 @@ def measure_training(cache: Cache, student: StudentConfig, *, source: Source | N
     setup = prepare(config, cache)
     trainer = Trainer(config, setup, _ALONE, device, steps_per_epoch=_MOST_REPEATS)
     probe = _batch(cache, setup.columns, min(_PROBE_ROWS, size), source).to(device)
-    one = _median_s(lambda: trainer.step(probe, 0), device, 0.0, fewest=1) / len(probe)
-    size = max(len(probe), min(size, int(seconds / one)))
+    one = _median_s(lambda: trainer.step(probe, 0), device, 0.0) / len(probe)
+    size = max(len(probe), min(size, int(seconds / _WANTED_REPEATS / one)))
     batch = probe if size == len(probe) else _batch(cache, setup.columns, size, source).to(device)
     _reset_peak(device)
     step_s = _median_s(lambda: trainer.step(batch, 0), device, seconds) / size
@@ -154,13 +154,11 @@ def _read_s(cache: Cache, columns: list[Column], pixels: Any, source: Source | N
     return 1 / stream_rate(loader, seconds / 2).samples_per_s
 
 
-def _median_s(
-    work: Callable[[], object], device: torch.device, seconds: float, *, fewest: int = _FEWEST_REPEATS
-) -> float:
-    """Median of some calls, after one that is not counted."""
+def _median_s(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Median of some calls, after one that is not counted; where one takes longer than the time asked for, that one."""
     times: list[float] = []
     work()
-    while len(times) < fewest or (sum(times) < seconds and len(times) < _MOST_REPEATS):
+    while not times or (sum(times) < seconds and len(times) < _MOST_REPEATS):
         _synchronize(device)
         began = time.perf_counter()
         work()
