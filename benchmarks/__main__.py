@@ -11,6 +11,7 @@ BENCHMARKS = {
     "online": "what a training step costs with the teacher in the loop, and from its cache",
     "replay": "how fast views are replayed from a cache's own images, by decoder and by thread",
     "analysis": "how long each analysis of a cache takes, and in how much memory",
+    "codecs": "what each codec of tokens costs in bytes and time, and what it loses, beside outliers too",
     "kernels_plain": "the projected losses in plain torch on a CPU, in turns with eager torch: time and memory",
     "gpu_call": "everything that waits for a GPU, in one call of seven minutes",
     "kernels": "the Triton kernels on a GPU: right, and how fast beside the floor and what else a user could run",

@@ -52,8 +52,10 @@ _WORDS = {
         "check the teacher's weights and input; for values beyond 65,504 use `--codec bf16`, int8 or fp32 "
         "(with another --out if there are finished shards, which have this codec)"
     ),
-    Remedy.FINER_CODEC: "choose a finer --codec (int8 < bf16 < fp16 < fp32; fp8 in place of int8 beside a few huge "
-    "channels), or allow more with --max-error",
+    Remedy.FINER_CODEC: (
+        "choose a finer --codec (int4 < int8 < bf16 < fp16 < fp32; fp8 in place of int8 beside a few huge channels), "
+        "or allow more with --max-error"
+    ),
     Remedy.ACCEPT_BAD_IMAGES: "repair the source and extract into another folder, or accept them with --max-bad",
     Remedy.REMOVE_BAD_IMAGES: "take them out of the source (`kdcache extract` lists bad images by name)",
     Remedy.MAKE_ROOM: (

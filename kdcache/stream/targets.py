@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcache.cache.codecs import Packed, PackedForm, SparseLogits
+from kdcache.cache.codecs import Codec, Packed, PackedForm, SparseLogits
 from kdcache.cache.column import Column
 from kdcache.cache.record import RecordField
 
@@ -43,20 +43,22 @@ class PackedTargets:
     fields: Mapping[str, Tensor]
 
     @property
-    def packed(self) -> PackedForm:
-        """What the fields mean, as the codec declares it."""
+    def packed(self) -> PackedForm | None:
+        """What the fields mean, as the codec declares it; None where only the codec decodes them."""
         return self.column.make_codec().packed
 
     def decode(self) -> Tensor:
         """The teacher's (B, N, C) features or (B, K) logits, float32, on the fields' device."""
-        return decode(self.fields, self.packed, num_classes=self.column.shape[0])
+        return decode(self.fields, self.column.make_codec(), tuple(self.column.shape))
 
     def payload(self) -> Payload:
-        """The fields as the fused losses take them, not decoded.
+        """The fields as the fused losses take them, not decoded; float32 where only the codec decodes them.
 
         Raises: ValueError for sparse logits, which are not dense.
         """
         packed = self.packed
+        if packed is None:
+            return Payload(self.decode(), None, None)
         if isinstance(packed, SparseLogits):
             raise ValueError(
                 f"column {self.column.name}: codec {self.column.codec} keeps the logits of some "
@@ -78,25 +80,28 @@ class PackedTargets:
         return PackedTargets(self.column, {name: change(values) for name, values in self.fields.items()})
 
 
-def field_dtype(field: RecordField, packed: PackedForm) -> torch.dtype:
+def field_dtype(field: RecordField, packed: PackedForm | None) -> torch.dtype:
     """torch's dtype for a field: what the codec declares for its values, else the name numpy has."""
     if isinstance(packed, Packed) and packed.torch_dtype is not None and field.name == packed.values:
         return getattr(torch, packed.torch_dtype)
     return torch.from_numpy(np.empty(0, field.dtype)).dtype
 
 
-def decode(fields: Mapping[str, Tensor], packed: PackedForm, *, num_classes: int) -> Tensor:
-    """Decode the fields of any codec from its declaration; equal to the bit to `Codec.decode`.
+def decode(fields: Mapping[str, Tensor], codec: Codec, shape: tuple[int, ...]) -> Tensor:
+    """Decode the fields of any codec; equal to the bit to `Codec.decode`.
 
     Args:
-        fields: Each (B, *shape).
-        packed: What they mean.
-        num_classes: K; read for sparse logits only.
+        fields: Each (B, *field.shape).
+        codec: Whose they are.
+        shape: Of a decoded record: (N, C), (K,) or (C,).
 
-    Returns: (B, N, C) or (B, K), on the fields' device.
+    Returns: (B, *shape) float32, on the fields' device.
     """
+    packed = codec.packed
+    if packed is None:
+        return codec.unpack(fields, shape, torch)
     if isinstance(packed, SparseLogits):
-        logits = fields[packed.other].float().unsqueeze(1).repeat(1, num_classes)
+        logits = fields[packed.other].float().unsqueeze(1).repeat(1, shape[0])
         return logits.scatter(1, fields[packed.index].long(), fields[packed.values].float())
     scale, shift = (None if name is None else fields[name] for name in (packed.scale, packed.shift))
     return _dense(fields[packed.values], scale, shift)

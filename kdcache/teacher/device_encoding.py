@@ -92,7 +92,7 @@ class DeviceEncoder:
             values: (B, N, C) float32 on the device, B and N at least 1.
         """
         fields = self._encode(values)
-        decoded = decode(fields, self._codec.packed, num_classes=0)
+        decoded = decode(fields, self._codec, tuple(self.facts.shape))
         parts = [fields[field.name].contiguous().view(torch.uint8).flatten(1) for field in self._layout.fields]
         sums = _sums(values, decoded, with_moments=self._with_moments)
         flat = torch.cat([part.double().flatten() for part in sums])

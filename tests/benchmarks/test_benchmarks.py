@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from benchmarks.__main__ import BENCHMARKS, main
+from benchmarks.codecs import mark_dominated
 from benchmarks.record import spread
 from benchmarks.replay import WAYS, WORKLOADS
+from kdcache.cache import Cache
 from kdcache.images import decode_jpeg, decode_pixels, encode_jpeg, jpeg
 from kdcache.views import ViewParams, replay_view
 from tests.kernels.conftest import triton_form as triton_form  # the fixture
@@ -118,6 +120,33 @@ def test_the_analyses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert result["peak_bytes"] > 1 << 20
     assert {"reading", "ranks of each image", "spectral energy of tokens"} <= set(result["seconds"])
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_the_codecs(tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "c.json"
+    words = ["--images", "8", "--teacher-epochs", "1", "--repeats", "1", "--cache", str(tiny_cache.paths.root)]
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "codecs", *words, "--out", str(out)])
+    assert main() == 0
+    rows = json.loads(out.read_text())["rows"]
+    own = {row["codec"] for row in rows}
+    assert {"fp32", "fp16", "bf16", "int8", "fp8", "int4"} <= own
+    assert len(rows) == len(own) * 2 * 4
+    assert all(row["encode_gb_per_s"]["median"] > 0 for row in rows)
+    assert {tuple(row["shape"]) for row in rows} == {(8, 16, 96), (8, *tiny_cache.columns[0].shape)}
+    found = {(row["codec"], row["outliers"]): row for row in rows if row["features"] == "digits"}
+    assert found["fp32", "none"]["centred_error"] == 0
+    assert found["int8", "+300"]["centred_error"] > 10 * found["int8", "none"]["centred_error"]
+    assert found["int8", "none"]["dominated_by"] is None
+    assert found["int8", "+300"]["dominated_by"] == "fp8"
+    assert "| int4" in out.with_suffix(".md").read_text()
+
+
+def test_a_codec_is_dominated_by_one_that_is_no_larger_and_loses_less() -> None:
+    figures = {"a": (10, 0.1), "b": (10, 0.2), "c": (20, 0.1), "d": (5, 0.3), "e": (10, 0.1)}
+    rows = [{"codec": name, "bytes_a_view": size, "centred_error": lost} for name, (size, lost) in figures.items()]
+    found = {row["codec"]: row["dominated_by"] for row in mark_dominated(rows)}
+    assert found == {"a": None, "b": "a", "c": "a", "d": None, "e": None}
 
 
 def test_the_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

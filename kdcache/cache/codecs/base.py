@@ -1,6 +1,7 @@
 """What a codec is: a pure map between float32 arrays and fields whose meaning it declares as data."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,7 +22,8 @@ class Codec(ABC):
     Attributes:
         name: The word users type and the manifest keeps: lower-case letters and digits.
         packed: What the fields mean. The stream, the losses and `decode` read it; none of them
-            knows a codec's name.
+            knows a codec's name. None for fields that only the codec's own `unpack` understands: a
+            loss then gets decoded targets.
         for_logits: Whether it stores class logits (K,) rather than features, (N, C) tokens or a (C,) embedding;
             None for both.
         device_form: How the teacher's device gives tokens the very bytes of `encode`: by converting them to the stored
@@ -29,7 +31,7 @@ class Codec(ABC):
     """
 
     name: ClassVar[str]
-    packed: ClassVar[PackedForm]
+    packed: ClassVar[PackedForm | None] = None
     for_logits: ClassVar[bool | None] = None
     device_form: ClassVar[DeviceForm | None] = None
 
@@ -78,14 +80,31 @@ class Codec(ABC):
         """Stored numbers as float32, exactly; overridden where numpy has no name for them."""
         return stored.astype(np.float32)
 
+    def unpack(self, fields: Mapping[str, Any], shape: tuple[int, ...], xp: Any) -> Any:
+        """Decode a batch of fields where `packed` is None; written once for numpy and torch.
+
+        Only functions that both libraries have under one name, and only steps whose result is exact
+        or rounded in one way, so that both give the same bits.
+
+        Args:
+            fields: numpy arrays or tensors, each (B, *field.shape).
+            shape: Of a decoded record.
+            xp: The library of the fields, ``numpy`` or ``torch``.
+
+        Returns: (B, *shape) float32, of that library and on the fields' device.
+        """
+        raise NotImplementedError(f"codec {self.name} has neither `packed` nor `unpack`")
+
     def decode(self, fields: Fields, shape: tuple[int, ...]) -> Array:
-        """The float32 values (B, *shape) that a batch of fields stands for, by the declaration.
+        """The float32 values (B, *shape) that a batch of fields stands for, by the declaration or `unpack`.
 
         Equal to the bit to what the stream decodes on a device: conversions, products and sums
         alone, each rounded once. A logarithm differs between libraries in its last bit, so one is
         computed by `encode` and stored.
         """
         packed = self.packed
+        if packed is None:
+            return self.unpack(fields, shape, np)
         if isinstance(packed, SparseLogits):
             logits = np.repeat(fields[packed.other].astype(np.float32)[:, None], shape[0], axis=1)
             np.put_along_axis(logits, fields[packed.index].astype(np.int64), self.widen(fields[packed.values]), axis=-1)

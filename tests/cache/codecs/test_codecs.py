@@ -16,6 +16,18 @@ def _eighth(values: np.ndarray) -> np.ndarray:
     return np.maximum(np.abs(values) * (2.0**-4 + 2.0**-20), largest / 448 * 2.0**-10 * (1 + 2.0**-20))
 
 
+def _rotated(values: np.ndarray) -> np.ndarray:
+    # Half a step in each of 32 rotated channels, a step being a seventh of the largest: at most the group's norm over
+    # 14 times sqrt(32). Then what float16 does to the mean and to the smallest scales.
+    mean = values.mean(axis=1, keepdims=True) if values.ndim == 3 and values.shape[1] >= 32 else 0
+    spread = np.abs(values - mean) + np.abs(mean) * 2.0**-11
+    num_groups = -(-values.shape[-1] // 32)
+    filled = np.zeros((*values.shape[:-1], 32 * num_groups))
+    filled[..., : values.shape[-1]] = spread
+    norms = np.linalg.norm(filled.reshape(*values.shape[:-1], num_groups, 32), axis=-1)
+    return norms.repeat(32, axis=-1)[..., : values.shape[-1]] * (32**0.5 / 14 * 1.01) + 1e-5
+
+
 CASES = {
     "fp32": Case(make_codec("fp32"), (7, 5), np.zeros_like),
     "fp16": Case(make_codec("fp16"), (7, 5), _half),
@@ -24,6 +36,10 @@ CASES = {
     "int8 embedding": Case(make_codec("int8"), (5,), lambda values: np.abs(values).max(-1, keepdims=True) / 253.9),
     "fp8": Case(make_codec("fp8"), (7, 5), _eighth),
     "fp8 embedding": Case(make_codec("fp8"), (5,), _eighth),
+    "int4": Case(make_codec("int4"), (7, 5), _rotated),
+    "int4 of groups": Case(make_codec("int4"), (7, 96), _rotated),
+    "int4 with mean": Case(make_codec("int4"), (49, 70), _rotated),
+    "int4 embedding": Case(make_codec("int4"), (33,), _rotated),
     "fp32 logits": Case(make_codec("fp32"), (9,), np.zeros_like),
     "fp16 logits": Case(make_codec("fp16"), (9,), _half),
     "topk of all": Case(make_codec("topk", {"k": 9}), (9,), _half),
@@ -85,6 +101,79 @@ def test_fp8_keeps_small_channels_beside_one_that_is_large() -> None:
         lost[name] = np.linalg.norm((decoded - tokens)[..., 1:]) / np.linalg.norm(tokens[..., 1:])
     assert lost["int8"] > 0.5
     assert lost["fp8"] < 0.05
+
+
+class TestInt4:
+    """Groups of 32 channels, rotated, with the mean of a record's channels taken off."""
+
+    @pytest.fixture
+    def tokens(self, random: np.random.Generator) -> np.ndarray:
+        return random.standard_normal((2, 196, 384)).astype(np.float32)
+
+    def lost(self, tokens: np.ndarray, name: str = "int4") -> np.ndarray:
+        """The error of each channel as a fraction of its spread."""
+        codec = make_codec(name)
+        error = codec.decode(codec.encode(tokens), tokens.shape[1:]).astype(np.float64) - tokens
+        return np.sqrt(np.square(error).mean((0, 1))) / tokens.std((0, 1))
+
+    def test_it_keeps_99_percent_of_the_energy_in_less_than_30_percent_of_the_bytes(self, tokens: np.ndarray) -> None:
+        assert np.square(self.lost(tokens)).mean() < 0.01
+        sizes = [make_codec(name).layout((196, 384)).payload_bytes for name in ("int4", "fp16")]
+        assert sizes[0] < 0.3 * sizes[1]
+
+    @pytest.mark.parametrize("offset", [100, 300, -300])
+    def test_a_channel_that_is_large_in_all_tokens_costs_the_others_nothing(
+        self, tokens: np.ndarray, offset: float
+    ) -> None:
+        shifted = tokens.copy()
+        shifted[..., 7] += offset
+        others, before = (np.delete(self.lost(each), 7) for each in (shifted, tokens))
+        assert others.mean() == pytest.approx(before.mean(), rel=0.01)
+        assert others.max() < 1.1 * before.max()
+        assert np.delete(self.lost(shifted, "int8"), 7).min() > 0.2
+
+    def test_a_channel_that_is_large_in_some_tokens_costs_only_its_group(
+        self, tokens: np.ndarray, random: np.random.Generator
+    ) -> None:
+        shifted = tokens.copy()
+        shifted[..., 7] += 300 * (random.random(tokens.shape[:2]) < 0.1)
+        lost, before = self.lost(shifted), self.lost(tokens)
+        np.testing.assert_allclose(lost[32:], before[32:], rtol=1e-6)
+        assert lost[:32].max() > 2 * before[:32].max(), "which the documentation admits"
+
+    def test_constant_channels_come_back_as_float16(self, random: np.random.Generator) -> None:
+        channels = random.standard_normal(96).astype(np.float32)
+        tokens = np.broadcast_to(channels, (1, 49, 96))
+        found = make_codec("int4").decode(make_codec("int4").encode(tokens), (49, 96))
+        assert np.abs(found - tokens).max() < 2.0**-11
+
+    @pytest.mark.parametrize("shape", [(7, 96), (49, 96), (96,)])
+    @pytest.mark.parametrize("value", [1e7, -1e7, 3e38])
+    def test_overflow_is_not_finite_for_the_writer_to_refuse(self, shape: tuple[int, ...], value: float) -> None:
+        codec = make_codec("int4")
+        values = np.ones((2, *shape), np.float32)
+        values[1] = value
+        found = codec.decode(codec.encode(values), shape)
+        assert np.isfinite(found[0]).all()
+        assert not np.isfinite(found[1]).any()
+
+    def test_all_of_fp16_is_in_range(self, random: np.random.Generator) -> None:
+        signs = np.where(random.random((2, 49, 96)) < 0.5, -1, 1)
+        for values in (signs * 65504, np.full((2, 49, 96), 65504), np.full((2, 49, 96), -65504)):
+            codec = make_codec("int4")
+            assert np.isfinite(codec.decode(codec.encode(values.astype(np.float32)), (49, 96))).all()
+
+    @pytest.mark.parametrize("shape", [(7, 40), (49, 96)])
+    def test_it_decodes_in_a_compiled_step_and_under_autocast(
+        self, random: np.random.Generator, shape: tuple[int, ...]
+    ) -> None:
+        codec = make_codec("int4")
+        fields = codec.encode(random.standard_normal((3, *shape)).astype(np.float32))
+        tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
+        compiled = torch.compile(lambda given: codec.unpack(given, shape, torch), backend="eager", fullgraph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = compiled(tensors)
+        np.testing.assert_array_equal(found.numpy(), codec.decode(fields, shape))
 
 
 def test_fp16_overflow_becomes_infinity_for_the_writer_to_refuse() -> None:
