@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules
 from kdcache.cli.extract_text import agreement_text, caution_text, next_text, report_facts, source_text, summary_text
+from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views
 from kdcache.cli.progress import ProgressReporter
-from kdcache.cli.text import MODEL_HELP, codec_names, counted, print_json
+from kdcache.cli.text import counted, print_json
 from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
@@ -31,110 +31,14 @@ EXAMPLE = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags; a flag that is not given keeps the default of ExtractConfig."""
-    default = argparse.SUPPRESS
-    _add_images(parser)
-
-    teacher = parser.add_argument_group("teacher")
-    teacher.add_argument("--teacher", metavar="NAME", default=default, help=MODEL_HELP)
-    teacher.add_argument(
-        "--teacher-weights",
-        metavar="W",
-        default=default,
-        help="hub (default), random, or a file (FILE:NAME: one of several sets in it)",
-    )
-    teacher.add_argument(
-        "--teacher-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
-    )
-    teacher.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default=default, help="autocast type")
-    teacher.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1")
-    teacher.add_argument("--cpu-threads", type=int, metavar="N", default=default, help="of a forward on a CPU (cores)")
-    teacher.add_argument("--batch-size", type=int, metavar="N", default=default, help="views in one forward (32)")
-
-    kept = parser.add_argument_group("what is kept")
+    add_images(parser, note="; with --add only where the cache refers to its images")
+    add_teacher(parser)
+    kept = add_kept(parser)
     kept.add_argument(
-        "--tap",
-        action="append",
-        dest="taps",
-        metavar="TAP[:CODEC]",
-        default=default,
-        help="blocks.N/patch, blocks.N/prefix (N from 0, or negative from the end), head/logits, head/embedding "
-        "(the pooled feature); repeat for more (blocks.-1/patch, and head/logits where there is a classifier)",
+        "--images", choices=("embed", "reference"), default=argparse.SUPPRESS, help="copy the images? (embed)"
     )
-    names = ", ".join(codec_names())
-    kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16), one of {names}")
-    kept.add_argument(
-        "--max-error",
-        type=float,
-        metavar="E",
-        default=default,
-        help="refuse a codec that loses more of the spread (0.1)",
-    )
-    kept.add_argument("--images", choices=("embed", "reference"), default=default, help="copy the images? (embed)")
-    kept.add_argument("--statistics", choices=("full", "light"), default=default, help="second moments too? (full)")
-
-    kept.add_argument(
-        "--pixels",
-        metavar="P",
-        default=default,
-        help="how students get the views: replay (from the images), raw (uint8, fastest, 3 bytes a pixel), "
-        "jpeg or jpeg:QUALITY (small; teacher and students both see it) (replay)",
-    )
-
-    _add_views(parser)
+    add_views(parser)
     _add_output(parser)
-
-
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    default = argparse.SUPPRESS
-    data = parser.add_argument_group("images")
-    add_data(data, "--data", help=f"{DATA_HELP}; with --add only where the cache refers to its images")
-    data.add_argument("--limit", type=int, metavar="N", default=default, help="take N images only")
-    data.add_argument(
-        "--per-class", metavar="N|P%", default=default, help="take N images, or P%% of the images, of every class"
-    )
-    data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
-    add_rules(data)
-    data.add_argument(
-        "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
-    )
-    data.add_argument(
-        "--exif", metavar="ignore|apply", default=default, help="turn images as EXIF says? (ignore, as timm does)"
-    )
-    data.add_argument(
-        "--alpha-color",
-        metavar="COLOR",
-        default=default,
-        help="behind transparent pixels (alpha is dropped)",
-    )
-    data.add_argument("--max-bad", type=float, metavar="F", default=default, help="fraction of unusable images (0.01)")
-    data.add_argument("--image-timeout", type=float, metavar="S", default=default, dest="image_timeout_s", help="(120)")
-
-
-def _add_views(parser: argparse.ArgumentParser) -> None:
-    default = argparse.SUPPRESS
-    views = parser.add_argument_group("views")
-    views.add_argument("--views", type=int, metavar="K", default=default, help="views of each image (1)")
-    views.add_argument(
-        "--view-recipe",
-        choices=("eval", "rrc-flip", "deit"),
-        default=default,
-        help="how they are drawn: the teacher's evaluation view, a random resized crop and flip, or these with "
-        "RandAugment (rand-m9-mstd0.5-inc1) and random erasing (0.25, pixel), as DeiT trains (eval)",
-    )
-    views.add_argument(
-        "--view-params",
-        action="extend",
-        nargs="+",
-        metavar="K=V",
-        default=[],
-        help="of eval: crop_pct, squash; of rrc-flip and deit: scale, ratio, flip; of deit: operation, magnitude, "
-        "magnitude_std, erase, erase_area, erase_ratio",
-    )
-    views.add_argument("--image-size", type=int, metavar="S", default=default, help="side of the view (the teacher's)")
-    views.add_argument(
-        "--interpolation", metavar="F", default=default, help="resize filter (the teacher's; bicubic for deit)"
-    )
-    views.add_argument("--seed", type=int, default=default, help="of views, order and random weights (0)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

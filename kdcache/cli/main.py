@@ -16,6 +16,7 @@ from kdcache.storage import refusal
 # Verb: what it does. The module is kdcache.cli.<verb>.
 VERBS = {
     "demo": "everything below in minutes, on handwritten digits",
+    "plan": "whether a cache pays here: bytes, hours, epochs to break even, from short measurements",
     "extract": "run the teacher over images and write a cache; run again to resume",
     "verify": "check a whole cache, repair or rebuild it",
     "show": "what a cache holds; one record as a picture",

@@ -70,10 +70,10 @@ def bench_stream(
     alone: dict[str, list[Rate]] = {name: [] for name in stages}
     for _ in range(_REPEATS):
         before = memcpy.bytes_per_s(seconds / _REPEATS / 4)
-        rates.append(_rate(loader, seconds / _REPEATS))
+        rates.append(stream_rate(loader, seconds / _REPEATS))
         copies.append((before + memcpy.bytes_per_s(seconds / _REPEATS / 4)) / 2)
         for name, stage in stages.items():
-            alone[name].append(_rate(stage, seconds / _REPEATS))
+            alone[name].append(stream_rate(stage, seconds / _REPEATS))
     stage_rates = {name: _median([rate.samples_per_s for rate in each]) for name, each in alone.items()}
     memory = loader.records.memory
     pixels = loader.records.pixels
@@ -142,8 +142,13 @@ def _warm_up(loader: CacheLoader, seconds: float) -> tuple[float, float | None]:
     return first, time.perf_counter() - began
 
 
-def _rate(loader: CacheLoader, seconds: float) -> Rate:
-    """Over whole epochs where they are short, else over part of one."""
+def stream_rate(loader: CacheLoader, seconds: float) -> Rate:
+    """How fast a stream is: over whole epochs where they are short, else over part of one.
+
+    Args:
+        loader: The stream; its first epoch also opens files.
+        seconds: For about how long.
+    """
     rows, size, began = 0, 0, time.perf_counter()
     while (passed := time.perf_counter() - began) < seconds or not rows:
         for batch in loader:

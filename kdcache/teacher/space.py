@@ -67,6 +67,20 @@ def records_bytes(columns: Sequence[ColumnFacts], num_records: int, num_shards: 
         num_shards: In how many shards.
         statistics: Of the group, ``full`` or ``light``.
     """
+    records = num_records * sum(_record_bytes(column) for column in columns)
+    return (
+        records
+        + index_bytes(columns, num_records, num_shards, statistics)
+        + len(columns) * num_shards * _PER_COLUMN_SHARD_BYTES
+    )
+
+
+def index_bytes(columns: Sequence[ColumnFacts], num_records: int, num_shards: int, statistics: str) -> int:
+    """Bytes of the numbers in the indexes of columns: checksums, means and sums, without the files around them.
+
+    Args:
+        columns, num_records, num_shards, statistics: As in `records_bytes`.
+    """
     total = 0
     for column in columns:
         channels = column.shape[-1]
@@ -75,8 +89,7 @@ def records_bytes(columns: Sequence[ColumnFacts], num_records: int, num_shards: 
         with_moments = keeps_moments(column, statistics)
         sums = 4 * channels + (2 * channels**2 if with_moments else 0)
         spectra = min(num_records, num_shards * MAX_SPECTRA_PER_SHARD) * min(tokens, channels) if with_moments else 0
-        total += num_records * (_record_bytes(column) + 4 * channels + 12)
-        total += num_shards * (8 * sums + _PER_COLUMN_SHARD_BYTES) + 4 * spectra
+        total += num_records * (4 * channels + 12) + num_shards * 8 * sums + 4 * spectra
     return total
 
 

@@ -15,7 +15,7 @@ LAYERS: dict[str, int] = {
     "terms": 4, "teacher": 4, "students": 4,
     "methods": 5, "costs": 5, "analysis": 5,
     "train": 6,
-    "recipes": 7, "reports": 7, "export": 7,
+    "recipes": 7, "reports": 7, "export": 7, "planning": 7,
     "cli": 8,
     "__main__": 9,
 }  # fmt: skip

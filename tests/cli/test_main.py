@@ -24,7 +24,9 @@ def test_nothing_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) ->
     assert "kdcache demo" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("word", "hint"), [("extrac", "did you mean extract?"), ("fly", "choose from demo, extract")])
+@pytest.mark.parametrize(
+    ("word", "hint"), [("extrac", "did you mean extract?"), ("fly", "choose from demo, plan, extract")]
+)
 def test_unknown_verbs_get_a_hint(capsys: pytest.CaptureFixture[str], word: str, hint: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main([word])

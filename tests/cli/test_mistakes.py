@@ -14,6 +14,7 @@ from tests.conftest import TEACHER
 # What would be begun with a mistake that nobody noticed, by verb.
 WORK = {
     "demo": ["kdcache.cli.demo._teacher"],
+    "plan": ["kdcache.planning.plan.rehearse"],
     "extract": ["kdcache.teacher.extract.Teacher"],
     "verify": ["kdcache.cache.cache.open_cache"],
     "show": ["kdcache.cache.cache.open_cache"],
@@ -44,6 +45,7 @@ def base_words(verb: str, cache: Path, folder: Path) -> list[str]:
     out = str(folder / "out")
     return {
         "demo": ["--out", out],
+        "plan": ["--data", "digits:train", "--teacher", TEACHER, "--disk", str(folder)],
         "extract": ["--data", "digits:train", "--teacher", TEACHER, "--teacher-weights", "random", "--out", out],
         "verify": [str(cache)],
         "show": [str(cache)],

@@ -14,6 +14,13 @@ SURFACE = {
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
         --view-params --image-size --interpolation --exif --alpha-color --seed --out --add --group --pixels --split
         --shard-samples --threads --no-space-check --accept-versions --json""",
+    "plan": """
+        --data --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map
+        --limit --per-class --per-class-seed --order --max-bad --image-timeout
+        --teacher --teacher-weights --teacher-kwargs --precision
+        --device --cpu-threads --batch-size --tap --codec --max-error --statistics --pixels --reference-images --views
+        --view-recipe --view-params --image-size --interpolation --exif --alpha-color --seed --images --image-kb
+        --student --student-kwargs --student-batch-size --epochs --disk --seconds --json""",
     "verify": "--group --repair --rebuild --accept-loss --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """

@@ -24,6 +24,7 @@ NAMES_TOO = ("--data", "--eval-data", "--probe-data", "--teacher-weights", "--st
 WORK = (
     "kdcache.cli.demo._teacher", "kdcache.teacher.extract.Teacher", "kdcache.train.loop.Run",
     "kdcache.train.evaluate.evaluate", "kdcache.teacher.rerun.Teacher", "kdcache.analysis.run._measure",
+    "kdcache.planning.plan.rehearse",
 )  # fmt: skip
 SMALL = (
     "--codec",

@@ -1,0 +1,1 @@
+"""Whether a cache pays, from short real measurements on this machine."""
