@@ -67,13 +67,13 @@ class SourceFacts(Facts, frozen=True, omit_defaults=True):
     rules: dict[str, str] = {}
 
 
-class ViewFacts(Facts, frozen=True):
+class ViewFacts(Facts, frozen=True, omit_defaults=True):
     """How views were drawn and replayed.
 
     `fields` names the integers of a view, `size` is S of the (S, S, 3) pixels. `mean` and `std` are those of the first
     teacher; students are fed with them. `jpeg_quality` is 0, or the quality of the JPEG that every view went through
     before anyone saw it. `exif` is ignore, or apply where images were turned upright; `alpha` the colour behind
-    transparent pixels, empty where their alpha was dropped.
+    transparent pixels, empty where their alpha was dropped; neither is written where it is timm's way.
     """
 
     recipe: str
@@ -85,7 +85,7 @@ class ViewFacts(Facts, frozen=True):
     params: dict[str, Any]
     mean: Channels
     std: Deviations
-    jpeg_quality: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    jpeg_quality: Annotated[int, msgspec.Meta(ge=0, le=100)]
     exif: Exif = "ignore"
     alpha: Annotated[str, msgspec.Meta(pattern=r"\A(#[0-9a-f]{6})?\Z")] = ""
 

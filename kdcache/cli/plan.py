@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--disk", type=Path, metavar="DIR", default=Path(), help="where the cache would lie (here)")
     how.add_argument("--seconds", type=float, metavar="S", default=6.0, help="for each measurement, about (6)")
-    how.add_argument("--json", type=output_file(".json"), metavar="FILE", help="write all figures to this file")
+    how.add_argument("--json", type=output_file(".json"), metavar="FILE.json", help="write all figures to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:

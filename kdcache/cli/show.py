@@ -114,8 +114,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
         f"images    {facts['samples']} of {source['num_samples']} from {source['kind']}, {source['num_classes']} "
         "classes" + (f", {subset['per_class']} of each class (seed {subset['seed']})" if subset is not None else "")
     )
-    is_applied = "applied" if views["exif"] == "apply" else "not applied"
-    behind = f"; transparent pixels over {views['alpha']}" if views["alpha"] else ""
+    is_applied = "applied" if views.get("exif") == "apply" else "not applied"
+    behind = f"; transparent pixels over {views['alpha']}" if views.get("alpha") else ""
     print(f"          {modes}; {facts['exif_rotated']} with an EXIF rotation ({is_applied}){behind}")
     where = "embedded" if facts["images"] == "embed" else "referred to"
     print(

@@ -21,7 +21,8 @@ def test_a_plan_of_data(tmp_path: Path) -> None:
     }  # fmt: skip
     assert plan.sizes.images == 20 * 75
     assert plan.fits_memory
-    assert figures.pass_s >= 1 / plan.views_per_s
+    # The disk may be slower than the pass; both are reciprocals that were rounded once.
+    assert figures.pass_s >= (1 - 1e-12) / plan.views_per_s
     assert plan.verdict.text.startswith(("cache", "do not cache"))
     assert plan.memory_saved_bytes is None
     assert [note.split()[0] for note in notes][-2:] == ["steps", "disk"]
