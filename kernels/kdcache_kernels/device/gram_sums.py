@@ -202,7 +202,7 @@ def launch(problem: Problem, config: Config, num_programs: int) -> Sums:
     splits = num_blocks(num_tiles, per_split)
     size = length(width, depth)
     parts = torch.empty((splits, size), dtype=torch.float32, device=values.device)
-    if not parts.is_cuda:
+    if parts.device.type == "cpu":
         # Nobody needs the sums over what pads a split; but numpy, which interprets them, warns of what lies there.
         parts[:, width * (depth + width + 1) + 2 * depth :].zero_()
     run(
