@@ -52,7 +52,7 @@ def plain_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def operators_of(call: Callable[[], Any]) -> set[str]:
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:  # else torch 2.11 warns
         call()
     return {
         event.name for event in profiler.events() or () if event.name.startswith(("kd::", "GeneratedBackwardFor_kd"))
