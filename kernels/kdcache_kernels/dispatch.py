@@ -37,16 +37,14 @@ class Choice:
         form: ``torch`` or ``triton``.
         reason: One clause for a person.
         configs: Launch settings by kernel name; empty for torch.
-        is_wanted: Whether plain torch is what a table or a user asks for, and nothing to warn of.
     """
 
     form: Literal["torch", "triton"]
     reason: str
     configs: Mapping[str, Config] = field(default_factory=dict)
-    is_wanted: bool = False
 
 
-_TORCH = Choice("torch", "KD_KERNELS=torch", is_wanted=True)
+_TORCH = Choice("torch", "KD_KERNELS=torch")
 _watchers: list[dict[str, str]] = []
 
 
@@ -90,15 +88,12 @@ def choose(kernels: Sequence[str], tensor: Tensor, width: int) -> Choice:
     arch = architecture(tensor)
     if mode == "auto" and arch == INTERPRETER:
         return Choice("torch", "the interpreter runs only under KD_KERNELS=triton")
-    chosen = _chosen(tuple(kernels), width, mode, arch, _obstacle(tensor, arch))
-    if chosen.form == "torch" and tensor.is_cuda and not chosen.is_wanted:
-        _warn_once(chosen.reason)
-    return chosen
+    return _chosen(tuple(kernels), width, mode, arch, _obstacle(tensor, arch), tensor.is_cuda)
 
 
 # Remembered, since a step asks up to three times. One decision, read from top to bottom in the order it is taken in.
 @functools.lru_cache(maxsize=1024)
-def _chosen(kernels: Sequence[str], width: int, mode: str, arch: str, obstacle: str | None) -> Choice:
+def _chosen(kernels: Sequence[str], width: int, mode: str, arch: str, obstacle: str | None, warns: bool) -> Choice:
     table = {} if obstacle else read_table(arch)
     if not obstacle and not table:
         obstacle = f"there is no table for {arch}"
@@ -112,8 +107,7 @@ def _chosen(kernels: Sequence[str], width: int, mode: str, arch: str, obstacle: 
             obstacle = f"{kernel} was not checked on {arch} as it is now (KD_KERNELS=triton uses it)"
             break
         if entry.get("form") == "torch" and mode == "auto":
-            reason = f"library products were faster for {kernel} at width {width} on {arch}"
-            return Choice("torch", reason, is_wanted=True)
+            return Choice("torch", f"library products were faster for {kernel} at width {width} on {arch}")
         configs[kernel] = {name: value for name, value in entry.items() if name != "form"}
     if obstacle is None:
         return Choice("triton", f"the table of {arch} knows width {width}", configs)
@@ -122,6 +116,8 @@ def _chosen(kernels: Sequence[str], width: int, mode: str, arch: str, obstacle: 
             f"KD_KERNELS=triton, but {obstacle}; make an entry with `python -m kdcache_kernels.tune`, "
             "or set KD_KERNELS=auto"
         )
+    if warns:
+        _warn_once(obstacle)
     return Choice("torch", obstacle)
 
 
@@ -172,4 +168,4 @@ def _has_triton() -> bool:
 
 @functools.cache
 def _warn_once(obstacle: str) -> None:
-    warnings.warn(f"plain torch instead of Triton: {obstacle}", stacklevel=4)
+    warnings.warn(f"plain torch instead of Triton: {obstacle}", stacklevel=5)

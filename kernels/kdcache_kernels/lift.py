@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdcache_kernels.products import parts_for, token_product
 from kdcache_kernels.proj_loss import proj_mse
-from kdcache_kernels.tracing import needs_operator
+from kdcache_kernels.tracing import gradients_by, needs_operator, without_operator
 
 # Tokens whose intermediates exist at a time, on a CPU and elsewhere.
 _CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 4096, 2**18
@@ -194,10 +194,8 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, 
 def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if upstream is None:
         return None, None, None
-    # Under grad mode somebody wants to differentiate again, which only the operator refuses.
-    as_operator = torch.is_grad_enabled() or needs_operator(upstream, *ctx.saved_tensors)
-    gradients = unit_variance_backward if as_operator else _gradients
-    return *gradients(upstream, *ctx.saved_tensors), None
+    tensors = upstream, *ctx.saved_tensors
+    return *gradients_by(unit_variance_backward, _gradients, *tensors)(*tensors), None
 
 
 def _refuse(*_: Any) -> None:
@@ -209,18 +207,7 @@ def _refuse(*_: Any) -> None:
 
 torch.library.register_autograd("kd::unit_variance", _backward, setup_context=_keep)
 torch.library.register_autograd("kd::unit_variance_backward", _refuse)
-
-
-class _UnitVariance(torch.autograd.Function):
-    """The tokens of `unit_variance` without its operator."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, moments: Tensor, eps: float) -> Tensor:
-        output = _forward(tokens, moments, eps)
-        _keep(ctx, (tokens, moments, eps), output)
-        return output[0]
-
-    backward = staticmethod(_backward)
+_UnitVariance = without_operator(_forward, _keep, _backward)
 
 
 def _chunks(flat: Tensor) -> Iterator[slice]:

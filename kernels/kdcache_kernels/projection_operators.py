@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdcache_kernels.projection import backward, exactly, forward, sweeps
 from kdcache_kernels.projection_problem import Problem
-from kdcache_kernels.tracing import needs_operator
+from kdcache_kernels.tracing import gradients_by, needs_operator, without_operator
 
 
 def loss(student: Tensor, weight: Tensor, bias: Tensor, values: Tensor, *rest: Any) -> Tensor:
@@ -141,10 +141,8 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
     if upstream is None:
         return (None,) * 12
     needs = list(ctx.needs_input_grad[:3])
-    # Under grad mode somebody wants to differentiate again, which only the operator refuses.
-    as_operator = torch.is_grad_enabled() or needs_operator(upstream, *ctx.saved_tensors)
-    gradients = proj_loss_backward if as_operator else _gradients
-    found = gradients(upstream, *ctx.saved_tensors, ctx.kind, ctx.beta, needs)
+    tensors = upstream, *ctx.saved_tensors
+    found = gradients_by(proj_loss_backward, _gradients, *tensors)(*tensors, ctx.kind, ctx.beta, needs)
     given = [each if needed else None for each, needed in zip(found, needs, strict=True)]
     return (*given, *[None] * 9)
 
@@ -159,15 +157,4 @@ def _refuse(*_: Any) -> None:
 
 torch.library.register_autograd("kd::proj_loss", _backward, setup_context=_keep)
 torch.library.register_autograd("kd::proj_loss_backward", _refuse)
-
-
-class _ProjLoss(torch.autograd.Function):
-    """`proj_loss` without its operator. (A ``setup_context`` of its own would cost 30 us a call.)"""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        output = _forward(*inputs)
-        _keep(ctx, inputs, output)
-        return output[0]
-
-    backward = staticmethod(_backward)
+_ProjLoss = without_operator(_forward, _keep, _backward)

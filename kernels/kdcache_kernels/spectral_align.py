@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcache_kernels import dispatch
-from kdcache_kernels.tracing import needs_operator
+from kdcache_kernels.tracing import gradients_by, needs_operator, without_operator
 
 _KERNELS = ("spectral_align", "spectral_align_grad")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -104,26 +104,13 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> N
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
-    (upstream,) = gradients
-    # Under grad mode somebody wants to differentiate again, which only the operator refuses.
-    as_operator = torch.is_grad_enabled() or needs_operator(upstream, *ctx.saved_tensors)
-    gradient = _spectral_align_grad if as_operator else _gradient
-    return gradient(upstream, *ctx.saved_tensors), None
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, None]:
+    tensors = upstream, *ctx.saved_tensors
+    return gradients_by(_spectral_align_grad, _gradient, *tensors)(*tensors), None
 
 
 _spectral_align.register_autograd(_backward, setup_context=_setup_context)
-
-
-class _SpectralAlign(torch.autograd.Function):
-    """`_spectral_align` without its operator."""
-
-    @staticmethod
-    def forward(ctx: Any, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-        ctx.save_for_backward(student_map, teacher_map)
-        return _loss(student_map, teacher_map)
-
-    backward = staticmethod(_backward)
+_SpectralAlign = without_operator(_loss, _setup_context, _backward)
 
 
 def _triton_configs(student_map: Tensor, teacher_map: Tensor) -> dict[str, dispatch.Config]:

@@ -202,9 +202,10 @@ def launch(problem: Problem, config: Config, num_programs: int) -> Sums:
     splits = num_blocks(num_tiles, per_split)
     size = length(width, depth)
     parts = torch.empty((splits, size), dtype=torch.float32, device=values.device)
+    sums = Sums(parts, width, depth)
     if parts.device.type == "cpu":
         # Nobody needs the sums over what pads a split; but numpy, which interprets them, warns of what lies there.
-        parts[:, width * (depth + width + 1) + 2 * depth :].zero_()
+        parts[:, sum(sums.sizes) :].zero_()
     run(
         gram_sums, (t_blocks + s_blocks, splits, own_blocks),
         student.tokens, values, pointer(problem.scale, parts), pointer(problem.shift, parts),
@@ -216,7 +217,7 @@ def launch(problem: Problem, config: Config, num_programs: int) -> Sums:
         LANES=lanes(min(student.tokens.element_size(), values.element_size()), config),
         num_warps=config["num_warps"], num_stages=config["num_stages"],
     )  # fmt: skip
-    return Sums(parts, width, depth)
+    return sums
 
 
 # Tiles so small that tests at toy sizes launch several programs.

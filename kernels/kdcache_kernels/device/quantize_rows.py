@@ -70,7 +70,8 @@ def _quotients(x, divisor, KEEPS_SIGN: tl.constexpr):
     """x over its row's divisor, rounded correctly where the quotient is not tiny (4e7 random ones: all the same bits).
 
     One division a row. A quotient by multiplication is off by a unit or two; a fused multiply-add has what is left of x
-    exactly, and corrects it. `div_rn` takes a slow path at every zero, masked channels too: 106 us instead of 48.
+    exactly, and corrects it. `div_rn` takes a slow path at every zero, masked channels too: with it 50,176 tokens of
+    768 channels took 106 us on an H100, where torch.compile took 48.
     """
     # By a power of two, so that neither the reciprocal nor the rest leaves float32's range.
     power = tl.where(divisor < 8.7e-19, 18446744073709551616.0, tl.where(divisor > 1.2e18, 5.421010862427522e-20, 1.0))
