@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -184,9 +185,8 @@ def choose_columns(
 def _view(views: ViewFacts) -> dict[str, Any]:
     """What decides how an image is cut out, without what the cache needs to replay it."""
     kept = {"size": views.size, "interpolation": views.interpolation, **views.params}
-    unusual = {"jpeg_quality": views.jpeg_quality, "exif": views.exif, "alpha": views.alpha}
-    usual = {"jpeg_quality": 0, "exif": "ignore", "alpha": ""}
-    return kept | {name: value for name, value in unusual.items() if value != usual[name]}
+    written = msgspec.to_builtins(views)
+    return kept | {name: written[name] for name in ("jpeg_quality", "exif", "alpha") if written.get(name)}
 
 
 def _block_of(column: Column) -> int:

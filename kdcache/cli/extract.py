@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.extract_text import agreement_text, caution_text, next_text, report_facts, source_text, summary_text
-from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views
+from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views, parsed_values
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json
-from kdcache.config import parse_pairs
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,10 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Extract."""
     values: dict[str, Any] = {**vars(arguments)}
     as_json = values.pop("json")
-    values["teacher_kwargs"] = parse_pairs(values["teacher_kwargs"], "--teacher-kwargs")
-    values["view_params"] = parse_pairs(values["view_params"], "--view-params")
-    if "taps" in values:
-        values["taps"] = tuple(values["taps"])
+    values |= parsed_values(values)
 
     from kdcache.cache.cache import open_cache
     from kdcache.distributed.env import worker_env

@@ -4,9 +4,12 @@ A flag that is not given is left out of the namespace, so that it keeps the defa
 """
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules
 from kdcache.cli.text import MODEL_HELP, codec_names
+from kdcache.config import parse_pairs
 
 
 def add_images(parser: argparse.ArgumentParser, *, note: str = "") -> None:
@@ -120,3 +123,12 @@ def add_views(parser: argparse.ArgumentParser) -> None:
         "--interpolation", metavar="F", default=default, help="resize filter (the teacher's; bicubic for deit)"
     )
     views.add_argument("--seed", type=int, default=default, help="of views, order and random weights (0)")
+
+
+def parsed_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ExtractConfig that these flags give as other types, from a namespace. Raises: UsageError."""
+    parsed: dict[str, Any] = {
+        "teacher_kwargs": parse_pairs(values["teacher_kwargs"], "--teacher-kwargs"),
+        "view_params": parse_pairs(values["view_params"], "--view-params"),
+    }
+    return parsed | ({"taps": tuple(values["taps"])} if "taps" in values else {})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.parser import output_file
-from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views
+from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views, parsed_values
 from kdcache.cli.plan_text import plan_text
 from kdcache.cli.progress import ProgressReporter
 from kdcache.config import parse_pairs
@@ -117,10 +117,7 @@ def _config(arguments: argparse.Namespace) -> "PlanConfig":
 
     values = {key: value for key, value in vars(arguments).items() if key not in (*_OWN, *_OWN_HOW)}
     _refuse_ignored(values, arguments)
-    values["teacher_kwargs"] = parse_pairs(values["teacher_kwargs"], "--teacher-kwargs")
-    values["view_params"] = parse_pairs(values["view_params"], "--view-params")
-    if "taps" in values:
-        values["taps"] = tuple(values["taps"])
+    values |= parsed_values(values)
     if values.get("views", 1) > 1:
         values.setdefault("view_recipe", "rrc-flip")
     image_kb = arguments.image_kb
