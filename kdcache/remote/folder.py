@@ -77,7 +77,7 @@ class RemoteFolder:
         Raises: StorageError.
         """
         if part not in self._listings:
-            self._listings[part] = self._store.list(self._key(part))[0]
+            self._listings[part] = self._store.list(self._key(part) if part else self.url.key)[0]
         return self._listings[part]
 
     def refresh(self) -> None:

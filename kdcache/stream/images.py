@@ -47,6 +47,8 @@ class ViewReplayer:
                 f"{cache.paths}: views consist of {fingerprint.views.fields}, this kdcache replays {list(VIEW_FIELDS)}",
                 remedy=Remedy.UPDATE,
             )
+        if source is not None and source.in_order_only:
+            raise SourceError(source.in_order_only)
         self._fingerprint, self._pixel_rule = fingerprint, fingerprint.views.pixel_rule
         self._reader, self._root = reader, cache.paths
         self._check_below = check_share * 2**32
