@@ -21,7 +21,7 @@ from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.stream.lru import LRUCache, weakly
 from kdcache.stream.open_shard import OpenShard
 from kdcache.stream.record_sums import read_sums
-from kdcache.stream.staged import most_open
+from kdcache.stream.staged import most_open, most_open_in_stream
 
 MAX_OPEN_SHARDS = 64
 
@@ -43,10 +43,6 @@ class ShardReader:
 
     Raises: ValueError for unknown words, UsageError when the access wanted is impossible, or when files that come from
         object storage do not fit where they go.
-
-    Attributes:
-        parts: What is read of a shard.
-        max_open: Shards that stay open.
     """
 
     def __init__(
@@ -77,16 +73,24 @@ class ShardReader:
         self._jpegs = jpegs
         # Read piece by piece, never mapped: what is decoded costs far more than a system call.
         self._by_piece = (*([SAMPLES] if with_images else []), *([jpegs.name] if jpegs is not None else []))
-        self.parts = (*self._by_piece, *self._layouts)
-        max_open = most_open(cache, self.parts, max_open)
+        self._parts = (*self._by_piece, *self._layouts)
+        max_open = most_open(cache, self._parts, max_open)
         # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
         self._open_shards = LRUCache(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
-        self.max_open = max_open
         self._places = {
             name: RecordPlaces(self._starts, layout.fields, self._num_views, layout.stride_bytes, layout.payload_offset)
             for name, layout in self._layouts.items()
         }
         self._tables: tuple[dict[int, OpenShard], dict[str, FileTable]] | None = None
+
+    def stream_windows(self, window: int) -> int:
+        """Say that so many shards will be in use together, and others opened ahead. Returns: shards that stay open.
+
+        Raises: UsageError where files that come from object storage would not fit.
+        """
+        shards = self._open_shards
+        shards.max_open = most_open_in_stream(self.cache, self._parts, shards.max_open, window)
+        return shards.max_open
 
     def locate(self, sample: int) -> tuple[OpenShard, int]:
         """The shard that holds a sample, and the sample's row in it."""
@@ -139,7 +143,7 @@ class ShardReader:
         Raises: CorruptCacheError.
         """
         touched = {number: shards[number].files for number in set(files_of(self._starts, rows).tolist())}
-        return self._checks.confirm(touched, self.parts, self._pass_cancel)
+        return self._checks.confirm(touched, self._parts, self._pass_cancel)
 
     def decode(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Records' decoded values by column, (n, *shape) float32 each, in memory of their own.
@@ -264,7 +268,7 @@ class ShardReader:
     def _open_files(self, number: int, *, mapped: bool) -> dict[str, OpenFile]:
         facts = self.cache.manifest.shards[number]
         files: dict[str, OpenFile] = {}
-        for part in self.parts:
+        for part in self._parts:
             lease = self.cache.hold(part, facts)
             path = self.cache.check_size(part, facts)
             mode: ReadMode = self.access if mapped and part not in self._by_piece else "read"

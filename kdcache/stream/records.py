@@ -18,7 +18,6 @@ from kdcache.stream.images import ViewReplayer
 from kdcache.stream.order import sample_starts
 from kdcache.stream.pixels import PixelFiller, StoredJpegs, gathered, stored_pixels
 from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
-from kdcache.stream.staged import require_window
 
 # What is worth handing to a thread: bytes to copy; pixels of views, so few that no thread waits long for another at
 # the end. Small images come in dozens: with 4 of 32 px in a piece two threads were slower than one.
@@ -78,9 +77,8 @@ class CacheRecords:
             max_mapped_bytes=self.memory.max_mapped_bytes,
             max_open=max(MAX_OPEN_SHARDS, 2 * config.window),
         )
-        require_window(cache, self.reader.parts, config.shards_at_once, self.reader.max_open)
         # Whoever opens more shards ahead than stay open closes those in use.
-        ahead = max(1, self.reader.max_open - config.shards_at_once)
+        ahead = max(1, self.reader.stream_windows(config.shards_at_once) - config.shards_at_once)
         self.memory = replace(self.memory, shards_ahead=min(self.memory.shards_ahead, ahead))
         self._replayer = (
             ViewReplayer(cache, self.reader, source, check_share=config.check_pixels) if with_images else None

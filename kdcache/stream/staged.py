@@ -7,19 +7,23 @@ from kdcache.cache.paths import INDEX
 from kdcache.errors import UsageError
 from kdcache.remote.staging import SIZE_VARIABLE
 
-# Besides those that are open: two threads read ahead, and one may need a shard at once.
-_BEING_OPENED = 3
+# Besides those that are open: of a stream two threads read ahead, and one may need a shard at once.
+_OPENED_AT_ONCE, _OPENED_BY_STREAM = 1, 3
 
 
-def most_open(cache: Cache, parts: Sequence[str], max_open: int) -> int:
+def most_open(
+    cache: Cache, parts: Sequence[str], max_open: int, *, at_once: int = 1, num_opened: int = _OPENED_AT_ONCE
+) -> int:
     """The number of shards that are kept open: `max_open`, or fewer where their files are fetched.
 
     Args:
         cache: The cache.
         parts: What is read of a shard.
         max_open: For a cache that lies here.
+        at_once: Shards that are in use together.
+        num_opened: Shards that are being fetched besides.
 
-    Raises: UsageError where the staging folder is too small for any.
+    Raises: UsageError where the staging folder is too small.
     """
     remote = cache.paths.remote
     if remote is None:
@@ -27,26 +31,24 @@ def most_open(cache: Cache, parts: Sequence[str], max_open: int) -> int:
     sizes = _shard_bytes(cache, parts)
     if sum(sizes) <= remote.staging.max_bytes:
         return max_open
-    fitting = remote.staging.max_bytes // max(sizes) - _BEING_OPENED
-    if fitting < 1:
-        raise _too_small(cache, 1, max(sizes))
+    fitting = remote.staging.max_bytes // max(sizes) - num_opened
+    if fitting < at_once:
+        raise _too_small(cache, at_once, num_opened, max(sizes))
     return min(max_open, fitting)
 
 
-def require_window(cache: Cache, parts: Sequence[str], window: int, max_open: int) -> None:
-    """Refuse a stream that would fetch the shards of its window again and again.
+def most_open_in_stream(cache: Cache, parts: Sequence[str], max_open: int, window: int) -> int:
+    """As `most_open`, for a stream that reads ahead and would otherwise fetch the shards of its window again and again.
 
     Args:
-        cache, parts: As for `most_open`.
+        cache, parts, max_open: As for `most_open`.
         window: Shards that are in use together.
-        max_open: What `most_open` gave.
 
     Raises: UsageError.
     """
     # And one ahead, without which the stream would stand still at the end of a window.
-    needed = min(window + 1, len(cache.manifest.shards))
-    if cache.paths.remote is not None and max_open < needed:
-        raise _too_small(cache, needed, max(_shard_bytes(cache, parts)))
+    at_once = min(window + 1, len(cache.manifest.shards))
+    return most_open(cache, parts, max_open, at_once=at_once, num_opened=_OPENED_BY_STREAM)
 
 
 def _shard_bytes(cache: Cache, parts: Sequence[str]) -> list[int]:
@@ -55,11 +57,11 @@ def _shard_bytes(cache: Cache, parts: Sequence[str]) -> list[int]:
     return [sum(cache.file(part, shard).size_bytes for part in read) for shard in cache.manifest.shards]
 
 
-def _too_small(cache: Cache, num_shards: int, largest: int) -> UsageError:
+def _too_small(cache: Cache, num_shards: int, num_opened: int, largest: int) -> UsageError:
     assert cache.paths.remote is not None
     staging = cache.paths.remote.staging
     return UsageError(
-        f"{cache.paths}: {num_shards} shards in use and {_BEING_OPENED} being fetched take up to "
-        f"{(num_shards + _BEING_OPENED) * largest:,} bytes, {staging.root} may hold {staging.max_bytes:,}; allow more "
+        f"{cache.paths}: {num_shards} shards in use and {num_opened} being fetched take up to "
+        f"{(num_shards + num_opened) * largest:,} bytes, {staging.root} may hold {staging.max_bytes:,}; allow more "
         f"with {SIZE_VARIABLE}, or use a smaller window"
     )

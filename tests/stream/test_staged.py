@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kdcache.cache import Cache
 from kdcache.cache.paths import SAMPLES, CachePaths
 from kdcache.errors import UsageError
 from kdcache.remote import RemoteFolder, RemoteUrl, Staging
-from kdcache.stream.staged import most_open, require_window
+from kdcache.stream.staged import most_open, most_open_in_stream
 
 
 def remote(cache: Cache, tmp_path: Path, max_bytes: int) -> Cache:
@@ -23,7 +24,7 @@ def largest(cache: Cache, *parts: str) -> int:
 
 def test_a_cache_here_has_its_own_limit(tiny_cache: Cache) -> None:
     assert most_open(tiny_cache, [SAMPLES], 64) == 64
-    require_window(tiny_cache, [SAMPLES], 16, 1)
+    assert most_open_in_stream(tiny_cache, [SAMPLES], 64, 16) == 64
 
 
 def test_what_fits_stays_open(tiny_cache: Cache, tmp_path: Path) -> None:
@@ -31,13 +32,17 @@ def test_what_fits_stays_open(tiny_cache: Cache, tmp_path: Path) -> None:
     parts = [SAMPLES, column.name]
     one = largest(tiny_cache, "index", f"{column.group}/index", *parts)
     assert most_open(remote(tiny_cache, tmp_path, 10**9), parts, 64) == 64
-    with pytest.raises(UsageError, match=r"1 shards in use and 3 being fetched .*KDCACHE_STAGING_SIZE.*smaller window"):
-        most_open(remote(tiny_cache, tmp_path, one * 2), parts, 64)
+    assert most_open(remote(tiny_cache, tmp_path, 2 * one), parts, 64) == 1
+    with pytest.raises(UsageError, match=r"1 shards in use and 1 being fetched .*KDCACHE_STAGING_SIZE.*smaller window"):
+        most_open(remote(tiny_cache, tmp_path, one + 1), parts, 64)
 
 
 def test_a_window_must_fit(tiny_cache: Cache, tmp_path: Path) -> None:
-    cache = remote(tiny_cache, tmp_path, 10**6)
-    require_window(cache, [SAMPLES], 16, 3)  # there are three shards
-    require_window(cache, [SAMPLES], 1, 2)
-    with pytest.raises(UsageError, match="3 shards in use"):
-        require_window(cache, [SAMPLES], 2, 2)
+    one = largest(tiny_cache, "index", SAMPLES)
+    shards = tiny_cache.manifest.shards
+    many = replace(tiny_cache, manifest=msgspec.structs.replace(tiny_cache.manifest, shards=[*shards, *shards]))
+    assert most_open_in_stream(remote(many, tmp_path, 5 * one), [SAMPLES], 64, 1) == 2
+    with pytest.raises(UsageError, match="3 shards in use and 3 being fetched"):
+        most_open_in_stream(remote(many, tmp_path, 5 * one), [SAMPLES], 64, 2)
+    # Everything fits.
+    assert most_open_in_stream(remote(tiny_cache, tmp_path, 3 * one), [SAMPLES], 64, 16) == 64
