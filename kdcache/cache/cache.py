@@ -215,8 +215,8 @@ class Cache:
             digest.update(piece)
             pause(len(piece))
         if digest.hexdigest() != self.file(part, shard).xxh3:
-            where = self.path(part, shard)
-            raise CorruptCacheError(f"{where}: bytes differ from what was written (xxh3_64)", remedy=Remedy.REPAIR)
+            path = self.path(part, shard)
+            raise CorruptCacheError(f"{path}: bytes differ from what was written ({digest.name})", remedy=Remedy.REPAIR)
 
     def check_shard(self, shard: BaseShard, index: ShardIndex, columns: Sequence[Column]) -> None:
         """What a reader must know before it uses a shard besides hashes: sizes, and that all columns meet by key.

@@ -15,6 +15,7 @@ import pytest
 from kdcache.cache import open_cache
 from kdcache.cli.main import main
 from kdcache.remote import RemoteFolder, RemoteUrl, Staging
+from kdcache.remote.engine import client, engine
 from kdcache.remote.staging import used_bytes
 from kdcache.remote.store import ObjectStore
 from tests.cli.support import extract_words, fails
@@ -43,6 +44,12 @@ def as_on_disk(url: str, disk: Path) -> bool:
     """Whether a cache on object storage consists of the files of one on disk, to the byte."""
     found = objects(url)
     return set(found) == set(file_hashes(disk)) and all((disk / name).read_bytes() == found[name] for name in found)
+
+
+def remove(url: str, *names: str) -> None:
+    """Remove objects of a cache."""
+    root = RemoteUrl.parse(url)
+    engine().delete(client(root.scheme, root.bucket), [f"{root.key}/{name}" for name in names])
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +161,15 @@ def test_damage_is_named_with_its_place(bucket: str, capsys: pytest.CaptureFixtu
     assert f"{url}/{column}: bytes differ from what was written" in shown
     assert f"{url}/ledger/train-000000.json: 3 bytes found" in shown
     assert "on object storage remove" in fails(capsys, ["verify", url, "--repair"], code=2)
+    of_shards = [column, "ledger/train-000000.json", "samples/train-000000.tar", "index/train-000000.h5"]
+    of_shards += [
+        f"{GROUP}/index/train-000001.h5",
+        *(name for name in objects(url) if name.endswith("logits-fp16/train-000001.tar")),
+    ]
+    manifests = ["manifest.json", "manifest.sha256", f"{GROUP}/manifest.json", f"{GROUP}/manifest.sha256"]
+    remove(url, *manifests, *of_shards)
+    assert main(extract_words(url, limit=6)) == 0
+    assert main(["verify", url]) == 0
 
 
 def test_it_trains_as_from_disk_through_a_small_folder(
