@@ -22,7 +22,7 @@ from kdcache.cache.places import reading_paths
 from kdcache.cache.shard import StridedShard, member_name
 from kdcache.cache.trust import contradictions, read_hashed, refuse_other_plan
 from kdcache.errors import CorruptCacheError, KdcacheError, Remedy, TapError
-from kdcache.remote import Content, Lease, Location, location
+from kdcache.remote import Content, Lease, Location
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def open_cache(root: str | Location) -> Cache:
 
     Raises: IncompleteCacheError, CorruptCacheError, CacheMismatchError.
     """
-    paths = reading_paths(location(root))
+    paths = reading_paths(root)
     manifest, digest = read_base(paths)
     groups: dict[str, Group] = {}
     unusable: dict[str, KdcacheError] = {}

@@ -6,18 +6,19 @@ from pathlib import Path
 from kdcache.cache.paths import JOB, RESERVED_NAMES, CachePaths, is_safe_name
 from kdcache.durable import make_folder, remove, write_changed
 from kdcache.errors import IncompleteCacheError, Remedy
-from kdcache.remote import Location, RemoteFolder, RemoteUrl, Staging
+from kdcache.remote import Location, RemoteFolder, RemoteUrl, Staging, location
 from kdcache.remote.staging import private_folder
 from kdcache.storage import entries
 
 _JOB_FILES = ("plan.json", "versions.json")
 
 
-def reading_paths(place: Location) -> CachePaths:
+def reading_paths(place: str | Location) -> CachePaths:
     """The paths of a cache that is read; those of one on object storage with its manifests fetched anew.
 
     Raises: IncompleteCacheError where nothing lies there, StorageError, MissingExtraError.
     """
+    place = location(place)
     if isinstance(place, Path):
         return CachePaths(place)
     paths = _mirrored(place, "caches")
@@ -26,8 +27,9 @@ def reading_paths(place: Location) -> CachePaths:
     return paths
 
 
-def writing_paths(place: Location) -> CachePaths:
+def writing_paths(place: str | Location) -> CachePaths:
     """The paths of a cache that is written; one on object storage is written shard by shard through a folder here."""
+    place = location(place)
     if isinstance(place, Path):
         return CachePaths(place)
     paths = _mirrored(place, "jobs")

@@ -58,3 +58,8 @@ def test_a_writer_has_a_folder_of_its_own(url: RemoteUrl) -> None:
     reading, writing = reading_paths(url), writing_paths(url)
     assert reading.root != writing.root
     assert (writing.job / "plan.json").read_bytes() == b"job/plan.json"
+
+
+def test_a_text_names_either(bucket: str, tmp_path: Path) -> None:
+    assert writing_paths(str(tmp_path)).root == tmp_path
+    assert str(writing_paths(f"{bucket}/c")) == f"{bucket}/c"
