@@ -14,6 +14,7 @@ import pytest
 
 from kdcache.cache import open_cache
 from kdcache.cli.main import main
+from kdcache.errors import StorageError
 from kdcache.remote import RemoteFolder, RemoteUrl, Staging
 from kdcache.remote.engine import client, engine
 from kdcache.remote.staging import used_bytes
@@ -119,7 +120,9 @@ def test_a_second_group_is_added(bucket: str, on_disk: Path, tmp_path: Path) -> 
     assert main(["verify", url]) == 0
 
 
-def test_an_extraction_that_was_killed_goes_on(bucket: str, on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_extraction_that_was_killed_goes_on(
+    bucket: str, on_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL when some shards are there: what counts is complete, and the rerun makes the bytes of a pass on disk."""
     url = f"{bucket}/killed"
     store = ObjectStore(RemoteUrl.parse(url))
@@ -137,7 +140,41 @@ def test_an_extraction_that_was_killed_goes_on(bucket: str, on_disk: Path, capsy
         assert f"samples/{Path(name).stem}.tar" in done
     assert main(extract_words(url, limit=22)) == 0
     assert as_on_disk(url, on_disk)
-    assert f"next: kdcache verify {url}" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert f"next: kdcache verify {url}" in shown.out
+    kept = [
+        *objects(url).values(),
+        *(path.read_bytes() for path in (tmp_path / "staging").rglob("*") if path.is_file()),
+    ]
+    assert not any(b"the-secret-of-the-tests" in each for each in (*kept, shown.out.encode(), shown.err.encode()))
+
+
+@pytest.mark.parametrize(("uploads", "is_moved"), [(5, False), (8, True)])
+def test_uploads_that_break_off_go_on_here_and_on_another_machine(
+    uploads: int,
+    is_moved: bool,
+    bucket: str,
+    on_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Between two files of a shard, between shards: the rest follows, and what is there is compared, not replaced."""
+    url, create, done = f"{bucket}/broken", RemoteFolder.create, [0]
+
+    def breaking(self: RemoteFolder, name: str, data: bytes | Path) -> None:
+        done[0] += 1
+        if done[0] > uploads:
+            raise StorageError("the network is down")
+        create(self, name, data)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RemoteFolder, "create", breaking)
+        assert "the network is down" in fails(capsys, extract_words(url, limit=22))
+    if is_moved:
+        monkeypatch.setenv("KDCACHE_STAGING", str(tmp_path / "another machine"))
+    assert main(extract_words(url, limit=22)) == 0
+    assert as_on_disk(url, on_disk)
 
 
 def test_another_plan_and_another_writer_are_refused(
@@ -160,11 +197,13 @@ def test_damage_is_named_with_its_place(bucket: str, on_disk: Path, capsys: pyte
     data[700] ^= 1
     folder.replace(column, bytes(data))
     folder.replace("ledger/train-000000.json", b"{}\n")
+    folder.create("samples/stray.tar", b"")
     capsys.readouterr()
     assert main(["verify", url]) == 1
     shown = capsys.readouterr().out
     assert f"{url}/{column}: bytes differ from what was written" in shown
     assert f"{url}/ledger/train-000000.json: 3 bytes found" in shown
+    assert "samples/stray.tar: no manifest names this file" in shown
     assert "on object storage remove" in fails(capsys, ["verify", url, "--repair"], code=2)
     of_shards = [column, "ledger/train-000000.json", "samples/train-000000.tar", "index/train-000000.h5"]
     of_shards += [
@@ -172,7 +211,7 @@ def test_damage_is_named_with_its_place(bucket: str, on_disk: Path, capsys: pyte
         *(name for name in objects(url) if name.endswith("logits-fp16/train-000001.tar")),
     ]
     manifests = ["manifest.json", "manifest.sha256", f"{GROUP}/manifest.json", f"{GROUP}/manifest.sha256"]
-    remove(url, *manifests, *of_shards)
+    remove(url, "samples/stray.tar", *manifests, *of_shards)
     assert main(extract_words(url, limit=22)) == 0
     assert as_on_disk(url, on_disk)
 
