@@ -10,7 +10,9 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "kdcache/__init__.py").re
 assert VERSION is not None
 
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"]
+CLOUD = ["obstore>=0.6", "tenacity>=8.2"]
 EXTRAS = {
+    "cloud": CLOUD,
     "onnx": ONNX,
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
@@ -22,6 +24,8 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff==0.17.6",
         "tensorboard>=2.16",
+        "moto[server]>=5.0",
+        *CLOUD,
         *ONNX,
     ],
 }

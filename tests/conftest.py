@@ -1,8 +1,9 @@
 """Shared fixtures: a tiny cache of real digits, made once, and what is needed to make others."""
 
 import os
+import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from kdcache.cache import Cache, open_cache
 from kdcache.durable import sha256_file
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
+from tests.object_storage import environment, make_bucket, s3_server
 
 # On a shared machine a pause of a second says nothing of the test that it falls into.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -172,6 +174,24 @@ def photos(tmp_path: Path) -> Path:
         pixels = random.integers(0, 256, (20 + 3 * number, 30 - 2 * number, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Generator[str]:
+    """An S3 server; tests that need it are skipped where it or obstore is not installed."""
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``s3://BUCKET`` of an empty bucket; the environment says how it is reached, and where files are staged."""
+    name = f"test-{secrets.token_hex(6)}"
+    make_bucket(s3_endpoint, name)
+    settings = {**environment(s3_endpoint), "KDCACHE_STAGING": str(tmp_path / "staging"), "KDCACHE_REMOTE_TIMEOUT": "2"}
+    for variable, value in settings.items():
+        monkeypatch.setenv(variable, value)
+    return f"s3://{name}"
 
 
 @pytest.fixture

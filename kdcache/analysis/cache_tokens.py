@@ -67,7 +67,7 @@ class CacheTokens(TokenSource):
         ]
         self.facts = SourceFacts(
             kind="cache",
-            path=str(cache.paths.root),
+            path=str(cache.paths),
             digest=cache.identity(columns),
             teacher=teacher.name,
             weights=teacher.weights,
@@ -154,8 +154,7 @@ def choose_columns(
     else:
         if others := [name for name in names if name not in patch]:
             raise CacheMismatchError(
-                f"{cache.paths.root}: column {others[0]} is not of patch tokens; "
-                f"those are {', '.join(patch) or 'none'}",
+                f"{cache.paths}: column {others[0]} is not of patch tokens; those are {', '.join(patch) or 'none'}",
                 remedy=Remedy.NAME_HELD,
                 wanted=others[0],
                 held=list(patch),
@@ -164,7 +163,7 @@ def choose_columns(
         reasons = dict.fromkeys(patch, "not asked for")
     if not chosen:
         raise CacheMismatchError(
-            f"{cache.paths.root}: no column of patch tokens, so there is nothing to analyse; it holds "
+            f"{cache.paths}: no column of patch tokens, so there is nothing to analyse; it holds "
             f"{', '.join(column.name for column in held)}",
             remedy=Remedy.ADD_PATCH_TAP,
             wanted="patch tokens",
@@ -172,7 +171,7 @@ def choose_columns(
         )
     if len({column.tap for column in chosen}) < len(chosen):
         raise CacheMismatchError(
-            f"{cache.paths.root}: two of {', '.join(names or [])} are of the same tap",
+            f"{cache.paths}: two of {', '.join(names or [])} are of the same tap",
             remedy=Remedy.NAME_ONE_COLUMN,
             wanted=names,
             held=[column.label for column in held],
@@ -206,7 +205,7 @@ def _columns_of(cache: Cache, names: Sequence[str] | None, group: str | None) ->
     groups = groups or {column.group for column in cache.columns}
     if len(groups) > 1:
         raise CacheMismatchError(
-            f"{cache.paths.root}: one analysis is of one group, asked are {', '.join(sorted(groups))}",
+            f"{cache.paths}: one analysis is of one group, asked are {', '.join(sorted(groups))}",
             remedy=Remedy.NAME_ONE_GROUP,
             wanted=sorted(groups),
             held=list(cache.groups),

@@ -15,6 +15,7 @@ from kdcache.cache.index import ShardIndex, read_index
 from kdcache.cache.job import committed, later_versions, other_plan, read_ledger
 from kdcache.cache.manifest import fingerprint_digest
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.publishing import here
 from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CorruptCacheError, IncompleteCacheError, Remedy
 
@@ -31,16 +32,17 @@ def assemble_base(paths: CachePaths, fingerprint: BaseFingerprint, names: Sequen
     num_rotated = 0
     planned = {shard.name: shard.num_samples for shard in planned_shards(fingerprint)}
     for name in names:
-        _require(paths, name, plan)
-        index: ShardIndex = read_index(paths.shard(INDEX, name))
-        num_bad = len(read_ledger(paths.shard(LEDGER, name)))
+        with here(paths, name, INDEX, LEDGER) as own:
+            _require(own, name, plan)
+            index: ShardIndex = read_index(own.shard(INDEX, name))
+            num_bad = len(read_ledger(own.shard(LEDGER, name)))
+            files = {**index.files, INDEX: FileFacts.read(own.shard(INDEX, name))}
         if len(index) + num_bad != planned[name]:
             raise CorruptCacheError(
-                f"{paths.root}: shard {name} holds {len(index)} images and its ledger names {num_bad}, "
+                f"{paths}: shard {name} holds {len(index)} images and its ledger names {num_bad}, "
                 f"{planned[name]} were planned",
                 remedy=Remedy.REPAIR,
             )
-        files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
         shards.append(BaseShard(name=name, num_samples=len(index), num_bad=num_bad, files=files))
         modes.update(decoded(mode) for mode in index.modes)
         num_rotated += int((index.orientations != 1).sum())
@@ -73,16 +75,16 @@ def assemble_group(
     summaries: dict[str, _Summary] = {}
     for shard in base.shards:
         name, num_records = shard.name, shard.num_samples * base.fingerprint.views.num_views
-        _require(paths, name, plan)
         # One at a time: the second moments of all shards together would be gigabytes.
-        index: GroupIndex = read_group_index(paths.shard(INDEX, name))
-        files = {**index.files, INDEX: FileFacts.read(paths.shard(INDEX, name))}
+        with here(paths, name, INDEX) as own:
+            _require(own, name, plan)
+            index: GroupIndex = read_group_index(own.shard(INDEX, name))
+            files = {**index.files, INDEX: FileFacts.read(own.shard(INDEX, name))}
         shards.append(GroupShard(name=name, files=files))
         for column, each in {**index.columns, **index.pixels}.items():
             if len(each.crc32) != num_records:
                 raise CorruptCacheError(
-                    f"{paths.root}: shard {name} has {len(each.crc32)} records of column {column}, {num_records} are "
-                    "wanted",
+                    f"{paths}: shard {name} has {len(each.crc32)} records of column {column}, {num_records} are wanted",
                     remedy=Remedy.REPAIR,
                 )
         for column, each in index.columns.items():
@@ -101,7 +103,7 @@ def assemble_group(
 def _require(paths: CachePaths, name: str, plan: str) -> None:
     head = committed(paths, name)
     if head is None:
-        raise IncompleteCacheError(f"{paths.root}: shard {name} is not finished", remedy=Remedy.FINISH_EXTRACTION)
+        raise IncompleteCacheError(f"{paths}: shard {name} is not finished", remedy=Remedy.FINISH_EXTRACTION)
     if head.plan != plan:
         raise other_plan(paths, name, head.plan, plan)
 

@@ -137,7 +137,7 @@ def read_base(paths: CachePaths) -> tuple[BaseManifest, str]:
 
 def _no_manifest(paths: CachePaths) -> IncompleteCacheError:
     if not paths.root.is_dir():
-        return IncompleteCacheError(f"{paths.root}: no such folder", remedy=Remedy.EXTRACT, path=paths.root)
+        return IncompleteCacheError(f"{paths}: no such folder", remedy=Remedy.EXTRACT, path=str(paths))
     if paths.job.is_dir() or (paths.root / SAMPLES).is_dir():
-        return IncompleteCacheError(f"{paths.root}: the extraction has not finished", remedy=Remedy.FINISH_EXTRACTION)
-    return IncompleteCacheError(f"{paths.root}: not a cache (no manifest.json)", remedy=Remedy.EXTRACT, path=paths.root)
+        return IncompleteCacheError(f"{paths}: the extraction has not finished", remedy=Remedy.FINISH_EXTRACTION)
+    return IncompleteCacheError(f"{paths}: not a cache (no manifest.json)", remedy=Remedy.EXTRACT, path=str(paths))

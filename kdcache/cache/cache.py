@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +16,13 @@ from kdcache.cache.group import Group, read_group
 from kdcache.cache.group_index import GroupIndex, check_group_index, read_group_index
 from kdcache.cache.index import ShardIndex, check_index, read_index
 from kdcache.cache.manifest import fingerprint_digest
+from kdcache.cache.not_held import ambiguous, no_column, not_held
 from kdcache.cache.paths import INDEX, PIXELS, SAMPLES, CachePaths
+from kdcache.cache.places import reading_paths
 from kdcache.cache.shard import StridedShard, member_name
 from kdcache.cache.trust import contradictions, read_hashed, refuse_other_plan
-from kdcache.errors import CorruptCacheError, KdcacheError, Remedy, TapError, UsageError
+from kdcache.errors import CorruptCacheError, KdcacheError, Remedy, TapError
+from kdcache.remote import Content, Lease, Location
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Cache:
         fitting = [column for column in held if name in (column.name, column.facts.name)]
         if len(fitting) != 1:
             problem = f"{len(fitting)} columns {name!r}" if fitting else f"no column {name!r}"
-            raise self._not_held(name, problem, [column.name for column in held])
+            raise not_held(self.paths, name, problem, [column.name for column in held])
         return fitting[0]
 
     def group(self, name: str) -> Group:
@@ -81,12 +83,8 @@ class Cache:
         if name in self.unusable:
             raise self.unusable[name]
         if name not in self.groups:
-            raise self._not_held(name, f"no group {name!r}", list(self.groups))
+            raise not_held(self.paths, name, f"no group {name!r}", list(self.groups))
         return self.groups[name]
-
-    def _not_held(self, wanted: str, problem: str, held: list[str]) -> UsageError:
-        message = f"{self.paths.root}: {problem}; it holds {', '.join(held) or 'none'}"
-        return UsageError(message, remedy=Remedy.NAME_HELD, wanted=wanted, held=held)
 
     def identity(self, columns: Sequence[Column]) -> str:
         """What a stream of these columns is a stream of: one digest of the base and of their groups, hex."""
@@ -96,8 +94,9 @@ class Cache:
 
     def index(self, shard: BaseShard) -> ShardIndex:
         """The index of a shard's images, hashed before it is parsed. Raises: CorruptCacheError."""
+        held = self.hold(INDEX, shard)
         path = self.check_size(INDEX, shard)
-        index = read_index(path, data=read_hashed(path, shard.files[INDEX]))
+        index = read_index(path, data=read_hashed(held.path, shard.files[INDEX]))
         refuse_other_plan(path, index.plan, self._plan)
         with contradictions(path):
             check_index(index, shard, self.manifest.fingerprint)
@@ -106,8 +105,9 @@ class Cache:
     def group_index(self, group: Group, shard: BaseShard) -> GroupIndex:
         """The index of a shard of a group, hashed before it is parsed. Raises: CorruptCacheError."""
         part = f"{group.name}/{INDEX}"
+        held = self.hold(part, shard)
         path = self.check_size(part, shard)
-        index = read_group_index(path, data=read_hashed(path, self.file(part, shard)))
+        index = read_group_index(path, data=read_hashed(held.path, self.file(part, shard)))
         refuse_other_plan(path, index.plan, group.plan)
         with contradictions(path):
             files = self._group_files[group.name][shard.name]
@@ -125,9 +125,32 @@ class Cache:
         return [member_name(index.key(row), view, extension) for row in range(len(index)) for view in views]
 
     def path(self, part: str, shard: BaseShard) -> Path:
-        """The file of a shard in a part of the base (``samples``) or of a group (``<group>/<column>``)."""
+        """The file of a shard in a part of the base (``samples``) or of a group (``<group>/<column>``).
+
+        Of a cache on object storage it is there while somebody holds it.
+        """
+        path = self._own_path(part, shard)
+        if self.paths.remote is None:
+            return path
+        return self.paths.remote.staged(self.paths.object_name(path), self._content(part, shard))
+
+    def hold(self, part: str, shard: BaseShard) -> Lease:
+        """Make sure that one file is here as long as the lease lives: from object storage it is fetched and hashed.
+
+        Raises: CorruptCacheError where object storage has not what the manifest names, StorageError, DiskFullError.
+        """
+        path = self._own_path(part, shard)
+        if self.paths.remote is None:
+            return Lease(path)
+        return self.paths.remote.hold(self.paths.object_name(path), self._content(part, shard))
+
+    def _own_path(self, part: str, shard: BaseShard) -> Path:
         group, _, own = part.rpartition("/")
         return (self.paths.group(group) if group else self.paths).shard(own, shard.name)
+
+    def _content(self, part: str, shard: BaseShard) -> Content:
+        facts = self.file(part, shard)
+        return Content(facts.sha256, facts.size_bytes)
 
     def file(self, part: str, shard: BaseShard) -> FileFacts:
         """Identity of one file, as base or group name it."""
@@ -200,7 +223,8 @@ class Cache:
 
         Raises: CorruptCacheError with both keys where columns disagree.
         """
-        for part in (SAMPLES, *(column.name for column in columns)):
+        # What comes from object storage was compared when it was fetched, and images that nobody reads are not.
+        for part in (SAMPLES, *(column.name for column in columns)) if self.paths.remote is None else ():
             self.check_size(part, shard)
         names = self.member_names(index)
         for column in columns:
@@ -217,15 +241,8 @@ class Cache:
             for column in columns
             if column.kind == kind
             and codec in (None, column.codec)
-            and (tap is None or self._resolved(tap, column.group) == column.tap)
+            and (tap is None or self.groups[column.group].resolved(tap) == column.tap)
         ]
-
-    def _resolved(self, tap: str, group: str) -> str:
-        """A tap with its block counted from 0, as columns name theirs."""
-        teacher, match = self.groups[group].manifest.fingerprint.teacher, _LAST_BLOCKS.fullmatch(tap)
-        if match is None or teacher is None:
-            return tap
-        return f"blocks.{teacher.num_blocks - int(match[1])}/{match[2]}"
 
     def find_column(
         self, *, kind: str, tap: str | None = None, codec: str | None = None, group: str | None = None
@@ -246,46 +263,26 @@ class Cache:
         wanted = (f"{group}:" if group else "") + (tap or f"a {kind} tap") + (f" with codec {codec}" if codec else "")
         if fitting:
             raise self.ambiguous(wanted, [column.label for column in fitting])
-        raise self._no_column(wanted, tap or _EXAMPLE_TAPS[kind])
+        raise no_column(self.paths, wanted, tap or kind, self.columns, self.unusable)
 
     def ambiguous(self, wanted: str, held: list[str]) -> TapError:
         """The error for something wanted that each of these would fit."""
-        return TapError(
-            f"{self.paths.root}: {wanted} could be any of {', '.join(held)}",
-            remedy=Remedy.CHOOSE_COLUMN,
-            wanted=wanted,
-            held=held,
-        )
-
-    def _no_column(self, wanted: str, tap: str) -> TapError:
-        held = [column.label for column in self.columns]
-        broken = "".join(f"; group {name} cannot be used: {error}" for name, error in self.unusable.items())
-        return TapError(
-            f"{self.paths.root}: no column for {wanted}; the cache holds {', '.join(held) or 'none'}{broken}",
-            remedy=Remedy.ADD_COLUMN,
-            wanted=wanted,
-            held=held,
-            tap=tap,
-        )
+        return ambiguous(self.paths, wanted, held)
 
 
 # Arrays for so many images of a shard are small, whatever its file is.
 _MANY_SAMPLES = 10**6
-_LAST_BLOCKS = re.compile(r"blocks\.-(\d+)/(\w+)")
-_EXAMPLE_TAPS = {
-    "patch": "blocks.-1/patch",
-    "prefix": "blocks.-1/prefix",
-    "logits": "head/logits",
-    "embedding": "head/embedding",
-}
 
 
-def open_cache(root: str | Path) -> Cache:
+def open_cache(root: str | Location) -> Cache:
     """Open a finished cache. A group that cannot be used is remembered in `unusable` and does not raise.
+
+    Args:
+        root: Its folder, or ``s3://BUCKET/KEY``, gs:// or az://, whose files are fetched when they are needed.
 
     Raises: IncompleteCacheError, CorruptCacheError, CacheMismatchError.
     """
-    paths = CachePaths(Path(root))
+    paths = reading_paths(root)
     manifest, digest = read_base(paths)
     groups: dict[str, Group] = {}
     unusable: dict[str, KdcacheError] = {}

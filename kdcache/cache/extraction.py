@@ -10,14 +10,17 @@ import msgspec
 
 from kdcache.cache.assembly import assemble_base, assemble_group
 from kdcache.cache.base import BASE_PARTS, BaseFingerprint, BaseManifest, PlannedShard, planned_shards, read_base
-from kdcache.cache.ecosystem import write_base_files, write_group_files
+from kdcache.cache.ecosystem import base_files, group_files, write_base_files, write_group_files
 from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.group_writer import GroupShardWriter
 from kdcache.cache.job import Job
 from kdcache.cache.manifest import fingerprint_digest, manifest_digest, write_manifest
-from kdcache.cache.paths import INDEX, CachePaths
+from kdcache.cache.paths import CachePaths
+from kdcache.cache.places import writing_paths
+from kdcache.cache.publishing import publish_manifest, publish_shard
 from kdcache.cache.writer import BadSample, BaseShardWriter
 from kdcache.errors import IncompleteCacheError, Remedy
+from kdcache.remote import Lease, Location
 
 Manifest = TypeVar("Manifest", BaseManifest, GroupManifest)
 
@@ -45,11 +48,13 @@ class TaskWriter:
         shard: Its plan.
         base: None if its images are there.
         groups: By name, those that are pending.
+        room: Keeps room for it in the folder through which it goes to object storage.
     """
 
     shard: PlannedShard
     base: BaseShardWriter | None
     groups: dict[str, GroupShardWriter]
+    room: Lease | None = None
 
     def discard(self) -> None:
         """Remove everything that is not committed."""
@@ -61,7 +66,7 @@ class Extraction:
     """The right to write to a base and its groups, held until `close`.
 
     Args:
-        root: The cache folder; created if need be.
+        root: The cache folder, created if need be, or its place on object storage.
         base: How the base is made.
         groups: How the groups of this pass are made, by name.
         job_id: Equal for all workers of one job.
@@ -73,7 +78,7 @@ class Extraction:
 
     def __init__(
         self,
-        root: Path,
+        root: Location,
         base: BaseFingerprint,
         groups: Mapping[str, GroupFingerprint],
         job_id: str,
@@ -81,7 +86,9 @@ class Extraction:
         writes_base: bool,
         accept_versions: bool = False,
     ) -> None:
-        self.paths = CachePaths(root)
+        self.paths = writing_paths(root)
+        # Of shards that go to object storage, by name: what each takes here before it is uploaded.
+        self.expected_bytes: dict[str, int] = {}
         self.base, self.groups = base, dict(groups)
         self._base_job: Job[BaseFingerprint] | None = None
         self._jobs: dict[str, Job[GroupFingerprint]] = {}
@@ -110,6 +117,8 @@ class Extraction:
     def open_shard(self, task: ShardTask) -> TaskWriter:
         """Begin a shard; whatever is there without an index is garbage and is removed."""
         name = task.shard.name
+        remote = self.paths.remote
+        room = None if remote is None else remote.staging.reserve(self.expected_bytes.get(name, 0))
         base = None
         if task.base:
             assert self._base_job is not None
@@ -122,7 +131,7 @@ class Extraction:
             self._jobs[group].clear(name, [column.name for column in fingerprint.columns])
             self._jobs[group].begin_shard()
             writers[group] = GroupShardWriter(self.paths.group(group), fingerprint, self.base, name)
-        return TaskWriter(task.shard, base, writers)
+        return TaskWriter(task.shard, base, writers, room)
 
     def commit(self, writer: TaskWriter, bad: Sequence[BadSample]) -> None:
         """Commit a shard, images first, unless another job has taken over.
@@ -138,9 +147,11 @@ class Extraction:
         for job in self._all_jobs():
             job.check()
         if writer.base is not None:
-            writer.base.commit(bad)
+            files = writer.base.commit(bad).files
+            publish_shard(self.paths, writer.shard.name, files)
         for group in writer.groups.values():
-            group.commit()
+            files = group.commit().files
+            publish_shard(group.paths, writer.shard.name, files)
         for job in self._all_jobs():
             job.attempts(writer.shard.name).unlink(missing_ok=True)
 
@@ -152,7 +163,7 @@ class Extraction:
         for what, found, wanted in counts:
             if found != wanted:
                 raise IncompleteCacheError(
-                    f"{self.paths.root}: shard {writer.shard.name} has {found} {what}, {wanted} are wanted; it was not "
+                    f"{self.paths}: shard {writer.shard.name} has {found} {what}, {wanted} are wanted; it was not "
                     "committed",
                     remedy=Remedy.FINISH_EXTRACTION,
                 )
@@ -184,6 +195,8 @@ class Extraction:
             where the base is only read and not there.
         """
         names = [shard.name for shard in self.planned()]
+        if self.paths.remote is not None:
+            self.paths.remote.refresh()
         found = self._base(names)
         if found is None:
             return None
@@ -199,9 +212,12 @@ class Extraction:
         if self._base_job is not None:
             write_base_files(self.paths, base)
             write_manifest(self.paths, base)
+            publish_manifest(self.paths, base_files(self.paths, base))
         for name, group in groups.items():
-            write_group_files(self.paths.group(name), group, base)
-            write_manifest(self.paths.group(name), group)
+            own = self.paths.group(name)
+            write_group_files(own, group, base)
+            write_manifest(own, group)
+            publish_manifest(own, group_files(own, group, base))
         return (base, groups) if len(groups) == len(self.groups) else None
 
     def _base(self, names: Sequence[str]) -> tuple[BaseManifest, str] | None:
@@ -223,7 +239,7 @@ class Extraction:
 def _assembled(paths: CachePaths, names: Sequence[str], assemble: Callable[[], Manifest]) -> Manifest | None:
     """A manifest; None while shards are pending."""
     # Asking for the indexes first spares a worker that is not the last one the reading of every index.
-    if not all(paths.shard(INDEX, name).is_file() for name in names):
+    if not set(names) <= paths.finished():
         return None
     try:
         return assemble()

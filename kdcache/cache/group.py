@@ -1,5 +1,6 @@
 """A column group: what one teacher wrote of the base's views in one pass, or the pixels of those views."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
@@ -13,6 +14,8 @@ from kdcache.cache.manifest import fingerprint_bytes, fingerprint_digest, read_m
 from kdcache.cache.paths import INDEX, RESERVED_NAMES, CachePaths, is_safe_name
 from kdcache.cache.shard import trailer
 from kdcache.errors import CacheMismatchError, Remedy
+
+_LAST_BLOCKS = re.compile(r"blocks\.-(\d+)/(\w+)")
 
 
 class GroupFingerprint(Facts, frozen=True):
@@ -101,6 +104,13 @@ class Group:
         """Its columns, in the order of the manifest."""
         return [Column(self.name, facts) for facts in self.manifest.fingerprint.columns]
 
+    def resolved(self, tap: str) -> str:
+        """A tap with its block counted from 0, as columns name theirs."""
+        teacher, match = self.manifest.fingerprint.teacher, _LAST_BLOCKS.fullmatch(tap)
+        if match is None or teacher is None:
+            return tap
+        return f"blocks.{teacher.num_blocks - int(match[1])}/{match[2]}"
+
     @cached_property
     def meta(self) -> bytes:
         """The fingerprint as its column tars carry it."""
@@ -126,7 +136,7 @@ def read_group(paths: CachePaths, base: BaseManifest, base_digest: str) -> tuple
     names = [shard.name for shard in manifest.shards]
     if manifest.base != base_digest:
         raise CacheMismatchError(
-            f"{paths.root}: made for the base {manifest.base[:12]}…, the one beside it is {base_digest[:12]}…",
+            f"{paths}: made for the base {manifest.base[:12]}…, the one beside it is {base_digest[:12]}…",
             remedy=Remedy.RESTORE_BASE_OR_DELETE_GROUP,
             group=paths.root.name,
         )

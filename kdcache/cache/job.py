@@ -1,5 +1,6 @@
 """The right to write to a base or to a group: one plan, and shards that are done or not."""
 
+import shutil
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -16,6 +17,15 @@ from kdcache.cache.manifest import (
     read_fingerprint,
 )
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.places import pull_job
+from kdcache.cache.publishing import (
+    HERE_PREFIX,
+    check_uploaded,
+    publish_note,
+    publish_plan,
+    publish_shard,
+    require_plan,
+)
 from kdcache.cache.shard import META_MEMBER, read_meta
 from kdcache.cache.writer import BadSample
 from kdcache.durable import make_folder, remove, remove_stale_temporaries, write_changed, write_file
@@ -51,6 +61,8 @@ class Job(Generic[Fingerprint]):
         try:
             if self._lock.is_first:
                 self._remove_leftovers()
+            if paths.remote is not None:
+                pull_job(paths)
         except KdcacheError:
             self.close()
             raise
@@ -67,11 +79,11 @@ class Job(Generic[Fingerprint]):
         """
         known = self.known()
         differing = [] if known is None else differences(known, fingerprint)
-        if known is not None and differing and self._indexes():
+        if known is not None and differing and self.paths.finished():
             only_versions = all(line.startswith("versions.") for line in differing)
             if not (accept_versions and only_versions):
                 raise CacheMismatchError(
-                    f"{self.paths.root} was begun with another plan:",
+                    f"{self.paths} was begun with another plan:",
                     lines=[*(f"  {each}" for each in differing), "Nothing was changed."],
                     remedy=Remedy.ACCEPT_VERSIONS if only_versions else Remedy.SAME_PLAN,
                 )
@@ -79,6 +91,7 @@ class Job(Generic[Fingerprint]):
             fingerprint = known
         # Where nothing was finished under another plan (say, its batches did not fit into memory), this replaces it.
         write_changed(self.paths.job / "plan.json", fingerprint_bytes(fingerprint))
+        publish_plan(self.paths)
         self._plan = fingerprint_digest(fingerprint)
         return fingerprint
 
@@ -87,6 +100,7 @@ class Job(Generic[Fingerprint]):
         noted = later_versions(self.paths)
         if self._later is not None and self._later not in noted:
             write_file(self.paths.job / _LATER, dump_json([*noted, self._later]))
+            publish_note(self.paths, self.paths.job / _LATER)
 
     def known(self) -> Fingerprint | None:
         """The plan that was begun here, None before there is one. Raises: CorruptCacheError."""
@@ -96,20 +110,28 @@ class Job(Generic[Fingerprint]):
         if plan.is_file():
             return read_fingerprint(read_regular(plan), self._kind, where=str(plan))
         # Copied without its job: the tars say how they were made.
-        for index in self._indexes():
-            if (head := committed(self.paths, index.stem)) is not None:
-                tar = self.paths.shard(next(part for part in head.files if part != LEDGER), index.stem)
+        for name in sorted(self.paths.finished()):
+            if (head := committed(self.paths, name)) is not None:
+                tar = self.paths.shard(next(part for part in head.files if part != LEDGER), name)
                 return read_fingerprint(read_meta(tar), self._kind, where=f"{tar}, {META_MEMBER}")
         return None
 
     def is_done(self, name: str) -> bool:
         """Whether a shard is committed: its index is readable and names files that are there in full size.
 
+        On object storage its index is there; a shard that is finished here only is uploaded.
+
         Raises: CacheMismatchError where it was written under another plan than the one adopted.
         """
+        if self.paths.remote is not None and name in self.paths.finished():
+            return True
         head = committed(self.paths, name)
         if head is not None and self._plan not in (None, head.plan):
             raise other_plan(self.paths, name, head.plan, self._plan)
+        if head is not None and self.paths.remote is not None:
+            for part, facts in head.files.items():
+                check_uploaded(self.paths.shard(part, name), facts)
+            publish_shard(self.paths, name, head.files)
         return head is not None
 
     def clear(self, name: str, parts: list[str]) -> None:
@@ -118,10 +140,9 @@ class Job(Generic[Fingerprint]):
         Raises: CacheBusyError where somebody has finished it meanwhile: what is committed is never removed.
         """
         self.check()
-        if committed(self.paths, name) is not None:
+        if committed(self.paths, name) is not None or self._is_uploaded(name):
             raise CacheBusyError(
-                f"{self.paths.root}: another job has finished shard {name} meanwhile; nothing was removed. Run this "
-                "again"
+                f"{self.paths}: another job has finished shard {name} meanwhile; nothing was removed. Run this again"
             )
         for part in (INDEX, *parts):
             remove(self.paths.shard(part, name))
@@ -129,6 +150,7 @@ class Job(Generic[Fingerprint]):
     def check(self) -> None:
         """Refuse to continue when another job has taken over. Raises: CacheBusyError."""
         self._lock.check()
+        require_plan(self.paths)
 
     def count_attempt(self, name: str) -> int:
         """Note durably that work on a shard begins; returns which attempt this is, from 1."""
@@ -145,13 +167,17 @@ class Job(Generic[Fingerprint]):
         """Release the lock."""
         self._lock.close()
 
-    def _indexes(self) -> list[Path]:
-        return entries(self.paths.root / INDEX, suffix=".h5")
+    def _is_uploaded(self, name: str) -> bool:
+        remote = self.paths.remote
+        return remote is not None and remote.find(self.paths.object_name(self.paths.shard(INDEX, name))) is not None
 
     def _remove_leftovers(self) -> None:
         for folder in (self.paths.root, *(path for path in entries(self.paths.root) if path.is_dir())):
             remove_stale_temporaries(folder)
         remove_stale_temporaries(self.paths.job / "attempts")
+        for path in entries(self.paths.job):
+            if path.name.startswith(HERE_PREFIX):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def later_versions(paths: CachePaths) -> list[dict[str, str]]:
@@ -168,7 +194,7 @@ def later_versions(paths: CachePaths) -> list[dict[str, str]]:
 def other_plan(paths: CachePaths, name: str, found: str, wanted: str | None) -> CacheMismatchError:
     """The error for a shard that was written under another plan. Args: digests of both plans."""
     return CacheMismatchError(
-        f"{paths.shard(INDEX, name)}: the shard was written under the plan {found[:12]}…, the one here is "
+        f"{paths.where(paths.shard(INDEX, name))}: the shard was written under the plan {found[:12]}…, the one here is "
         f"{(wanted or '')[:12]}…: other images, labels, views, teacher or settings. Nothing was changed",
         remedy=Remedy.SAME_PLAN,
     )
@@ -191,8 +217,7 @@ def committed(paths: CachePaths, name: str) -> IndexHead | None:
     if head is None:
         return None
     for part, facts in head.files.items():
-        file = paths.shard(part, name)
-        if not file.is_file() or file.stat().st_size != facts.size_bytes:
+        if paths.size_bytes(part, name) != facts.size_bytes:
             return None
     return head
 

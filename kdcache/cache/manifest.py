@@ -69,19 +69,19 @@ def read_manifest(paths: CachePaths, kind: type[Record]) -> tuple[Record, str]:
         CacheMismatchError if another version of the format wrote it.
     """
     value, digest = _read_value(paths)
-    return _convert(value, kind, str(paths.manifest)), digest
+    return _convert(value, kind, paths.where(paths.manifest)), digest
 
 
 def known_fingerprint(paths: CachePaths, kind: type[Record]) -> Record:
     """The fingerprint in a manifest. Raises: as read_manifest."""
     value, _ = _read_value(paths)
-    return _convert(_get(value, "fingerprint"), kind, str(paths.manifest))
+    return _convert(_get(value, "fingerprint"), kind, paths.where(paths.manifest))
 
 
 def _read_value(paths: CachePaths) -> tuple[Any, str]:
     if not paths.manifest.is_file():
         raise IncompleteCacheError(
-            f"{paths.root}: no manifest.json; the extraction has not finished", remedy=Remedy.FINISH_EXTRACTION
+            f"{paths}: no manifest.json; the extraction has not finished", remedy=Remedy.FINISH_EXTRACTION
         )
     data = read_regular(paths.manifest)
     digest = hashlib.sha256(data).hexdigest()
@@ -90,12 +90,12 @@ def _read_value(paths: CachePaths) -> tuple[Any, str]:
         recorded = read_regular(paths.manifest_digest).decode("ascii", "replace").strip()
     if recorded != digest:
         raise CorruptCacheError(
-            f"{paths.manifest}: sha256 is {digest[:12]}…, {paths.manifest_digest.name} says "
+            f"{paths.where(paths.manifest)}: sha256 is {digest[:12]}…, {paths.manifest_digest.name} says "
             f"{recorded[:12] or 'nothing'}…",
             remedy=Remedy.REBUILD,
         )
-    value = load_json(data, where=str(paths.manifest))
-    _check_version(_get(value, "fingerprint"), str(paths.manifest))
+    value = load_json(data, where=paths.where(paths.manifest))
+    _check_version(_get(value, "fingerprint"), paths.where(paths.manifest))
     return value, digest
 
 
@@ -113,7 +113,7 @@ def differences(found: Facts, wanted: Facts) -> list[str]:
 
 def refuse(paths: CachePaths, problem: str) -> CorruptCacheError:
     """The error for a manifest that says what cannot be."""
-    return CorruptCacheError(f"{paths.manifest}: {problem}", remedy=Remedy.REBUILD)
+    return CorruptCacheError(f"{paths.where(paths.manifest)}: {problem}", remedy=Remedy.REBUILD)
 
 
 def _get(value: Any, name: str) -> Any:

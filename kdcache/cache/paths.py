@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdcache.remote.folder import RemoteFolder
 from kdcache.storage import entries
 
 SAMPLES = "samples"
@@ -37,10 +38,16 @@ class CachePaths:
     """The paths of a base, or of one of its column groups: both have a manifest, a job, an index and shards.
 
     Args:
-        root: The cache folder, or the folder of a group in it.
+        root: The cache folder, or the folder of a group in it. Of a cache on object storage a folder here that holds
+            its manifests, and what is being written.
+        remote: Where it lies on object storage, if it does.
     """
 
     root: Path
+    remote: RemoteFolder | None = None
+
+    def __str__(self) -> str:
+        return str(self.remote or self.root)
 
     @property
     def manifest(self) -> Path:
@@ -63,7 +70,35 @@ class CachePaths:
 
     def group(self, name: str) -> "CachePaths":
         """The paths of a column group of this base."""
-        return CachePaths(self.root / name)
+        return CachePaths(self.root / name, None if self.remote is None else self.remote / name)
+
+    def where(self, path: Path) -> str:
+        """A file of this base or group as its user knows it."""
+        return str(path) if self.remote is None else str(self.remote.url / self.object_name(path))
+
+    def object_name(self, path: Path) -> str:
+        """A file's name on object storage, below that of the base or group."""
+        return path.relative_to(self.root).as_posix()
+
+    def finished(self) -> set[str]:
+        """Names of the shards that have an index: it is written last."""
+        if self.remote is not None:
+            return {name.removesuffix(".h5") for name in self.remote.entries(INDEX) if name.endswith(".h5")}
+        return {path.stem for path in entries(self.root / INDEX, suffix=".h5")}
+
+    def size_bytes(self, part: str, name: str) -> int | None:
+        """Size of the file of a shard, here or on object storage; None if it is not there."""
+        path = self.shard(part, name)
+        if path.is_file():
+            return path.stat().st_size
+        found = None if self.remote is None else self.remote.entries(part).get(path.name)
+        return None if found is None else found.size_bytes
+
+    def files(self, part: str) -> list[Path]:
+        """The files of a part, named or not, as if they were here."""
+        if self.remote is not None:
+            return [self.root / part / name for name in sorted(self.remote.entries(part))]
+        return entries(self.root / part)
 
     def group_names(self) -> list[str]:
         """Names of the groups here, finished or not, in alphabetical order."""

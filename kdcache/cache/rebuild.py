@@ -95,10 +95,10 @@ def _rebuild_group(paths: CachePaths, base_paths: CachePaths) -> GroupManifest:
     remove_stale_temporaries(paths.root)
     columns = [path.name for path in entries(paths.root) if path.is_dir() and entries(path, suffix=".tar")]
     if not columns:
-        raise IncompleteCacheError(f"{paths.root}: no shards to rebuild from; delete the folder, or extract again")
+        raise IncompleteCacheError(f"{paths}: no shards to rebuild from; delete the folder, or extract again")
     fingerprint = _common_fingerprint(paths, columns[0], GroupFingerprint)
     if fingerprint.base != fingerprint_digest(base.fingerprint):
-        raise CacheMismatchError(f"{paths.root}: its tars were made for another base than {base_paths.root}")
+        raise CacheMismatchError(f"{paths}: its tars were made for another base than {base_paths}")
     names = [shard.name for shard in base.shards]
     parts = [column.name for column in fingerprint.columns]
     _require(paths, parts, names)
@@ -122,7 +122,7 @@ def _require(paths: CachePaths, parts: Sequence[str], names: Sequence[str]) -> N
     missing = [name for name in names if not all(paths.shard(part, name).is_file() for part in parts)]
     if missing:
         raise IncompleteCacheError(
-            f"{paths.root}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:5])}, …)",
+            f"{paths}: {len(missing)} of {len(names)} shards are missing ({', '.join(missing[:5])}, …)",
             remedy=Remedy.FINISH_EXTRACTION,
         )
 

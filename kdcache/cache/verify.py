@@ -16,14 +16,15 @@ from kdcache.cache.index import ShardIndex
 from kdcache.cache.job import read_ledger
 from kdcache.cache.keys import keys_digest, labels_digest
 from kdcache.cache.manifest import fingerprint_bytes
-from kdcache.cache.paths import INDEX, JOB, LEDGER, SAMPLES
+from kdcache.cache.paths import INDEX, JOB, LEDGER, SAMPLES, CachePaths
 from kdcache.cache.rebuild_ledgers import is_lost, planned_keys
 from kdcache.cache.sample import Sample
 from kdcache.cache.shard import META_MEMBER
 from kdcache.cache.tar import read_members
 from kdcache.cache.verify_columns import record_faults
 from kdcache.durable import sha256_file
-from kdcache.errors import KdcacheError, Remedy
+from kdcache.errors import CorruptCacheError, KdcacheError, Remedy
+from kdcache.remote import Lease
 from kdcache.storage import entries, open_regular, read_regular
 
 _MAX_KEYS_NAMED = 5
@@ -97,7 +98,8 @@ def _key_faults(cache: Cache) -> Iterator[Fault]:
     for shard in cache.manifest.shards:
         try:
             index = cache.index(shard)
-            bad = read_ledger(cache.path(LEDGER, shard))
+            held = cache.hold(LEDGER, shard)
+            bad = read_ledger(held.path)
         except KdcacheError:
             return  # already reported by verify_base_shard; the rest cannot be checked
         for row in range(len(index)):
@@ -137,6 +139,19 @@ def _ecosystem_faults(cache: Cache) -> Iterator[Fault]:
                 yield Fault("", path.name, "", "no manifest names this file", Remedy.REMOVE_FILE, name)
 
 
+def _held(cache: Cache, parts: Sequence[str], shard: BaseShard) -> tuple[list[Lease], dict[str, str]]:
+    """The files of a shard, here for as long as the leases live, and what is wrong with each; empty for nothing."""
+    leases: list[Lease] = []
+    problems: dict[str, str] = {}
+    for part in parts:
+        try:
+            leases.append(cache.hold(part, shard))
+            problems[part] = _file_problem(cache.path(part, shard), cache.file(part, shard))
+        except CorruptCacheError as error:
+            problems[part] = str(error)
+    return leases, problems
+
+
 def _file_problem(path: Path, facts: FileFacts) -> str:
     if path.is_symlink():
         return "is a link, wanted an ordinary file"
@@ -152,8 +167,9 @@ def _file_problem(path: Path, facts: FileFacts) -> str:
 
 def _base_faults(cache: Cache, shard: BaseShard) -> Iterator[Fault]:
     broken: set[str] = set()
-    for part in BASE_PARTS:
-        if problem := _file_problem(cache.path(part, shard), shard.files[part]):
+    leases, problems = _held(cache, BASE_PARTS, shard)
+    for part, problem in problems.items():
+        if problem:
             broken.add(part)
             yield Fault(shard.name, part, "", problem, Remedy.REBUILD if part == INDEX else Remedy.REPAIR)
     if INDEX in broken:
@@ -161,6 +177,7 @@ def _base_faults(cache: Cache, shard: BaseShard) -> Iterator[Fault]:
     index = cache.index(shard)
     if SAMPLES not in broken:
         yield from _sample_faults(cache, shard, index)
+    del leases
 
 
 def _sample_faults(cache: Cache, shard: BaseShard, index: ShardIndex) -> Iterator[Fault]:
@@ -190,24 +207,26 @@ def _sample_faults(cache: Cache, shard: BaseShard, index: ShardIndex) -> Iterato
 
 
 def _group_faults(cache: Cache, group: Group, shard: BaseShard) -> Iterator[Fault]:
-    problems = {
-        part: _file_problem(cache.path(f"{group.name}/{part}", shard), cache.file(f"{group.name}/{part}", shard))
-        for part in (INDEX, *(column.facts.name for column in group.columns))
-    }
+    parts = [f"{group.name}/{part}" for part in (INDEX, *(column.facts.name for column in group.columns))]
+    leases, found_problems = _held(cache, [INDEX, *parts], shard)
+    of_base = found_problems.pop(INDEX)
+    problems = {part.partition("/")[2]: problem for part, problem in found_problems.items()}
     if problems[INDEX]:
         yield Fault(shard.name, INDEX, "", problems[INDEX], Remedy.REBUILD, group.name)
     keys: ShardIndex | None = None
     held: GroupIndex | None = None
-    if not _file_problem(cache.path(INDEX, shard), shard.files[INDEX]) and not problems[INDEX]:
+    if not of_base and not problems[INDEX]:
         keys, held = cache.index(shard), cache.group_index(group, shard)
     for column in group.columns:
-        found = [] if keys is None or held is None else _column_faults(cache, column, shard, keys, held)
+        is_here = cache.paths.remote is None or not problems[column.facts.name]
+        found = [] if keys is None or held is None or not is_here else _column_faults(cache, column, shard, keys, held)
         if problems[column.facts.name] and not found:
             found = [Fault(shard.name, column.facts.name, "", problems[column.facts.name], Remedy.REPAIR, group.name)]
         yield from found[:_MAX_KEYS_NAMED]
         if len(found) > _MAX_KEYS_NAMED:
             rest = f"{len(found) - _MAX_KEYS_NAMED} more records like these"
             yield Fault(shard.name, column.facts.name, "", rest, Remedy.REPAIR, group.name)
+    del leases
 
 
 def _column_faults(cache: Cache, column: Column, shard: BaseShard, keys: ShardIndex, held: GroupIndex) -> list[Fault]:
@@ -225,7 +244,8 @@ def _column_faults(cache: Cache, column: Column, shard: BaseShard, keys: ShardIn
 def _stray_files(cache: Cache) -> Iterator[Fault]:
     names = [shard.name for shard in cache.manifest.shards]
     root = cache.paths.root
-    yield from _unnamed(root, BASE_PARTS, {cache.paths.shard(part, name) for part in BASE_PARTS for name in names}, "")
+    of_base = {cache.paths.shard(part, name) for part in BASE_PARTS for name in names}
+    yield from _unnamed(cache.paths, BASE_PARTS, of_base, "")
     groups = {*cache.groups, *cache.unusable}
     for path in entries(root):
         if path.is_dir() and path.name not in (*BASE_PARTS, JOB, *groups):
@@ -233,15 +253,14 @@ def _stray_files(cache: Cache) -> Iterator[Fault]:
     for group in cache.groups.values():
         parts = [INDEX, *(column.facts.name for column in group.columns)]
         named = {group.paths.shard(part, name) for part in parts for name in names}
-        yield from _unnamed(group.paths.root, parts, named, group.name)
+        yield from _unnamed(group.paths, parts, named, group.name)
         for path in entries(group.paths.root):
             if path.is_dir() and path.name not in (*parts, JOB):
                 yield Fault("", path.name, "", "no manifest names this folder", Remedy.REMOVE_FILE, group.name)
 
 
-def _unnamed(root: Path, parts: Sequence[str], named: set[Path], group: str) -> Iterator[Fault]:
+def _unnamed(paths: CachePaths, parts: Sequence[str], named: set[Path], group: str) -> Iterator[Fault]:
     for part in parts:
-        folder = root / part
-        for path in entries(folder):
+        for path in paths.files(part):
             if path not in named:
                 yield Fault("", f"{part}/{path.name}", "", "no manifest names this file", Remedy.REMOVE_FILE, group)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
+from kdcache.cli.places import PLACE_HELP, local_path, place
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import MODEL_HELP, counted
 from kdcache.config import parse_pairs
@@ -37,7 +38,7 @@ TAP_HELP = "of a model: blocks.N/patch, or change/tokens of a lifted student; ag
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     what = parser.add_argument_group("what is analysed")
-    what.add_argument("cache", type=Path, nargs="?", metavar="CACHE", help="a finished cache")
+    what.add_argument("cache", type=place, nargs="?", metavar="CACHE", help=f"a finished cache: {PLACE_HELP}")
     what.add_argument(
         "--column", action="append", metavar="NAME", help="of the cache; again for more (one for each tap)"
     )
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
     )
     what.add_argument("--image-size", type=int, metavar="S", help="side of the view (the model's)")
-    what.add_argument("--run", type=Path, metavar="RUN", help="the student of a finished run, and its checkpoints")
+    what.add_argument("--run", type=local_path, metavar="RUN", help="student of a finished run, and its checkpoints")
     what.add_argument("--tap", action="append", metavar="TAP", help=TAP_HELP)
     add_data(what, "--data", help="images of --model or --run; of a cache that refers to its images (for pictures)")
     how = parser.add_argument_group("how")
@@ -76,10 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--student-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="its further arguments"
     )
     more.add_argument(
-        "--rank-table", type=Path, metavar="FILE.csv", help="rank,accuracy: effective rank region and knee"
+        "--rank-table", type=local_path, metavar="FILE.csv", help="rank,accuracy: effective rank region and knee"
     )
     more.add_argument("--teacher-accuracy", type=float, metavar="A", help="for --rank-table, in the table's unit")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for analysis.json and curves.h5")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="DIR", help="folder for analysis.json and curves.h5"
+    )
     parser.add_argument("--json", action="store_true", help="print analysis.json too, instead of a table")
 
 

@@ -1,12 +1,13 @@
 """How fast a cache streams on this machine, relative to its memcpy, and whether training would wait for it."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
+from kdcache.cli.places import PLACE_HELP, place
 from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
+from kdcache.remote.url import Location
 
 if TYPE_CHECKING:
     from kdcache.cache.cache import Cache
@@ -24,7 +25,7 @@ _WORTH_SAYING = 1.5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
+    parser.add_argument("cache", type=place, metavar="CACHE", help=f"the cache: a {PLACE_HELP}")
     parser.add_argument("--shuffle", action="store_true", help="in the order of training (default: the cache's order)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     stream = parser.add_argument_group("what is streamed")
@@ -104,7 +105,7 @@ def _columns(cache: "Cache", group: str | None, names: list[str] | None) -> "lis
     return [column for column in columns if column.kind != "pixels"]
 
 
-def _print(root: Path, result: dict[str, Any]) -> None:
+def _print(root: Location, result: dict[str, Any]) -> None:
     order = result["order"]
     how = "shuffled" if result["shuffle"] else "in order"
     images = {"encoded": "images as files", "none": "no images"}.get(result["images"]) or _PIXELS[result["pixels"]]
@@ -130,7 +131,7 @@ def _print(root: Path, result: dict[str, Any]) -> None:
         )
 
 
-def _advice(root: Path, raw: dict[str, Any] | None) -> str | None:
+def _advice(root: Location, raw: dict[str, Any] | None) -> str | None:
     """What raw pixels would bring; None where they are stored or the gain is small."""
     if raw is None or raw["times_as_fast"] <= _WORTH_SAYING:
         return None

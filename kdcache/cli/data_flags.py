@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from kdcache.cli.places import local_path
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def add_rules(group: argparse._ActionsContainer) -> None:
     default = argparse.SUPPRESS
     group.add_argument(
         "--labels",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         default=default,
         help="name,label on each line, in place of all other labels",
@@ -100,7 +100,7 @@ def add_rules(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--class-map",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         default=default,
         help="names of classes, one a line, in the teacher's order",

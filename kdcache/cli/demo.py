@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdcache.cli.places import local_path
 from kdcache.cli.text import print_json
 from kdcache.errors import KdcacheError, UsageError
 from kdcache.ordered_map import ordered_map
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     folder = Path("runs/demo")
     add = parser.add_argument
-    add("--out", type=Path, default=folder, metavar="DIR", help=f"folder (default: {folder})")
+    add("--out", type=local_path, default=folder, metavar="DIR", help=f"folder (default: {folder})")
     add("--epochs", type=int, default=20, metavar="N", help="of each student (20)")
     add("--seeds", type=int, default=3, metavar="N", help="runs of each student, seeds 0 to N-1 (3)")
     add("--teacher-epochs", type=int, default=30, metavar="N", help="of the teacher (30)")

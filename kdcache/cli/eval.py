@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kdcache.cli.data_flags import DATA_HELP, add_data, add_rules, rules_of
+from kdcache.cli.places import local_path
 from kdcache.cli.text import WEIGHTS_HELP, print_json
 from kdcache.errors import UsageError
 
@@ -18,13 +19,13 @@ EXAMPLE = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("run", type=local_path, metavar="RUN", help="the folder of a finished run")
     add_data(parser, "--data", required=True, help=f"{DATA_HELP}; folders of some of the classes are enough")
     parser.add_argument("--weights", default="last", metavar="W", help=WEIGHTS_HELP)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one forward (64)")
     parser.add_argument(
         "--predictions",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="write a CSV of every image's key, label and five likeliest classes with their probabilities",
     )

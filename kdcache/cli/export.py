@@ -8,8 +8,8 @@ rest.
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
+from kdcache.cli.places import local_path
 from kdcache.cli.text import WEIGHTS_HELP, print_json
 
 USAGE = "RUN --out DIR [options]"
@@ -20,8 +20,8 @@ EXAMPLE = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for this export alone")
+    parser.add_argument("run", type=local_path, metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="a folder for this export alone")
     parser.add_argument("--weights", default="last", metavar="W", help=WEIGHTS_HELP)
     parser.add_argument("--onnx", action="store_true", help="write model.onnx too (needs the extra onnx)")
     parser.add_argument("--replace", action="store_true", help="replace the export that is there")

@@ -7,11 +7,11 @@ With --add another teacher, precision, tap or codec, or the pixels themselves, j
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.extract_text import agreement_text, caution_text, next_text, report_facts, source_text, summary_text
 from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views, parsed_values
+from kdcache.cli.places import PLACE_HELP, place
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json
 from kdcache.errors import UsageError
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     default = argparse.SUPPRESS
     out = parser.add_argument_group("output")
-    out.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache")
+    out.add_argument("--out", type=place, required=True, metavar="DIR", help=f"the cache: a {PLACE_HELP}")
     out.add_argument(
         "--add",
         action="store_true",

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.text import counted, fidelity_text, size_text
 from kdcache.errors import one_line
+from kdcache.remote.url import Location
 
 if TYPE_CHECKING:
     from kdcache.images import Source
@@ -93,7 +93,7 @@ def caution_text(found: "Sequence[Agreement]", *, is_random: bool) -> str:
     )
 
 
-def next_text(report: "ExtractReport", out: Path) -> list[str]:
+def next_text(report: "ExtractReport", out: Location) -> list[str]:
     """What to do next, once a cache is finished."""
     return [] if report.base is None else [f"next: kdcache verify {out}"]
 
@@ -115,7 +115,7 @@ def report_facts(report: "ExtractReport", found: "Sequence[Agreement]") -> dict[
     }
 
 
-def summary_text(report: "ExtractReport", out: Path) -> str:
+def summary_text(report: "ExtractReport", out: Location) -> str:
     """What a pass did, and what the cache holds."""
     lines: list[str] = []
     if report.num_records:

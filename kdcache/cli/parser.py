@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, final
 
+from kdcache.cli.places import local_path
 from kdcache.errors import UsageError
 
 
@@ -62,7 +63,7 @@ def output_file(*endings: str) -> Callable[[str], Path]:
     """The type of a flag that names a file to write: one with another ending may be somebody's data."""
 
     def checked(text: str) -> Path:
-        path = Path(text)
+        path = local_path(text)
         if path.suffix.lower() not in endings:
             raise argparse.ArgumentTypeError(f"wanted a file that ends in {' or '.join(endings)}, got {text!r}")
         return path

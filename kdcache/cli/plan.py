@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.parser import output_file
 from kdcache.cli.pass_flags import add_images, add_kept, add_teacher, add_views, parsed_values
+from kdcache.cli.places import local_path
 from kdcache.cli.plan_text import plan_text
 from kdcache.cli.progress import ProgressReporter
 from kdcache.config import parse_pairs
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     planned.add_argument("--student-batch-size", type=int, metavar="N", default=64, help="views in a step (64)")
     planned.add_argument("--epochs", type=int, metavar="N", help="of all students together (the verdict names a limit)")
     how = parser.add_argument_group("how")
-    how.add_argument("--disk", type=Path, metavar="DIR", default=Path(), help="where the cache would lie (here)")
+    how.add_argument("--disk", type=local_path, metavar="DIR", default=Path(), help="where the cache would lie (here)")
     how.add_argument("--seconds", type=float, metavar="S", default=6.0, help="for each measurement, about (6)")
     how.add_argument("--json", type=output_file(".json"), metavar="FILE.json", help="write all figures to this file")
 

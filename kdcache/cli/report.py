@@ -4,9 +4,9 @@ The page is one file without scripts: it opens anywhere, offline, and can be sen
 """
 
 import argparse
-from pathlib import Path
 
 from kdcache.cli.parser import output_file
+from kdcache.cli.places import place
 from kdcache.errors import UsageError
 
 USAGE = "FOLDER... --out FILE.html [--title TEXT]"
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
         "folders",
-        type=Path,
+        type=place,
         nargs="+",
         metavar="FOLDER",
         help="of an analysis, a training run (finished or not), a demo, or a cache",

@@ -1,11 +1,11 @@
 """What a cache holds: teacher, views, columns with their size and fidelity, bad images; one record as a picture."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
 from kdcache.cli.parser import output_file, refuse_ignored
+from kdcache.cli.places import PLACE_HELP, place
 from kdcache.cli.remedies import error_text
 from kdcache.cli.text import counted, fidelity_text, print_json, size_text
 from kdcache.errors import UsageError
@@ -24,7 +24,7 @@ _BAD_SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
+    parser.add_argument("cache", type=place, metavar="CACHE", help=f"the cache: a {PLACE_HELP}")
     parser.add_argument("--group", metavar="NAME", help="show this group only (default: all)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     picture = parser.add_argument_group("picture")
@@ -63,11 +63,11 @@ def _facts(cache: "Cache", only: str | None) -> dict[str, Any]:
         {"shard": shard.name, "key": each.key, "source_key": each.source_key, "reason": each.reason}
         for shard in manifest.shards
         if shard.num_bad
-        for each in read_ledger(cache.path("ledger", shard))
+        for each in read_ledger(cache.hold("ledger", shard).path)
     ]
     built: dict[str, Any] = msgspec.to_builtins(manifest.fingerprint)
     return {
-        "cache": str(cache.paths.root),
+        "cache": str(cache.paths),
         "sha256": cache.digest,
         **{name: built[name] for name in ("format_version", "split", "order", "images", "versions")},
         "source": built["source"],

@@ -175,7 +175,7 @@ def _analysed_columns(cache: "Cache", group: str | None) -> "tuple[list[Column],
         return [], []
     if len(groups) > 1:
         raise UsageError(
-            f"{cache.paths.root}: groups {', '.join(groups)} hold patch tokens, the analysis is of one of them",
+            f"{cache.paths}: groups {', '.join(groups)} hold patch tokens, the analysis is of one of them",
             remedy=Remedy.NAME_ONE_GROUP,
         )
     return choose_columns(cache, None, groups[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
+from kdcache.cli.places import PLACE_HELP, local_path, place
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import MODEL_HELP, print_json, size_text
 from kdcache.cli.train_config import read_config
@@ -70,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a published run by name")
     parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list them, with published figures, and leave")
     what = parser.add_argument_group("what")
-    what.add_argument("--cache", type=Path, required=True, metavar="DIR", help="a finished cache")
-    what.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
+    what.add_argument("--cache", type=place, required=True, metavar="DIR", help=f"a finished cache: {PLACE_HELP}")
+    what.add_argument("--out", type=local_path, required=True, metavar="DIR", help="the run folder")
     what.add_argument("--student", metavar="NAME", help=MODEL_HELP)
     what.add_argument(
         "--student-kwargs", action="extend", nargs="+", metavar="K=V", help="further arguments of the student"
@@ -101,7 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[GROUP=]W",
         help="with --teacher online: hub or a file",
     )
-    what.add_argument("--beside", type=Path, metavar="RUN", help="a finished run to print beside this one's figures")
+    what.add_argument(
+        "--beside", type=local_path, metavar="RUN", help="a finished run to print beside this one's figures"
+    )
     _add_how(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON and nothing else")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdcache.cli.data_flags import add_data
 from kdcache.cli.parser import refuse_ignored
+from kdcache.cli.places import PLACE_HELP, place
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import counted, print_json, size_text
 from kdcache.errors import UsageError
@@ -27,7 +28,7 @@ EXAMPLE = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("cache", type=Path, metavar="CACHE", help="the cache folder")
+    parser.add_argument("cache", type=place, metavar="CACHE", help=f"the cache: a {PLACE_HELP}")
     parser.add_argument("--group", metavar="NAME", help="check this group besides the images (default: all)")
     repair = parser.add_argument_group("repairing").add_mutually_exclusive_group()
     repair.add_argument("--repair", action="store_true", help="move damaged shards aside for the same extract to redo")
@@ -54,6 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_ignored(fresh, without="--rerun-teacher", given=arguments.rerun_teacher)
     if arguments.accept_loss and not arguments.rebuild:
         raise UsageError("--accept-loss goes with --rebuild")
+    if (arguments.rebuild or arguments.repair) and not isinstance(arguments.cache, Path):
+        raise UsageError(
+            f"{arguments.cache}: --repair and --rebuild change files on a local disk; on object storage remove the "
+            "manifests and all objects of a damaged shard, and the same `kdcache extract` writes them again"
+        )
     if arguments.rebuild:
         _rebuild(arguments.cache, arguments.group, accept_loss=arguments.accept_loss)
     started = time.perf_counter()
@@ -198,6 +204,6 @@ def _print_summary(cache: "Cache", faults: "list[Fault]", result: dict[str, Any]
     if result["rerun_worst_relative_error"] is not None:
         what += f"; a fresh teacher differs by at most {result['rerun_worst_relative_error']:.2g}"
     if manifest.num_bad:
-        what += f"; {counted(manifest.num_bad, 'bad image')} in the ledger (`kdcache show {cache.paths.root}`)"
-    root = cache.paths.root
+        what += f"; {counted(manifest.num_bad, 'bad image')} in the ledger (`kdcache show {cache.paths}`)"
+    root = cache.paths
     print(f"{root}: {counted(len(faults), 'fault')} in {what}" if faults else f"{root}: OK: {what}")

@@ -16,11 +16,15 @@ from typing import Any, final
 from kdcache.errors import DiskFullError, SourceError
 from kdcache.forks import renew_after_fork
 from kdcache.images.kinds import packing_of
+from kdcache.images.remote_tars import RemoteTar, TarFile
+from kdcache.remote import Lease
 
 MAX_COMPRESSION_RATIO = 200
 _PIECE_BYTES = 1 << 20
 # Far below the 1,024 files that a process may have open on most machines, of which readers and writers need theirs.
 _MAX_OPEN = 16
+# Of those on object storage: at the end of one tar reading goes over into the next.
+_MAX_FETCHED = 2
 _Packed = gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 _OPENERS: dict[str, Callable[[Path], _Packed]] = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,8 +34,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class _Descriptor:
     """An open file, closed when the last one that uses it lets it go."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, lease: Lease | None = None) -> None:
         self.number = number
+        self._lease = lease
 
     def __del__(self) -> None:
         os.close(self.number)
@@ -42,10 +47,10 @@ class Archives:
     """Reads pieces of tars by number; safe from several threads, and in another process, which opens its own files.
 
     Args:
-        paths: Regular files, plain or compressed tars.
+        paths: Regular files, plain or compressed tars; or plain ones on object storage, of which few are here at once.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[TarFile]) -> None:
         self.paths = list(paths)
         self._set_up()
 
@@ -95,6 +100,8 @@ class Archives:
 
     def _locate(self, number: int) -> tuple[_Descriptor, int]:
         path = self.paths[number]
+        if isinstance(path, RemoteTar):
+            return self._fetched(number, path), 0
         if number not in self._packings:
             self._packings[number] = packing_of(path)
         if packing := self._packings[number]:
@@ -111,6 +118,20 @@ class Archives:
         while len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)
         return self._open[number], 0
+
+    def _fetched(self, number: int, tar: RemoteTar) -> _Descriptor:
+        if number not in self._open:
+            # Others make room first: what is open here is not removed.
+            while len(self._open) >= _MAX_FETCHED:
+                self._open.popitem(last=False)
+            lease = tar.hold()
+            if packing := packing_of(lease.path):
+                raise SourceError(
+                    f"{tar}: is compressed by {packing}; on object storage plain tars are read, unpack it"
+                )
+            self._open[number] = _Descriptor(os.open(lease.path, os.O_RDONLY | os.O_CLOEXEC), lease)
+        self._open.move_to_end(number)
+        return self._open[number]
 
 
 def _open_spool(path: Path) -> _Descriptor:

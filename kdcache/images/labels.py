@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdcache.errors import Remedy, SourceError
 from kdcache.images.classes import indices_by_name, natural_order, plain_name
+from kdcache.images.remote_tars import TarFile
 from kdcache.images.rules import FOLDER, NO_LABELS, SourceRules
 from kdcache.images.source import UNLABELLED
 from kdcache.images.splits import are_splits
@@ -39,7 +39,7 @@ class LabelChoices(NamedTuple):
         values: What members hold: by extension (``cls``) the text, by field (``json:label``) the value.
     """
 
-    path: Path
+    path: TarFile
     key: str
     folder: str
     values: Mapping[str, Any]

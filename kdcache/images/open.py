@@ -10,7 +10,8 @@ from kdcache.images.classes import plain_name
 from kdcache.images.digits import SPLITS, DigitsSource
 from kdcache.images.folder import FolderSource
 from kdcache.images.label_file import take_labels
-from kdcache.images.paths import expand_paths
+from kdcache.images.paths import expand_paths, split_list
+from kdcache.images.remote_tars import find_remote_tars
 from kdcache.images.rules import NO_LABELS, SourceRules, recorded_rules
 from kdcache.images.source import UNLABELLED, Source
 from kdcache.images.tars import TarSource
@@ -21,7 +22,8 @@ def open_source(text: str, rules: SourceRules | None = None) -> Source:
 
     Args:
         text: A folder of class folders or of images alone; one or several tars, plain or compressed by gzip, bzip2 or
-            xz (see `expand_paths` for globs, braces and lists); or ``digits``, ``digits:train``, ``digits:test``.
+            xz (see `expand_paths` for globs, braces and lists); URLs of plain tars on object storage; or ``digits``,
+            ``digits:train``, ``digits:test``.
         rules: How it is read where its names leave a choice.
 
     Raises: SourceError, DiskFullError.
@@ -88,8 +90,10 @@ def _open(text: str, rules: SourceRules) -> Source:
         if rules.classes.class_map is not None:
             raise SourceError(f"{text!r}: the digits have classes of their own; leave out the class map")
         return _unless_unlabelled(DigitsSource(split or "all"), rules)
-    if "://" in text or text.startswith("pipe:"):
-        raise SourceError(f"{text!r}: URLs are not read; copy the data to a local disk and pass its path")
+    if text.startswith("pipe:"):
+        raise SourceError(f"{text!r}: commands are not run; write their output to a file and pass its path")
+    if "://" in text:
+        return TarSource(find_remote_tars(split_list(text)), rules)
     paths = expand_paths(text)
     folders = [path for path in paths if path.is_dir()]
     if len(paths) == 1 and folders:
@@ -103,12 +107,16 @@ def _open(text: str, rules: SourceRules) -> Source:
             f"{text!r}: names {len(paths)} paths, of which {folders[0]} is a folder; images of several folders are "
             f"read from the folder that holds them, or links to them: {meant}"
         )
+    return TarSource(_readable(paths), rules)
+
+
+def _readable(paths: Sequence[Path]) -> Sequence[Path]:
     for path in paths:
         if not path.is_file():
             raise SourceError(f"{path}: is neither a file nor a folder; wanted tars or a folder of images")
         if not os.access(path, os.R_OK):
             raise SourceError(f"{path}: no permission to read it")
-    return TarSource(paths, rules)
+    return paths
 
 
 def _refuse_rules_of_tars(text: str, what: str, rules: SourceRules) -> None:

@@ -29,14 +29,14 @@ def expand_paths(text: str) -> list[Path]:
     if os.path.lexists(text):
         return _checked([Path(text)], text)
     paths: list[Path] = []
-    for part in _parts(text):
+    for part in split_list(text):
         expanded = _at_home(part)
         paths += [Path(expanded)] if os.path.lexists(expanded) else _expand(expanded)
     return _checked(paths, text)
 
 
-def _parts(text: str) -> list[str]:
-    """Cut at ``::`` and at commas outside braces."""
+def split_list(text: str) -> list[str]:
+    """The values in a text: cut at ``::`` and at commas outside braces. Raises: SourceError where there is none."""
     parts = [part for each in text.split(SEPARATOR) for part in re.split(r",(?![^{]*\})", each)]
     found = [part for part in parts if part.strip()]
     if not found:

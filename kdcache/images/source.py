@@ -36,6 +36,7 @@ class Source(ABC):
         class_names: By class index; empty where the source has no names.
         passed_over: Files or members that were found and are not taken, by reason.
         label_source: Where labels come from, in words; empty where there are none.
+        in_order_only: Why images must be read in the order of the source; empty where any order will do.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Source(ABC):
     class_names: Sequence[str]
     passed_over: Counter[str] = Counter()
     label_source: str = ""
+    in_order_only: str = ""
 
     @abstractmethod
     def read(self, position: int) -> bytes:

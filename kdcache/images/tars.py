@@ -20,6 +20,7 @@ from kdcache.images.labels import (
     wanted_values,
 )
 from kdcache.images.members import Member, members
+from kdcache.images.remote_tars import TarFile, in_order_only
 from kdcache.images.rules import FOLDER, NO_LABELS, SourceRules
 from kdcache.images.source import Source, SourceImage, refuse_duplicates
 
@@ -60,10 +61,11 @@ class TarSource(Source):
 
     kind = "tar"
 
-    def __init__(self, paths: Sequence[Path], rules: SourceRules | None = None) -> None:
+    def __init__(self, paths: Sequence[TarFile], rules: SourceRules | None = None) -> None:
         rules = rules or SourceRules()
         self.passed_over = Counter[str]()
         self._archives = Archives(paths)
+        self.in_order_only = in_order_only(paths)
         reader = _TarReader(self._archives, rules, self.passed_over)
         prefixes = _prefixes(paths) if rules.key_prefix == "tar" else [""] * len(paths)
         images: list[SourceImage] = []
@@ -186,7 +188,7 @@ class _TarReader:
         """Whether the wanted label is all that follows the key, as in ``output.cls``."""
         return split_member_name(member.name, self._rules)[1].lower() in self._extensions
 
-    def _one_image(self, path: Path, key: str, images: list[Member]) -> Member | None:
+    def _one_image(self, path: TarFile, key: str, images: list[Member]) -> Member | None:
         """The image of a sample: ``x.jpg`` before ``x.depth.png``, where no rule says which.
 
         Raises: SourceError where that does not decide.
@@ -217,7 +219,7 @@ class _TarReader:
             choices=", ".join(endings[:_MAX_NAMED]) + (", …" if len(endings) > _MAX_NAMED else ""),
         )
 
-    def _one_label(self, path: Path, key: str, extension: str, labels: list[Member]) -> Member:
+    def _one_label(self, path: TarFile, key: str, extension: str, labels: list[Member]) -> Member:
         plain = [each for each in labels if split_member_name(each.name, self._rules)[1].lower() == extension]
         if len(labels) == 1 or (len(plain) == 1 and self._rules.label_member is not None):
             return (plain or labels)[0]
@@ -241,9 +243,10 @@ def split_member_name(member: str, rules: SourceRules) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), extension
 
 
-def _prefixes(paths: Sequence[Path]) -> list[str]:
+def _prefixes(tars: Sequence[TarFile]) -> list[str]:
     """For each tar its name without ending, with the folders in which several tars differ."""
-    folders = [path.absolute().parent for path in paths]
+    paths = [tar.absolute() if isinstance(tar, Path) else Path("/", tar.folder.url.key, tar.name) for tar in tars]
+    folders = [path.parent for path in paths]
     shared = commonpath(folders)
     names: list[str] = []
     for path, folder in zip(paths, folders, strict=True):

@@ -13,6 +13,7 @@ from kdcache.cache.job import read_ledger
 from kdcache.cache.paths import LEDGER, CachePaths
 from kdcache.cache.writer import BadSample
 from kdcache.errors import CorruptCacheError, UsageError
+from kdcache.remote import Location, RemoteUrl
 from kdcache.strict_json import load_json
 from kdcache.train.folder import SUMMARY, read_summary
 from kdcache.train.metrics import read_metrics
@@ -78,18 +79,22 @@ class _RunFolder:
     teacher_top1: float | None
 
 
-def read_inputs(folders: Sequence[Path]) -> Inputs:
+def read_inputs(folders: Sequence[Location]) -> Inputs:
     """Read all folders; one that is given twice, or is part of a demo that is given too, is read once.
 
     Args:
-        folders: Of analyses, training runs, demos and caches, in any order. A folder may be several of these.
+        folders: Of analyses, training runs, demos and caches, in any order. A folder may be several of these. What
+            lies on object storage is a cache.
 
     Raises: UsageError for a folder that is none of these; any error of reading what it holds.
     """
     analyses: dict[Path, Path] = {}
     runs: dict[Path, _RunFolder] = {}
-    caches: dict[Path, Path] = {}
+    caches: dict[Location, Location] = {}
     for folder in folders:
+        if isinstance(folder, RemoteUrl):
+            caches.setdefault(folder, folder)
+            continue
         resolved, found = _real(folder), _runs_of(folder)
         for run in found:
             runs.setdefault(_real(run.path), run)
@@ -170,18 +175,19 @@ def _read_run(label: str, found: _RunFolder) -> RunInput:
     return RunInput(label, folder, known, record, steps, evals, found.teacher_top1)
 
 
-def _read_caches(folders: Sequence[Path]) -> list[CacheInput]:
+def _read_caches(folders: Sequence[Location]) -> list[CacheInput]:
     caches = [open_cache(folder) for folder in folders]
-    labels = _distinct([_real(folder).name for folder in folders], folders)
+    names = [folder.name if isinstance(folder, RemoteUrl) else _real(folder).name for folder in folders]
+    labels = _distinct(names, folders)
     return [CacheInput(label, cache, _bad_images(cache)) for label, cache in zip(labels, caches, strict=True)]
 
 
 def _bad_images(cache: Cache) -> list[BadSample]:
     shards = [shard for shard in cache.manifest.shards if shard.num_bad]
-    return [bad for shard in shards for bad in read_ledger(cache.path(LEDGER, shard))]
+    return [bad for shard in shards for bad in read_ledger(cache.hold(LEDGER, shard).path)]
 
 
-def _distinct(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+def _distinct(names: Sequence[str], folders: Sequence[Location]) -> list[str]:
     """The names, with the folder instead wherever a name is not unique."""
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 

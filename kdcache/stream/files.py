@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, final, get_args
 
 from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError, Remedy, UsageError
+from kdcache.remote import Lease
 from kdcache.storage import reading_errors, refusal
 
 try:
@@ -114,6 +115,7 @@ class OpenFile:
         size_bytes: As checked when it was opened.
         mode: How records of it are read.
         address: Where it is mapped, 0 if it is not. Nobody but the gather may touch what lies there.
+        lease: Keeps a file that was fetched from object storage.
     """
 
     path: Path
@@ -121,13 +123,14 @@ class OpenFile:
     size_bytes: int
     mode: ReadMode
     address: int = 0
+    lease: Lease | None = None
     identity: Identity = field(init=False)
 
     def __post_init__(self) -> None:
         self.identity = _identity(self.descriptor)
 
     @classmethod
-    def open(cls, path: Path, size_bytes: int, mode: ReadMode) -> "OpenFile":
+    def open(cls, path: Path, size_bytes: int, mode: ReadMode, lease: Lease | None = None) -> "OpenFile":
         """Open, and map unless it is to be read; symbolic links are refused.
 
         Raises: CorruptCacheError when it is not there, StorageError when it cannot be opened, UsageError when it cannot
@@ -140,7 +143,7 @@ class OpenFile:
             raise CorruptCacheError(f"{path}: vanished while the cache was in use", remedy=Remedy.REPAIR) from None
         except OSError as error:
             raise refusal(error, "open", path) from None
-        file = cls(path, descriptor, size_bytes, mode)
+        file = cls(path, descriptor, size_bytes, mode, lease=lease)
         if mode == "map" and size_bytes:
             try:
                 file.address = map_file(file.descriptor, size_bytes)

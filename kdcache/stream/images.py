@@ -44,12 +44,13 @@ class ViewReplayer:
         fingerprint = cache.manifest.fingerprint
         if tuple(fingerprint.views.fields) != VIEW_FIELDS:
             raise CacheMismatchError(
-                f"{cache.paths.root}: views consist of {fingerprint.views.fields}, this kdcache replays "
-                f"{list(VIEW_FIELDS)}",
+                f"{cache.paths}: views consist of {fingerprint.views.fields}, this kdcache replays {list(VIEW_FIELDS)}",
                 remedy=Remedy.UPDATE,
             )
+        if source is not None and source.in_order_only:
+            raise SourceError(source.in_order_only)
         self._fingerprint, self._pixel_rule = fingerprint, fingerprint.views.pixel_rule
-        self._reader, self._root = reader, cache.paths.root
+        self._reader, self._root = reader, cache.paths
         self._check_below = check_share * 2**32
         self._source = source
         self.renew()
@@ -192,8 +193,6 @@ class ViewReplayer:
 def _positions(cache: Cache, source: Source | None) -> dict[str, int]:
     if source is None:
         if cache.manifest.fingerprint.images != "embed":
-            raise SourceError(
-                f"{cache.paths.root} refers to its images and does not hold them", remedy=Remedy.PASS_SOURCE
-            )
+            raise SourceError(f"{cache.paths} refers to its images and does not hold them", remedy=Remedy.PASS_SOURCE)
         return {}
     return {image.key: position for position, image in enumerate(source.images)}

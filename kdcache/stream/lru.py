@@ -50,7 +50,7 @@ class LRUCache(Generic[Value]):
         self, open_value: Callable[[int, CancelToken | None], Value], *, max_mapped_bytes: int | None, max_open: int
     ) -> None:
         self._open_value = open_value
-        self._max_mapped_bytes, self._max_open = max_mapped_bytes, max_open
+        self._max_mapped_bytes, self.max_open = max_mapped_bytes, max_open
         self._values: OrderedDict[int, Value] = OrderedDict()
         self._snapshot: dict[int, Value] | None = None
         self.renew()
@@ -109,6 +109,6 @@ class LRUCache(Generic[Value]):
         mapped = sum(value.mapped_bytes for value in self._values.values())
         for number in list(self._values)[:-1]:
             is_over_budget = self._max_mapped_bytes is not None and mapped > self._max_mapped_bytes
-            if not is_over_budget and len(self._values) <= self._max_open:
+            if not is_over_budget and len(self._values) <= self.max_open:
                 return
             mapped -= self._values.pop(number).mapped_bytes

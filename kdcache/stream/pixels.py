@@ -40,7 +40,7 @@ def stored_pixels(cache: Cache, origin: PixelOrigin) -> Column | None:
     column = cache.pixel_column if origin != "replay" else None
     if origin == "stored" and column is None:
         raise UsageError(
-            f"{cache.paths.root}: no stored pixels", remedy=Remedy.ADD_PIXELS, wanted="pixels", held=[*cache.groups]
+            f"{cache.paths}: no stored pixels", remedy=Remedy.ADD_PIXELS, wanted="pixels", held=[*cache.groups]
         )
     return column
 

@@ -21,6 +21,7 @@ from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.stream.lru import LRUCache, weakly
 from kdcache.stream.open_shard import OpenShard
 from kdcache.stream.record_sums import read_sums
+from kdcache.stream.staged import most_open, most_open_in_stream
 
 MAX_OPEN_SHARDS = 64
 
@@ -40,7 +41,8 @@ class ShardReader:
         with_images: Whether embedded images will be read too.
         max_mapped_bytes, max_open: Beyond these the least recently used shards are closed. One always stays open.
 
-    Raises: ValueError for unknown words, UsageError when the access wanted is impossible.
+    Raises: ValueError for unknown words, UsageError when the access wanted is impossible, or when files that come from
+        object storage do not fit where they go.
     """
 
     def __init__(
@@ -67,18 +69,28 @@ class ShardReader:
         self._num_views = cache.num_views
         self._checks = ShardChecks(cache, check)
         self._sums_of = [*columns, *([jpegs] if jpegs is not None else [])] if check == "records" else []
-        # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
-        self._open_shards = LRUCache(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
         self._pass_cancel = CancelToken()
         self._jpegs = jpegs
         # Read piece by piece, never mapped: what is decoded costs far more than a system call.
         self._by_piece = (*([SAMPLES] if with_images else []), *([jpegs.name] if jpegs is not None else []))
         self._parts = (*self._by_piece, *self._layouts)
+        max_open = most_open(cache, self._parts, max_open)
+        # A weak method: the files of a reader that nobody holds any more are closed at once, not when cycles are found.
+        self._open_shards = LRUCache(weakly(self._open), max_mapped_bytes=max_mapped_bytes, max_open=max_open)
         self._places = {
             name: RecordPlaces(self._starts, layout.fields, self._num_views, layout.stride_bytes, layout.payload_offset)
             for name, layout in self._layouts.items()
         }
         self._tables: tuple[dict[int, OpenShard], dict[str, FileTable]] | None = None
+
+    def stream_windows(self, window: int) -> int:
+        """Say that so many shards will be in use together, and others opened ahead. Returns: shards that stay open.
+
+        Raises: UsageError where files that come from object storage would not fit.
+        """
+        shards = self._open_shards
+        shards.max_open = most_open_in_stream(self.cache, self._parts, shards.max_open, window)
+        return shards.max_open
 
     def locate(self, sample: int) -> tuple[OpenShard, int]:
         """The shard that holds a sample, and the sample's row in it."""
@@ -257,9 +269,10 @@ class ShardReader:
         facts = self.cache.manifest.shards[number]
         files: dict[str, OpenFile] = {}
         for part in self._parts:
+            lease = self.cache.hold(part, facts)
             path = self.cache.check_size(part, facts)
             mode: ReadMode = self.access if mapped and part not in self._by_piece else "read"
-            files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, mode)
+            files[part] = OpenFile.open(path, self.cache.file(part, facts).size_bytes, mode, lease)
         return files
 
     def _jpeg_index(self, facts: BaseShard) -> PixelIndex | None:

@@ -1,6 +1,7 @@
 """What a loader streams: rows of batches filled from a cache."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import final
 
@@ -76,6 +77,9 @@ class CacheRecords:
             max_mapped_bytes=self.memory.max_mapped_bytes,
             max_open=max(MAX_OPEN_SHARDS, 2 * config.window),
         )
+        # Whoever opens more shards ahead than stay open closes those in use.
+        ahead = max(1, self.reader.stream_windows(config.shards_at_once) - config.shards_at_once)
+        self.memory = replace(self.memory, shards_ahead=min(self.memory.shards_ahead, ahead))
         self._replayer = (
             ViewReplayer(cache, self.reader, source, check_share=config.check_pixels) if with_images else None
         )

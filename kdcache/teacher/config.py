@@ -11,6 +11,7 @@ from kdcache.images.decode import colour_code
 from kdcache.images.rules import KeyPrefix, SourceRules, TarKeys
 from kdcache.per_class import check_subset
 from kdcache.pixel_rule import Exif
+from kdcache.remote import Location
 from kdcache.views import RECIPES
 
 Order = Literal["shuffle", "source"]
@@ -55,7 +56,7 @@ class ExtractConfig:
     """A teacher pass.
 
     Args:
-        out: The cache folder.
+        out: The cache folder, or its place on object storage.
         data: Folder of class folders, tars or digits; see images.open_source. With `add`, needed only where the base
             refers to its images.
         teacher: a timm name, or one on the hub or of a folder as `kdcache.models.resolve_name` takes it; with `add`,
@@ -105,7 +106,7 @@ class ExtractConfig:
         check_space: Refuse to start when the disk is too small for what is still to be written.
     """
 
-    out: Path
+    out: Location
     data: str | None = None
     teacher: str | None = None
     add: bool = False

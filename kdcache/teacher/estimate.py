@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from kdcache.cache.facts import ColumnFacts, pixel_column
-from kdcache.cache.paths import INDEX, CachePaths
+from kdcache.cache.paths import CachePaths
+from kdcache.cache.places import writing_paths
 from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import choose_device
 from kdcache.models import Tap, TapReader, create_timm_model
 from kdcache.models.build import size_arguments
 from kdcache.models.taps import has_classifier, token_grid
-from kdcache.storage import entries
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.model import TapFacts
 from kdcache.teacher.plan import SourcePlan, plan_columns
@@ -61,9 +61,10 @@ def estimate_pass(config: ExtractConfig, plan: SourcePlan, env: WorkerEnv) -> Pa
         plan: The images.
         env: This worker: of several each has its part of the time.
     """
-    numbers = _pending(config, plan)
+    paths = writing_paths(config.out)
+    numbers = _pending(config, plan, paths)
     num_views = len(numbers) * config.views
-    free = shutil.disk_usage(_existing(config.out)).free
+    free = shutil.disk_usage(_existing(paths.root)).free
     try:
         model = _EmptyTeacher(config, choose_device(config.device, env))
         columns = plan_columns(config, model)  # type: ignore[arg-type]
@@ -155,10 +156,9 @@ class _EmptyTeacher:
             torch.cuda.synchronize(self._device)
 
 
-def _pending(config: ExtractConfig, plan: SourcePlan) -> list[int]:
+def _pending(config: ExtractConfig, plan: SourcePlan, paths: CachePaths) -> list[int]:
     """Numbers of the images whose shard this group does not have yet."""
-    paths = CachePaths(config.out)
-    done = {path.stem for path in entries(paths.group(config.group_name).root / INDEX, suffix=".h5")}
+    done = paths.group(config.group_name).finished()
     return [
         number
         for number in range(len(plan.positions))

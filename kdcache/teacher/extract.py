@@ -12,7 +12,9 @@ from kdcache.cache.base import BaseFingerprint, BaseManifest, PlannedShard, read
 from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.group import GroupFingerprint, GroupManifest
 from kdcache.cache.job import read_ledger
-from kdcache.cache.paths import INDEX, LEDGER, CachePaths, safe_name
+from kdcache.cache.paths import LEDGER, safe_name
+from kdcache.cache.places import reading_paths, writing_paths
+from kdcache.cache.publishing import here
 from kdcache.distributed.env import WorkerEnv, worker_env
 from kdcache.distributed.process_group import choose_device
 from kdcache.durable import append_line, make_folder
@@ -34,7 +36,7 @@ from kdcache.teacher.pipeline import Background, StageTimes, WriteStage
 from kdcache.teacher.plan import SourcePlan, base_fingerprint, group_fingerprints, plan_recipe, plan_source
 from kdcache.teacher.reading import ImageReader
 from kdcache.teacher.replaying import ReplayReader
-from kdcache.teacher.space import check_space
+from kdcache.teacher.space import check_space, estimate_bytes
 from kdcache.teacher.writing import ShardSink
 
 _BATCHES_AHEAD = 2
@@ -160,7 +162,7 @@ def _begin_new(
     if on_source is not None:
         on_source(source, estimate_pass(config, plan, env))
     # A folder that cannot be written is found before the teacher is loaded.
-    make_folder(CachePaths(config.out).job)
+    make_folder(writing_paths(config.out).job)
     teacher = _teacher(config, env, config.image_size)
     assert teacher is not None, "the config checks it"
     recipe = plan_recipe(config, teacher)
@@ -177,7 +179,7 @@ def _begin_new(
 
 
 def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
-    manifest, _ = read_base(CachePaths(config.out))
+    manifest, _ = read_base(reading_paths(config.out))
     base = manifest.fingerprint
     source = open_again(config.data, base.source.rules)
     reader = ReplayReader(config.out, source)
@@ -224,6 +226,10 @@ def _run(
     tasks = [task for task in found if task is not None]
     if config.check_space:
         check_space(extraction, started.plan, tasks)
+    if extraction.paths.remote is not None:
+        extraction.expected_bytes = {
+            task.shard.name: estimate_bytes(extraction, started.plan, [task]) for task in tasks
+        }
     sink = ShardSink(extraction, config, num_bad=_known_bad(extraction, started.shards, tasks))
     if not config.add:
         sink.refuse_bad()
@@ -270,8 +276,11 @@ def _known_bad(extraction: Extraction, shards: Sequence[PlannedShard], tasks: Se
     """Bad images of all committed shards, whoever wrote them."""
     pending = {task.shard.name for task in tasks if task.base}
     paths = extraction.paths
-    names = [shard.name for shard in shards if shard.name not in pending and paths.shard(INDEX, shard.name).is_file()]
-    return sum(len(read_ledger(paths.shard(LEDGER, name))) for name in names)
+    finished, num_bad = paths.finished(), 0
+    for name in (shard.name for shard in shards if shard.name not in pending and shard.name in finished):
+        with here(paths, name, LEDGER) as own:
+            num_bad += len(read_ledger(own.shard(LEDGER, name)))
+    return num_bad
 
 
 def _threads(config: ExtractConfig) -> int:

@@ -4,6 +4,7 @@ from kdcache.cache.extraction import ShardTask
 from kdcache.cache.index import read_index
 from kdcache.cache.job import read_ledger
 from kdcache.cache.paths import INDEX, LEDGER, CachePaths
+from kdcache.cache.publishing import here
 from kdcache.cache.rebuild_ledgers import is_lost
 from kdcache.errors import CacheMismatchError, Remedy
 from kdcache.teacher.batches import TaskImages
@@ -25,11 +26,13 @@ def committed_images(paths: CachePaths, reader: ImageReader, task: ShardTask) ->
         task: The shard.
     """
     name = task.shard.name
-    ledger = read_ledger(paths.shard(LEDGER, name))
+    with here(paths, name, INDEX, LEDGER) as own:
+        ledger = read_ledger(own.shard(LEDGER, name))
+        index = read_index(own.shard(INDEX, name))
     if is_lost(ledger):
         raise CacheMismatchError(
-            f"{paths.shard(LEDGER, name)}: it was lost, so that nobody knows which of the planned images are in shard "
-            f"{name}; groups are added to a finished base all the same",
+            f"{paths.where(paths.shard(LEDGER, name))}: it was lost, so that nobody knows which of the planned "
+            f"images are in shard {name}; groups are added to a finished base all the same",
             remedy=Remedy.ADD_GROUP,
         )
     bad = {each.position: each.reason for each in ledger}
@@ -38,7 +41,7 @@ def committed_images(paths: CachePaths, reader: ImageReader, task: ShardTask) ->
     for position in range(task.shard.num_samples):
         rows[position] = None if position in bad else row
         row += position not in bad
-    checked = CommittedReader(reader, task.shard.first, read_index(paths.shard(INDEX, name)), rows)
+    checked = CommittedReader(reader, task.shard.first, index, rows)
     skipped = {task.shard.first + position: reason for position, reason in bad.items()}
     return TaskImages(checked, _numbers(task), skipped)
 

@@ -1,20 +1,20 @@
 """Folders that a pass must not write to."""
 
-from pathlib import Path
-
 from kdcache.cache.base import BaseFingerprint, read_base
 from kdcache.cache.manifest import differences
-from kdcache.cache.paths import CachePaths
+from kdcache.cache.places import writing_paths
 from kdcache.errors import CacheMismatchError, Remedy
+from kdcache.remote import Location
 from kdcache.teacher.config import ExtractConfig
 
 
-def refuse_other_kinds(out: Path) -> None:
+def refuse_other_kinds(out: Location) -> None:
     """Refuse the folder of a run or of an exported model, both of which have a ``config.json``.
 
     Raises: CacheMismatchError.
     """
-    if (out / "config.json").is_file():
+    paths = writing_paths(out)
+    if (paths.root / "config.json").is_file():
         raise CacheMismatchError(
             f"{out} holds a run or a model, not a cache. Nothing was changed", remedy=Remedy.ANOTHER_FOLDER
         )
@@ -25,7 +25,7 @@ def refuse_another_base(config: ExtractConfig, base: BaseFingerprint) -> None:
 
     Raises: CacheMismatchError.
     """
-    paths = CachePaths(config.out)
+    paths = writing_paths(config.out)
     if not paths.manifest.is_file() or config.group_name in paths.group_names():
         return
     held, _ = read_base(paths)

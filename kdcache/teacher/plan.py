@@ -77,6 +77,8 @@ def plan_source(source: Source, config: ExtractConfig) -> SourcePlan:
             class_names=source.class_names,
         )
     if config.order == "shuffle":
+        if source.in_order_only:
+            raise UsageError(source.in_order_only)
         # Ranked by a hash of seed and key: independent of numpy, and of how many images there are beside it.
         positions.sort(key=lambda position: derived_key("order", config.seed, images[position].key))
     keys = safe_keys([image.key for image in images], [image.readable_key for image in images])

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from kdcache.cache.index import ShardIndex
 from kdcache.cache.writer import BadSample
 from kdcache.errors import CacheMismatchError
 from kdcache.images import Source
+from kdcache.remote import Location
 from kdcache.stream.images import ViewReplayer
 from kdcache.stream.reader import ShardReader
 from kdcache.teacher.reading import ImageReader, ReadImage
@@ -65,7 +65,7 @@ class ReplayReader:
         source: The images, for a base that refers to them.
     """
 
-    root: Path
+    root: Location
     source: Source | None
 
     def read(self, number: int) -> ReadImage:

@@ -112,7 +112,7 @@ def teacher_of_group(cache: Cache, group: Group, *, weights: str | None, device:
     )
     if teacher.facts.weights_sha256 != facts.weights_sha256:
         raise CacheMismatchError(
-            f"{group.paths.root}: made with weights {facts.weights_sha256[:12]}…, these are "
+            f"{group.paths}: made with weights {facts.weights_sha256[:12]}…, these are "
             f"{teacher.facts.weights_sha256[:12]}…",
             remedy=Remedy.NAME_WEIGHTS,
         )

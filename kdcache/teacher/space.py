@@ -33,11 +33,22 @@ def check_space(extraction: Extraction, plan: SourcePlan | None, tasks: Sequence
 
     Raises: DiskFullError with what is needed and what is free.
     """
+    remote = extraction.paths.remote
+    if remote is not None:
+        # Shard by shard: as much as is written at a time must fit.
+        largest = max((estimate_bytes(extraction, plan, [task]) for task in tasks), default=0)
+        if largest > remote.staging.max_bytes:
+            raise DiskFullError(
+                f"{remote.staging.root}: a shard takes {largest / 1e9:.2f} GB, this folder may hold "
+                f"{remote.staging.max_bytes / 1e9:.2f} GB. Nothing was changed",
+                remedy=Remedy.MAKE_ROOM,
+            )
+        return
     needed = estimate_bytes(extraction, plan, tasks)
     free = shutil.disk_usage(extraction.paths.root).free
     if needed > free:
         raise DiskFullError(
-            f"{extraction.paths.root}: {needed / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free. "
+            f"{extraction.paths}: {needed / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free. "
             "Nothing was changed",
             remedy=Remedy.MAKE_ROOM,
         )

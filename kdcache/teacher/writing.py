@@ -92,7 +92,7 @@ class ShardSink:
         if num_bad > self._config.max_bad * total:
             raise TooManyBadImagesError(
                 f"{num_bad} of {total} images cannot be used, more than the fraction of {self._config.max_bad:g} that "
-                f"is allowed; {self._extraction.paths.root / 'ledger'} names each with its reason",
+                f"is allowed; {self._extraction.paths}/ledger names each with its reason",
                 remedy=Remedy.ACCEPT_BAD_IMAGES,
             )
 

@@ -18,6 +18,7 @@ from kdcache.images import Source
 from kdcache.interrupt import graceful_stop
 from kdcache.models import count_parameters
 from kdcache.models.factored import count_dense_parameters
+from kdcache.remote import Location
 from kdcache.train.config import EvalConfig, RunConfig
 from kdcache.train.evaluate import check_labels, open_for_student
 from kdcache.train.folder import (
@@ -40,7 +41,7 @@ LoadTeachers = Callable[[Cache, list[Column], torch.device], OnlineTargets]
 
 
 def train(
-    cache_folder: Path,
+    cache_folder: Location,
     folder: Path,
     config: RunConfig,
     *,
@@ -52,7 +53,7 @@ def train(
     """Train a student from a cache, or resume a run that was interrupted; a finished one takes more epochs.
 
     Args:
-        cache_folder: A finished cache.
+        cache_folder: A finished cache, here or on object storage.
         folder: The run folder; holds config, metrics, checkpoints, weights and summary.
         config: The run.
         env: This rank; None reads the environment.

@@ -16,6 +16,7 @@ from kdcache.distributed.process_group import choose_device, process_group
 from kdcache.durable import write_file
 from kdcache.errors import Remedy, UsageError
 from kdcache.models import create_timm_model, num_trained_classes
+from kdcache.remote import Location
 from kdcache.students.change import Unchanged
 from kdcache.students.low_rank import LowRank
 from kdcache.train.config import RunConfig
@@ -42,7 +43,7 @@ class RankResult:
 
 
 def sweep_ranks(
-    cache_folder: Path,
+    cache_folder: Location,
     folder: Path,
     config: RunConfig,
     *,
@@ -55,7 +56,7 @@ def sweep_ranks(
     """Train a student for each rank and seed, or resume those that are not finished.
 
     Args:
-        cache_folder: A finished cache.
+        cache_folder: A finished cache, here or on object storage.
         folder: Gets a run folder for each, ``rank-008-seed-0``.
         config: The run; its method's change is `LowRank` at any rank, and it has evaluation data.
         ranks: Different ones, at least 1.
@@ -106,7 +107,7 @@ def check_sweep(config: RunConfig, ranks: Sequence[int]) -> LowRank:
     return change
 
 
-def dense_accuracy(cache_folder: Path, config: RunConfig) -> float:
+def dense_accuracy(cache_folder: Location, config: RunConfig) -> float:
     """Evaluate the model that the students begin with, dense and not trained further, in their view: top-1 in percent.
 
     Raises: UsageError where the run names no weights, or weights that classify other classes; ModelError, SourceError.

@@ -159,9 +159,7 @@ def _check_teacher(config: RunConfig, cache: Cache, groups: list[str]) -> None:
     if config.teacher is None or not teachers or config.teacher in teachers.values():
         return
     held = ", ".join(f"group {name} holds teacher {teacher!r}" for name, teacher in teachers.items())
-    raise CacheMismatchError(
-        f"{cache.paths.root}: {held}, this run wants {config.teacher!r}", remedy=Remedy.ADD_TEACHER
-    )
+    raise CacheMismatchError(f"{cache.paths}: {held}, this run wants {config.teacher!r}", remedy=Remedy.ADD_TEACHER)
 
 
 def _width(method: Method, used: list[Column], cache: Cache) -> int:
@@ -193,7 +191,7 @@ def _num_classes(config: RunConfig, cache: Cache, used: list[Column]) -> int:
     needs_labels = config.method.needs_labels
     if needs_labels and known == 0:
         raise UsageError(
-            f"{cache.paths.root}: the images have no labels, and method {config.method.name} needs them",
+            f"{cache.paths}: the images have no labels, and method {config.method.name} needs them",
             remedy=Remedy.TRAIN_WITHOUT_LABELS,
         )
     logits = [column for column in used if column.kind == "logits"]
@@ -224,7 +222,7 @@ def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -
         is_told = config.same_classes or _count_the_same(cache.manifest.fingerprint.source, num_classes)
         if num_classes != known and not (is_told and num_classes > known):
             raise UsageError(
-                f"{cache.paths.root}: the labels have {known} classes, the teacher's logits {num_classes} "
+                f"{cache.paths}: the labels have {known} classes, the teacher's logits {num_classes} "
                 f"({column.name}), and method {config.method.name} trains one head on both: class 0 of the labels "
                 "would be taken for class 0 of the teacher",
                 remedy=Remedy.SEPARATE_CLASSES if num_classes > known else Remedy.LEAVE_OUT_LABELS_OR_LOGITS,

@@ -8,7 +8,7 @@ from kdcache.cli.main import main
 from tests.conftest import TEACHER, TEACHER_KWARGS
 
 
-def extract_words(out: Path, *more: str, data: str = "digits:train", limit: int | None = 6) -> list[str]:
+def extract_words(out: Path | str, *more: str, data: str = "digits:train", limit: int | None = 6) -> list[str]:
     """A tiny teacher pass as words."""
     kwargs = [f"{name}={value}" for name, value in TEACHER_KWARGS.items()]
     words = [

@@ -13,7 +13,7 @@ from tests.conftest import STUDENT_KWARGS
 KWARGS = [f"{name}={value}" for name, value in STUDENT_KWARGS.items()]
 
 
-def words(root: Path, out: Path, *more: str) -> list[str]:
+def words(root: Path | str, out: Path, *more: str) -> list[str]:
     student = [
         "--student",
         "vit_tiny_patch16_224",

@@ -20,8 +20,8 @@ def test_kinds(photos: Path) -> None:
     ("text", "message"),
     [
         ("digits:val", "the parts all, train, test"),
-        ("s3://bucket/x.tar", "URLs are not read"),
-        ("pipe:cat x.tar", "URLs are not read"),
+        ("ftp://bucket/x.tar", "not a place that is read"),
+        ("pipe:cat x.tar", "commands are not run"),
         ("no/such/folder", "no such file or folder; there is no folder"),
         ("no/such.tar", "no such file or folder"),
         ("/dev/null", "is neither a file nor a folder"),
