@@ -165,12 +165,7 @@ def _read_run(label: str, found: _RunFolder) -> RunInput:
     config = folder / _CONFIG
     record = _dictionary(load_json(config.read_bytes(), where=str(config)), config) if config.is_file() else {}
     summary = read_summary(folder)
-    try:
-        steps, evals = (read_metrics(folder, kind) for kind in ("step", "eval"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptCacheError(
-            f"{folder / _METRICS}: not the metrics of a run ({error!r}); restore the file, or leave this run out"
-        ) from None
+    steps, evals = (read_metrics(folder, kind) for kind in ("step", "eval"))
     known = None if summary is None else _dictionary(summary, folder / SUMMARY)
     return RunInput(label, folder, known, record, steps, evals, found.teacher_top1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.durable import storage_errors
-from kdcache.errors import MissingExtraError
+from kdcache.errors import MissingExtraError, Remedy, RunMismatchError
 
 
 class MetricsLog:
@@ -20,7 +20,7 @@ class MetricsLog:
     Raises: MissingExtraError.
 
     Attributes:
-        num_lost_bytes: How many bytes before the checkpoint are gone: somebody removed or cut the file.
+        num_lost_bytes: How many bytes before the checkpoint are gone: somebody removed, cut or damaged the file.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool, size_bytes: int) -> None:
@@ -28,13 +28,13 @@ class MetricsLog:
         self._writer: Any = _open_tensorboard(folder / "tensorboard") if tensorboard else None
         with storage_errors(self._path, "open"):
             self._file = self._path.open("ab+")
-            held = self._file.seek(0, os.SEEK_END)
-            self.num_lost_bytes = max(size_bytes - held, 0)
+            self._file.seek(0)
+            # Whole lines alone are kept; growing the file to its old length would fill it with zeros.
+            kept = [line for line in self._file.read(size_bytes).splitlines(keepends=True) if _entry(line) is not None]
+            self.num_lost_bytes = size_bytes - sum(map(len, kept))
+            self._file.truncate(0 if self.num_lost_bytes else size_bytes)
             if self.num_lost_bytes:
-                self._file.seek(0)
-                # Only whole lines are kept; growing the file to its old length would fill it with zeros.
-                size_bytes = self._file.read().rfind(b"\n") + 1
-            self._file.truncate(size_bytes)
+                self._file.write(b"".join(kept))
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Add one line.
@@ -68,12 +68,30 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """All lines of one kind, in order; a last line cut by a crash is left out."""
+    """All lines of one kind, in order; a last line cut by a crash is left out.
+
+    Raises: RunMismatchError naming a line that is no entry.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+    entries = [_entry(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    if None in entries:
+        raise RunMismatchError(
+            f"{path}: line {entries.index(None) + 1} is damaged; resuming the run drops it, and says so",
+            remedy=Remedy.RESTORE_FILE,
+        )
+    return [entry for entry in entries if entry is not None and entry["kind"] == kind]
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What `write` made a line of; None for anything else."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    is_entry = isinstance(entry, dict) and isinstance(entry.get("kind"), str) and isinstance(entry.get("step"), int)
+    return entry if is_entry else None
 
 
 def _open_tensorboard(folder: Path) -> Any:

@@ -20,7 +20,7 @@ def term_losses(step: DistillationStep, folder: Path | None, epoch: int) -> list
         folder: The run folder with its metrics; None for a rank that does not write them.
         epoch: The losses are means over the logged steps of this one, None where there are none.
     """
-    logged = [] if folder is None else [entry for entry in read_metrics(folder, "step") if entry["epoch"] == epoch]
+    logged = [] if folder is None else [entry for entry in read_metrics(folder, "step") if entry.get("epoch") == epoch]
     taps = [str(tap) for tap in step.student.taps]
     return [
         {

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.errors import MissingExtraError
+from kdcache.errors import MissingExtraError, RunMismatchError
 from kdcache.train.metrics import MetricsLog, read_metrics
 
 
@@ -28,6 +28,24 @@ def test_a_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"kind":"step","step":1}\n{"kind":"st')
     assert read_metrics(tmp_path, "step") == [{"kind": "step", "step": 1}]
     assert read_metrics(tmp_path / "nowhere", "step") == []
+
+
+DAMAGED = b'{"kind":"step","step":1}\n{"kind":"step","st\xfd":2}\n{"kind":"step","step":3}\n'
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(DAMAGED)
+    with pytest.raises(RunMismatchError, match=r"metrics\.jsonl: line 2 is damaged"):
+        read_metrics(tmp_path, "step")
+
+
+def test_a_resumed_run_drops_a_damaged_line_and_counts_it(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(DAMAGED)
+    log = MetricsLog(tmp_path, tensorboard=False, size_bytes=len(DAMAGED))
+    log.write("step", 4, {})
+    log.close()
+    assert log.num_lost_bytes == len(DAMAGED.splitlines()[1]) + 1
+    assert [entry["step"] for entry in read_metrics(tmp_path, "step")] == [1, 3, 4]
 
 
 # TensorBoard's own protobuf code and numpy disagree about a deprecation; not ours to repair.

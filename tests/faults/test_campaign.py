@@ -1,0 +1,26 @@
+"""Some hundred faults in every run of the tests; a thousand by hand (docs/faults.md)."""
+
+import dataclasses
+from pathlib import Path
+
+from tests.faults.campaign import Outcome, run_campaign, summary
+
+COUNT = 160
+
+
+def test_no_fault_is_unnoticed_and_nothing_is_lost(tmp_path: Path) -> None:
+    outcomes = run_campaign(COUNT, seed=1, folder=tmp_path)
+    report = summary(outcomes)
+    assert report["bad"] == []
+    assert report["injected"] == COUNT
+    results = [result for outcome in outcomes for result in outcome.results]
+    assert results.count("detected") > COUNT / 2
+    assert results.count("restored") > COUNT / 8
+
+
+def test_a_bad_outcome_is_reported() -> None:
+    """The campaign can fail: what nobody noticed is in its report."""
+    fine = Outcome(0, "cache", "x.tar", "bit flipped", ("detected",))
+    bad = dataclasses.replace(fine, number=1, results=("UNDETECTED",))
+    assert [outcome.is_bad for outcome in (fine, bad)] == [False, True]
+    assert [each["number"] for each in summary([fine, bad])["bad"]] == [1]  # type: ignore[index, attr-defined]
