@@ -11,6 +11,13 @@ assert VERSION is not None
 
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"]
 EXTRAS = {
+    "docs": [
+        "furo>=2024.8",
+        "myst-parser>=4.0",
+        "sphinx>=8.0",
+        "sphinx-copybutton>=0.5",
+        "sphinxcontrib-programoutput>=0.17",
+    ],
     "onnx": ONNX,
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
@@ -70,7 +77,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["kdcache = kdcache.cli.main:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
