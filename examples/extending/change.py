@@ -1,6 +1,6 @@
 """Add a change of the student: python examples/extending/change.py CACHE RUN, which trains and saves one.
 
-Inside the repository it is a file of kdcache/students and a line in the table of kdcache/students/__init__.py, after which
+Inside the repository it is a file of kdcache/students and a line in the table of its __init__.py, after which
 `--change registers:number=4` works with any method.
 """
 

@@ -1,7 +1,7 @@
 """Add a Triton kernel: python examples/extending/kernel.py, which compares it with torch and with the exact result.
 
-Without a GPU run it with TRITON_INTERPRET=1. `python -m kdcache_kernels.lint kernel` in this folder compiles it for a GPU
-that is not there, and refuses spills and shared memory that does not fit. Inside the repository it is a file of
+Without a GPU run it with TRITON_INTERPRET=1. In this folder `python -m kdcache_kernels.lint kernel` compiles it for a
+GPU that is not there, and refuses spills and shared memory that does not fit. Inside the repository it is a file of
 kernels/kdcache_kernels/device and a line in kernels.py beside it; `tune` then finds its settings for a card.
 """
 
