@@ -26,19 +26,17 @@ def headings(text: str) -> set[str]:
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    broken = []
-    for link in _LINK.findall(text):
-        if re.match(r"[a-z]+:", link):
-            continue
-        target, _, anchor = link.partition("#")
-        found = (path.parent / target).resolve() if target else path
-        if (
-            not found.exists()
-            or not found.is_relative_to(ROOT)
-            or (anchor and anchor not in headings(found.read_text(encoding="utf-8")))
-        ):
-            broken.append(link)
+    broken = [link for link in _LINK.findall(text) if not re.match(r"[a-z]+:", link) and not leads(path, link)]
     assert broken == []
+
+
+def leads(path: Path, link: str) -> bool:
+    """Whether a link of a document leads to a file of the repository, and to a heading where it names one."""
+    target, _, anchor = link.partition("#")
+    found = (path.parent / target).resolve() if target else path
+    if not found.exists() or not found.is_relative_to(ROOT):
+        return False
+    return not anchor or anchor in headings(found.read_text(encoding="utf-8"))
 
 
 def test_every_page_is_part_of_the_site() -> None:
