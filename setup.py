@@ -13,6 +13,13 @@ ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"]
 CLOUD = ["obstore>=0.6", "tenacity>=8.2"]
 EXTRAS = {
     "cloud": CLOUD,
+    "docs": [
+        "furo>=2024.8",
+        "myst-parser>=4.0",
+        "sphinx>=8.0",
+        "sphinx-copybutton>=0.5",
+        "sphinxcontrib-programoutput>=0.17",
+    ],
     "onnx": ONNX,
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
@@ -74,7 +81,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["kdcache = kdcache.cli.main:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -21,6 +21,8 @@ def markdown(result: dict[str, Any], names: Sequence[str], pairs: Sequence[tuple
     by_row = {name: runs_of(result, name) for name in ("teacher", *names)}
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
+        "# Accuracy",
+        "",
         f"{result['date']}, {result['device']}, {result['cpu_count']} cores, {versions}; grid `{result['grid_name']}`, "
         f"{result['jobs']} runs at a time. Top-1 on all test images: mean ± standard deviation over n seeds of the "
         "student (teacher and cache are the same). Step, waiting and memory: medians over the runs, which shared the "

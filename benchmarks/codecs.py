@@ -194,7 +194,7 @@ def _sections(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[list[str]]
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
-    lines: list[str] = []
+    lines = ["# Codecs", ""]
     for title, cells in _sections(rows):
         table = [_HEADINGS, ["---", *["--:"] * (len(_HEADINGS) - 1)], *cells]
         lines += [f"{title}:", "", *(f"| {' | '.join(row)} |" for row in table), ""]

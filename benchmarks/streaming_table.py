@@ -12,6 +12,8 @@ def markdown(result: dict[str, Any]) -> str:
     loaders = sorted({row["loader"] for row in result["loaders"]}, key=lambda name: _rank(name, cases, rows))
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
+        "# Streaming",
+        "",
         f"{result['date']}, {result['device']}, {result['cpu_count']} cores, {versions}. Medians of "
         f"{result['settings']['repeats']} turns; cold: of {result['settings']['cold']}.",
         "",

@@ -157,7 +157,7 @@ def _verdict(found: _Reach, ranks: Ranks) -> list[str]:
         return [
             f"One fixed linear map from {found.width} channels falls short: with a bias it reaches at most "
             f"{_percent(found.with_bias)} of the variance of all tokens around their mean, and holding 99 % takes "
-            f"{needed:.0f} shared dimensions ({whose}).",
+            f"{needed:.0f} shared components ({whose}).",
             uncentred,
             "A linear adapter, and Lift too, is such a map and cannot get below this floor; a map that depends on the "
             "input, as the widened last block of WideLast, is not bound by it.",
@@ -170,8 +170,8 @@ def _verdict(found: _Reach, ranks: Ranks) -> list[str]:
         else "It does not need the bias."
     )
     return [
-        f"One fixed linear map with a bias suffices: {needed:.0f} shared dimensions hold 99 % of the variance around "
-        f"the mean token ({whose}), so a plain feature term (the method feature) asks nothing impossible.",
+        f"One fixed linear map with a bias suffices: {needed:.0f} shared components explain 99 % of the variance "
+        f"around the mean token ({whose}), so a plain feature term (the method feature) asks nothing impossible.",
         bias,
         uncentred,
     ]
@@ -193,7 +193,7 @@ def _cautions(found: _Reach, ranks: Ranks, layer: Layer, source: SourceFacts) ->
     if found.first > _DOMINANT and found.width < found.channels:
         cautions.append(
             f"one direction holds {_percent(found.first)} of the variance, as a massive activation does, and decides "
-            f"alone; with every channel at unit variance (transform=standardize) {found.width} dimensions hold "
+            f"alone; with every channel at unit variance (transform=standardize) {found.width} components explain "
             f"{_percent(found.standardized)}."
         )
     return cautions
@@ -207,17 +207,17 @@ def _rows(found: _Reach, ranks: Ranks, layer: Layer, source: SourceFacts) -> lis
         ("student's channels", f"{found.width}"),
         ("images, view recipe", _images_words(source)),
         ("tokens of an image; in the shared basis", f"{layer.num_tokens}; {ranks.num_tokens}"),
-        (f"shared dimensions, centred, {levels} ({found.whose})", _dims(list(found.needed.values()))),
-        (f"variance that {kept} shared dimensions hold", _percent(found.with_bias)),
+        (f"shared components, centred, {levels} ({found.whose})", _dims(list(found.needed.values()))),
+        (f"variance that {kept} shared components explain", _percent(found.with_bias)),
         ("… reached without a bias", _percent(found.without_bias)),
         ("… with every channel at unit variance", _percent(found.standardized)),
-        (f"shared dimensions, uncentred, {levels}", _dims(list(found.needed_uncentred.values()))),
-        (f"energy that {kept} shared dimensions hold, uncentred", _percent(found.uncentred)),
+        (f"shared components, uncentred, {levels}", _dims(list(found.needed_uncentred.values()))),
+        (f"energy that {kept} shared components explain, uncentred", _percent(found.uncentred)),
         ("energy in the mean token", _percent(ranks.mean_energy)),
-        (f"dimensions of one image, uncentred, {levels}", _dims([each.p99 for each in ranks.per_image.values()])),
+        (f"components of one image, uncentred, {levels}", _dims([each.p99 for each in ranks.per_image.values()])),
     ]
     if own is not None:
-        rows.append((f"dimensions of one image, centred, {levels}", _dims([each.p99 for each in own.values()])))
+        rows.append((f"components of one image, centred, {levels}", _dims([each.p99 for each in own.values()])))
     return [*rows, ("one fixed linear map", found.fixed_map.replace("-", " "))]
 
 
@@ -246,7 +246,7 @@ def _needed(shared: Mapping[str, Spread] | None, all_tokens: Mapping[str, int]) 
 
 
 def _dimensions(count: float) -> str:
-    return "1 shared dimension holds" if count == 1 else f"{count:.0f} shared dimensions hold"
+    return "1 shared component explains" if count == 1 else f"{count:.0f} shared components explain"
 
 
 def _percent(fraction: float) -> str:

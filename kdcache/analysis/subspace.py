@@ -1,4 +1,4 @@
-"""How many dimensions hold an image's tokens in one basis for all images.
+"""How many components explain an image's tokens in one basis for all images.
 
 Source: the dataset-level PCA of arXiv 2511.15572: eigenvectors of ``mean of x xᵀ`` over all tokens (centred:
 of their covariance), in falling order; of each image the energy along each of them.

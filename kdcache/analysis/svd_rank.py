@@ -1,4 +1,4 @@
-"""How many dimensions hold the tokens of one image, by its own singular values.
+"""How many components explain the tokens of one image, by its own singular values.
 
 Source: arXiv 2511.15572: thin SVD of each image's raw (N, C) tokens, the smallest d with
 ``sum of the d largest squared singular values >= level``. Here through the eigenvalues of the smaller Gram matrix in

@@ -26,7 +26,7 @@ def quantize(tokens: Tensor, *, codec: Format = "int8") -> tuple[Tensor, Tensor,
 
     Returns:
         values: shaped as tokens, contiguous, int8 or float8_e4m3fn.
-        scale: one float32 per token. **NaN or Inf where the token holds NaN or Inf**, whose values then mean nothing;
+        scale: one float32 per token. NaN or Inf where the token holds NaN or Inf, whose values then mean nothing;
             a caller who cannot rule that out must look at it.
         sums: sum over each token, float32.
         squares: sum of squares over each token, float32.

@@ -23,7 +23,7 @@ def token_spectrum(tokens: Tensor, *, levels: Sequence[float] = (0.9,), fold: bo
     in the torch form, and to about 5e-4 per bin in the Triton form, whose products take tokens and DFT matrix in
     float16 (1e-3 if one channel dominates all tokens). Bandwidths are exact where no rounding of the cumulative energy
     crosses a level, else mostly off by one bin; a level of 1 asks for exactly that rounding. A token must have a root
-    mean square between 1e-15 and 1e15, or be zero.
+    mean square between 1e-15 and 1e15, or be zero. Neither result is differentiable.
 
     Args:
         tokens: (N, D) or (B, L, D), float; a slice such as ``tokens[:, 1:]`` is not copied. Channels that do not lie
@@ -37,7 +37,6 @@ def token_spectrum(tokens: Tensor, *, levels: Sequence[float] = (0.9,), fold: bo
             zeros if all are, NaN if a token is not finite.
         bandwidth: (N, len(levels)) or (B, L, len(levels)), int32: the smallest number of bins, in that order, that
             hold the level. 0 for tokens of zero energy (see `skipped_tokens`), -1 for tokens that are not finite.
-        Neither is differentiable.
 
     Raises: ValueError for no tokens, other shapes or dtypes, or levels outside (0, 1].
     """

@@ -75,9 +75,9 @@ def test_a_common_mean_does_not_hide_full_rank() -> None:
     assert found.fixed_map == "falls-short"
     assert found.reach == pytest.approx(reachable(tokens, 24), rel=1e-4)
     assert 0.25 < found.reach < 0.4
-    assert "Uncentred, 1 shared dimension holds 99 % of the energy" in found.paragraph
+    assert "Uncentred, 1 shared component explains 99 % of the energy" in found.paragraph
     rows = dict(found.rows)
-    assert rows["shared dimensions, uncentred, 80/90/95/99 %"] == "1 / 1 / 1 / 1"
+    assert rows["shared components, uncentred, 80/90/95/99 %"] == "1 / 1 / 1 / 1"
     assert rows["energy in the mean token"].startswith("99.")
 
 
@@ -100,7 +100,7 @@ def test_a_massive_channel_that_varies_is_a_caution() -> None:
     (caution,) = found.cautions
     assert "one direction holds 98." in caution or "one direction holds 99." in caution
     standardized = tokens / tokens.reshape(-1, 96).std(axis=0)
-    assert f"24 dimensions hold {100 * reachable(standardized, 24):.1f} %" in caution
+    assert f"24 components explain {100 * reachable(standardized, 24):.1f} %" in caution
     assert found.paragraph.startswith(f"Caution: {caution}")
 
 
@@ -108,7 +108,7 @@ def test_a_fixed_map_suffices_where_the_centred_rank_fits() -> None:
     tokens = noise(rank=20)
     found = diagnosed(tokens, 24)
     assert found.fixed_map == "suffices"
-    assert "One fixed linear map with a bias suffices: 20 shared dimensions" in found.paragraph
+    assert "One fixed linear map with a bias suffices: 20 shared components" in found.paragraph
     assert "does not need the bias" in found.paragraph
     assert "Lift" not in found.paragraph
 

@@ -100,7 +100,7 @@ def _rank_profile(analyses: Sequence[AnalysisInput]) -> Plot | None:
             colour = COLOURS[number % len(COLOURS)]
             axes.fill_between(blocks, *quartiles, color=colour, alpha=0.2, linewidth=0)
             axes.plot(blocks, [each.mean for each in spreads], marker=".", label=line_label(label), **look(number))
-        _blocks_axis(axes, "dimensions for 99 %")
+        _blocks_axis(axes, "components for 99 %")
 
     return draw_plot(
         draw,

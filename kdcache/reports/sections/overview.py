@@ -55,7 +55,7 @@ def _numbers(each: AnalysisInput) -> str:
     if last.ranks is not None and "99" in last.ranks.per_image:
         own = last.ranks.per_image["99"].p99
         sentences.append(
-            f"In its own basis {own:.0f} dimensions hold 99 % of the energy of 99 in 100 images, "
+            f"In its own basis {own:.0f} components explain 99 % of the energy of 99 in 100 images, "
             f"{share_text(own / last.ranks.max_rank)} of the {last.ranks.max_rank} possible"
         )
         if last.ranks.shared is not None and "99" in last.ranks.shared:

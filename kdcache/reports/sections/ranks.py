@@ -1,4 +1,4 @@
-"""How many dimensions hold the energy of a layer."""
+"""How many components explain the energy of a layer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -44,7 +44,7 @@ def ranks_section(analyses: Sequence[AnalysisInput], runs: Sequence[RunInput] = 
     for each in analyses:
         blocks += _curves(each, runs, with_heading=len(analyses) > 1)
     blocks += _missing(analyses)
-    return Section("ranks", "Ranks: dimensions that hold the energy", blocks)
+    return Section("ranks", "Ranks: components that explain the energy", blocks)
 
 
 def _missing(analyses: Sequence[AnalysisInput]) -> list[Block]:
@@ -132,9 +132,9 @@ def _beside(found: Sequence[tuple[AnalysisInput, Layer, Ranks]], *, with_label: 
     return Table(
         (*headings, "numerical rank"),
         rows,
-        "Dimensions for 99 %, 99th percentile over the images, and their share of what is possible: min(N, C) per "
-        "image, C in a shared basis. Where centring changes a number much, a common mean holds the energy, not many "
-        "directions. The numerical rank is the median over the images.",
+        "Components for 99 %, 99th percentile over the images, and their fraction of what is possible: min(N, C) "
+        "per image, C in a shared basis. Where centring changes a number much, a common mean holds the energy, not "
+        "many directions. The numerical rank is the median over the images.",
     )
 
 
@@ -152,7 +152,7 @@ def _curves(each: AnalysisInput, runs: Sequence[RunInput], *, with_heading: bool
 
 
 def _energy(each: AnalysisInput, at: int, layer: Layer, widths: Mapping[str, int]) -> list[Plot]:
-    """What the strongest dimensions hold, and on a logarithmic axis what they leave out.
+    """What the strongest components explain, and on a logarithmic axis what they leave out.
 
     Args:
         each, at, layer: The layer and its number.
@@ -165,13 +165,13 @@ def _energy(each: AnalysisInput, at: int, layer: Layer, widths: Mapping[str, int
     }
     if not curves:
         return []
-    dimensions = f"dimensions kept, of {layer.num_channels}"
+    dimensions = f"components kept, of {layer.num_channels}"
 
     def held(axes: Axes) -> None:
         for number, (title, values) in enumerate(curves.items()):
             axes.plot(np.arange(1, len(values) + 1), 100 * values, label=title, **look(number))
         _width_lines(axes, widths, layer, (0, 100))
-        axes.set(xlabel=dimensions, ylabel="energy held (%)", ylim=(0, 101))
+        axes.set(xlabel=dimensions, ylabel="energy explained (%)", ylim=(0, 101))
 
     def left_out(axes: Axes) -> None:
         for number, (title, values) in enumerate(curves.items()):
@@ -188,16 +188,16 @@ def _energy(each: AnalysisInput, at: int, layer: Layer, widths: Mapping[str, int
         draw_plot(
             held,
             name=name,
-            label=f"Cumulative energy over dimensions, {title}",
-            caption=f"{layer_text(layer)}: mean energy that the strongest dimensions hold. The gap between an image's "
-            "own basis and one for all is what turns from image to image; a fixed linear map cannot follow it. A "
-            "dotted line marks a student's channels: a fixed map from them, with a bias, reaches at most where it "
+            label=f"Cumulative energy over components, {title}",
+            caption=f"{layer_text(layer)}: mean energy that the strongest components explain. The gap between an "
+            "image's own basis and one for all is what turns from image to image; a fixed linear map cannot follow it. "
+            "A dotted line marks a student's channels: a fixed map from them, with a bias, reaches at most where it "
             "meets the curve of all tokens, centred.",
         ),
         draw_plot(
             left_out,
             name=f"{name}-rest",
-            label=f"Energy left out over dimensions, {title}",
+            label=f"Energy left out over components, {title}",
             caption=f"{layer_text(layer)}: the same as what is left out, on a logarithmic axis. Where a curve meets "
             "the dashed line, 99 % is held.",
         ),
@@ -229,12 +229,12 @@ def _comparison(analyses: Sequence[AnalysisInput]) -> Plot | None:
         for number, (label, values) in enumerate(curves.items()):
             shares = 100 * np.arange(1, len(values) + 1) / len(values)
             axes.plot(shares, 100 * values, label=line_label(label), **look(number))
-        axes.set(xlabel="dimensions kept (% of min(N, C))", ylabel="energy held (%)", ylim=(0, 101))
+        axes.set(xlabel="components kept (% of min(N, C))", ylabel="energy explained (%)", ylim=(0, 101))
 
     return draw_plot(
         draw,
         name="ranks-all",
         label="Cumulative energy of the last layers of all analyses",
         caption="The last layer of each analysis, every image in its own basis. A curve that rises earlier needs fewer "
-        "of the dimensions it could have.",
+        "of the components it could have.",
     )

@@ -12,7 +12,7 @@ def test_the_verdict_comes_first_with_its_numbers_and_caveats(tmp_path: Path) ->
     section = overview_section(read_inputs([write_full(tmp_path / "a")]))
     first, *others = blocks_of(section)
     assert isinstance(first, Text)
-    assert first.text == "The student has 9 channels; 24 shared dimensions hold 99 %."
+    assert first.text == "The student has 9 channels; 24 shared components explain 99 %."
     assert first.role == "lead"
     assert any("One seed." in getattr(block, "items", []) for block in others)
     verdict, facts = tables(section)
@@ -26,7 +26,7 @@ def test_the_verdict_comes_first_with_its_numbers_and_caveats(tmp_path: Path) ->
 
 def test_without_a_diagnosis_the_numbers_speak(tmp_path: Path) -> None:
     section = overview_section(read_inputs([write_full(tmp_path / "a", diagnosis=None)]))
-    assert "8 dimensions hold 99 %" in getattr(blocks_of(section)[0], "text", "")
+    assert "8 components explain 99 %" in getattr(blocks_of(section)[0], "text", "")
     assert "one basis for all it takes 12 of 24" in getattr(blocks_of(section)[0], "text", "")
     assert "No diagnosis of a student" in notes(section)
 
