@@ -81,6 +81,20 @@ def test_a_change(load: Load, cache: Path, tmp_path: Path, capsys: pytest.Captur
     assert "3 prefix tokens" in capsys.readouterr().out
 
 
+def test_a_storage(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for library in ("obstore", "moto.server"):
+        pytest.importorskip(library, reason=f"{library} is not installed; the extra test has it")
+    storage = load("storage")
+    # It sets them in its own process; here they go with the test.
+    for name in (*storage.SETTINGS, "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("KDCACHE_STAGING", str(tmp_path))
+    storage.main()
+    assert "32 views read back" in capsys.readouterr().out
+
+
 def test_a_kernel() -> None:
     command = [sys.executable, str(FOLDER / "kernel.py")]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
