@@ -51,6 +51,8 @@ def source_text(source: "Source", data: str, estimate: "PassEstimate | None" = N
 def _estimate_lines(estimate: "PassEstimate") -> list[str]:
     pending = f"{counted(estimate.num_views, 'view')} of {counted(estimate.num_images, 'image')}"
     free = f"{size_text(estimate.free_bytes)} free"
+    if not estimate.num_images:
+        return [f"  to do: nothing, all shards are there; {free}"]
     if estimate.size_bytes is None or estimate.teacher_s is None:
         return [
             f"  to do: {pending}, {free}; bytes and time cannot be told before the teacher is loaded "

@@ -11,6 +11,8 @@ from kdcache.images.decode import EXTENSIONS, image_extension
 from kdcache.images.source import UNLABELLED, Source, SourceImage
 from kdcache.images.splits import refuse_splits
 
+_MAX_NAMED = 5
+
 
 class FolderSource(Source):
     """Images below the class folders of one folder, or of a folder without class folders, which have no labels.
@@ -38,6 +40,7 @@ class FolderSource(Source):
             loose = self._loose_images()
         except OSError as error:
             raise SourceError(f"{error.filename}: cannot be listed ({error.strerror}); nothing is left out") from None
+        self._count_empty([name for name, paths in found.items() if not paths])
         found = {name: paths for name, paths in found.items() if paths}
         rule = classes or ClassRule()
         if found and is_labelled:
@@ -96,6 +99,14 @@ class FolderSource(Source):
             else:
                 kept.append(entry.name)
         return kept
+
+    def _count_empty(self, names: Sequence[str]) -> None:
+        """Count folders without an image, which are no classes, and name some."""
+        if len(names) == 1:
+            self.passed_over[f"folder {names[0]} without an image"] += 1
+        elif names:
+            more = ", …" if len(names) > _MAX_NAMED else ""
+            self.passed_over[f"folders without an image ({', '.join(names[:_MAX_NAMED])}{more})"] += len(names)
 
     def _refuse_links_to_classes(self, root: Path, found: Mapping[str, Sequence[Path]]) -> None:
         """Refuse a link to a folder that is read already: its images would come twice, under two labels."""

@@ -25,6 +25,11 @@ def test_what_cannot_be_told_says_why(photos: Path) -> None:
     assert "cannot be told before the teacher is loaded (no such model)" in shown
 
 
+def test_a_finished_pass_needs_nothing(photos: Path) -> None:
+    shown = source_text(open_source(str(photos)), "d", PassEstimate(0, 0, 0, 5_000_000_000, 0.0))
+    assert shown.endswith("  to do: nothing, all shards are there; 5 GB free")
+
+
 def test_logits_that_do_not_know_the_labels_are_a_warning() -> None:
     bad, good = Agreement("g/logits", 0.001, 500, 1000, 3), Agreement("g/logits", 0.8, 500, 1000, 1000)
     assert agreement_text(bad).endswith("is the label's for 0.1% of 500 images (labels: 3 classes)")

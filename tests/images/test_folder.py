@@ -49,9 +49,18 @@ def test_nothing_is_passed_over_without_a_count(photos: Path, tmp_path: Path) ->
     assert len(source.images) == 6
     assert source.class_names == ["cat", "dog"]
     assert source.passed_over_text() == (
-        "2 .heic, 2 hidden files, 1 .part, 1 .svg, 1 .xml, 1 folder @eaDir, 1 links to folders, 1 special files, "
-        "1 without extension"
+        "2 .heic, 2 hidden files, 1 .part, 1 .svg, 1 .xml, 1 folder @eaDir, 1 folder annotations without an image, "
+        "1 links to folders, 1 special files, 1 without extension"
     )
+
+
+def test_folders_without_an_image_are_named(photos: Path) -> None:
+    """A class of which nothing was copied takes no index, and somebody should hear of it."""
+    for number in range(7):
+        (photos / f"empty{number}").mkdir()
+    source = FolderSource(photos)
+    assert source.class_names == ["cat", "dog"]
+    assert source.passed_over_text() == "7 folders without an image (empty0, empty1, empty2, empty3, empty4, …)"
 
 
 @pytest.mark.parametrize("name", ["x.jfif", "x.JPE", "x.jpeg"])

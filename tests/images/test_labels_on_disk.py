@@ -74,7 +74,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], Read | str]] = {
     ),
     "empty classes and classes of other formats": (
         files("ant/note.txt", "cat/1.jpg", "dog/2.jpg", "elk/3.heic"), {},
-        Read({"cat/1.jpg": "cat", "dog/2.jpg": "dog"}, "1 .heic, 1 .txt"),
+        Read({"cat/1.jpg": "cat", "dog/2.jpg": "dog"}, "2 folders without an image (ant, elk), 1 .heic, 1 .txt"),
     ),
     "an archive beside its folders": (
         files("cat/1.jpg", "dog/2.jpg", "cat/old.zip"), {},
@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], Read | str]] = {
     # Nested and flat folders.
     "images and their annotations": (
         files("images/1.jpg", "images/2.jpg", "labels/1.txt", "labels/2.txt"), {},
-        Read({"images/1.jpg": -1, "images/2.jpg": -1}, "2 .txt"),
+        Read({"images/1.jpg": -1, "images/2.jpg": -1}, "2 .txt, 1 folder labels without an image"),
     ),
     "one class, and that named": (
         files("cat/1.jpg", classes="ape\ncat\n"), {"class_map": "classes"}, Read({"cat/1.jpg": "cat"}),
