@@ -45,6 +45,8 @@ def source_text(source: "Source", data: str, estimate: "PassEstimate | None" = N
         names = [f"{index} {one_line(name)}" for index, name in enumerate(source.class_names)]
         shown = names if len(names) <= _MAX_CLASSES else [*names[: _MAX_CLASSES - 1], "…", names[-1]]
         lines.append(f"  classes: {num_classes}" + (f": {', '.join(shown)}" if shown else ", by number"))
+        if not shown and len(bare) < len(images) and min(image.label for image in images if image.label >= 0) == 1:
+            lines.append("  no label is 0: if they begin at 1, count them from 0, as teachers do")
     return "\n".join([*lines, *(_estimate_lines(estimate) if estimate is not None else [])])
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdcache.cli.data_flags import add_data
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import MODEL_HELP, print_json, size_text
-from kdcache.cli.train_config import read_config
+from kdcache.cli.train_config import read_config, without_logits
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS
 from kdcache.recipes import RECIPES, recipe_notes, recipe_summary
@@ -134,7 +134,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train."""
-    config = read_config(arguments)
+    config, note = without_logits(arguments, read_config(arguments))
     beside = _beside(arguments.beside)
 
     from kdcache.distributed.env import worker_env
@@ -145,6 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
     with ProgressReporter("train", "steps", visible=visible) as reporter:
         if arguments.recipe is not None:
             reporter.note(f"{arguments.recipe}: {recipe_notes(arguments.recipe)}")
+        if note:
+            reporter.note(note)
 
         load_teachers = _load_teachers(arguments.teacher_weights) if config.online else None
         summary = train(

@@ -63,7 +63,10 @@ def train_without_labels(world: World, request: pytest.FixtureRequest) -> None:
     train = train_words(out, world.folder / "run")
     train[train.index("4")] = "3"
     world.fails(Remedy.TRAIN_WITHOUT_LABELS, *train)
-    world.goes(*without(train, "--method"), "--method", "logit:logit_weight=1", until=TRAINING)
+    train = without(train, "--method")
+    world.goes(*train, "--method", "logit:logit_weight=1", until=TRAINING)
+    features = ["--term", "cross-entropy:weight=0", "--term", "logits:weight=0"]
+    world.works(*train, "--method", "feature", *features, until=TRAINING)
 
 
 def leave_out_classes_or_logits(world: World, request: pytest.FixtureRequest) -> None:
@@ -84,6 +87,9 @@ def match_grid(world: World, request: pytest.FixtureRequest) -> None:
     world.works(*train, until=TRAINING)
     for choice in ("student", "teacher"):
         world.goes(*coarse, "--term", f"tokens:resize={choice}", until=TRAINING)
+    words = without(train, "--student", "--student-kwargs")
+    world.fails(Remedy.MATCH_GRID, *words, "--student", "resnet18")
+    world.goes(*words, "--student", "resnet18", "--term", "tokens:student_block=-4", until=TRAINING)
 
 
 def other_tokens(world: World, request: pytest.FixtureRequest) -> None:
