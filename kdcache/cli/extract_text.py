@@ -119,8 +119,14 @@ def report_facts(report: "ExtractReport", found: "Sequence[Agreement]") -> dict[
     }
 
 
-def summary_text(report: "ExtractReport", out: Path) -> str:
-    """What a pass did, and what the cache holds."""
+def summary_text(report: "ExtractReport", out: Path, worker: str = "") -> str:
+    """What a pass did, and what the cache holds.
+
+    Args:
+        report: Of the pass.
+        out: The cache.
+        worker: Which of several workers this is, and who says so.
+    """
     lines: list[str] = []
     if report.num_records:
         fractions = ", ".join(f"{stage} {fraction:.0%}" for stage, fraction in report.times.shares().items())
@@ -133,7 +139,7 @@ def summary_text(report: "ExtractReport", out: Path) -> str:
     if base is None:
         lines.append(
             f"{out}: this worker is done and some shards are still pending: wait for the other workers, "
-            "or run the same command again"
+            "or run the same command again" + (f" (this was {worker}: alone it leaves their part)" if worker else "")
         )
         return "\n".join(lines)
     if not report.num_shards:
