@@ -90,7 +90,8 @@ _WORDS = {
         "with `local-dir:FOLDER`"
     ),
     Remedy.MODEL_OF_WEIGHTS: (
-        "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
+        "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs "
+        "(--student-kwargs)"
     ),
     Remedy.GIVE_STUDENT_WEIGHTS: "give them with `--student-weights hub`, a file, or random for a dry run",
     # Training.
