@@ -153,6 +153,9 @@ class FolderSource(Source):
         """Whether a file is taken; counts it where it is not."""
         if is_dropping(entry.name):
             self.passed_over["hidden files"] += 1
+        elif image_extension(entry.name) is None and entry.is_symlink() and not Path(entry.path).exists():
+            # Perhaps a class whose disk is not mounted.
+            self.passed_over[f"link {entry.name} to nothing"] += 1
         elif image_extension(entry.name) is None:
             self.passed_over[Path(entry.name).suffix.lower() or "without extension"] += 1
         elif entry.is_symlink() and not Path(entry.path).exists():

@@ -149,6 +149,7 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
             f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}",
             remedy=Remedy.MODEL_OF_WEIGHTS,
         )
+    _refuse_other_kinds(path, weights, wanted)
     model.load_state_dict(weights)
     return f"{path}: {'; '.join(notes)}" if notes else None
 
@@ -192,6 +193,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 def _read_checkpoint(model: nn.Module, file: Path | str) -> tuple[Path, StateDict]:
     if is_elsewhere(str(file)):
         file = resolve_name(str(file)).weights or file
+    if "://" in str(file):
+        raise ModelError(f"{file}: URLs are not read; download the file, and name that")
     path, choice = Path(file).expanduser(), None
     name, colon, last = str(file).rpartition(":")
     if colon and not path.exists():
@@ -207,6 +210,18 @@ def _without_other_classifier(model: nn.Module, weights: dict[str, Tensor]) -> d
         return weights
     kept = {key: each for key, each in weights.items() if key.rpartition(".")[0] not in classifiers}
     return {**kept, **own}
+
+
+def _refuse_other_kinds(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that torch would cast without a word, or cannot copy."""
+    for key, each in weights.items():
+        problem = ""
+        if wanted[key].is_floating_point() and not each.is_floating_point():
+            problem = f"holds {str(each.dtype).removeprefix('torch.')}, as quantised weights do; wanted floating point"
+        elif each.is_meta or each.layout is not torch.strided:
+            problem = "has no dense values; save the weights themselves"
+        if problem:
+            raise ModelError(f"{path}: {key} {problem}")
 
 
 def _other_classifier(model: nn.Module, weights: Mapping[str, Tensor]) -> str:

@@ -89,6 +89,14 @@ def test_a_link_to_nothing_is_a_bad_image(photos: Path) -> None:
     assert len(source.images) == 8
 
 
+def test_a_class_behind_a_link_to_nothing_is_named(photos: Path) -> None:
+    """The disk with its images is not mounted."""
+    (photos / "zebra").symlink_to("/mnt/away/zebra")
+    source = FolderSource(photos)
+    assert source.class_names == ["cat", "dog"]
+    assert source.passed_over_text() == "1 link zebra to nothing"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user to be refused as")
 def test_a_file_that_may_not_be_read_is_a_bad_image(photos: Path) -> None:
     (photos / "cat" / "1.JPEG").chmod(0)
