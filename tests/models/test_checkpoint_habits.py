@@ -130,7 +130,8 @@ LOADS: dict[str, tuple[Callable[[Path], Path], State, str | None]] = {
         save({"net": RAW, "ema": {"decay": 0.99, "shadow": AVERAGED}}), AVERAGED, "took ema/shadow, not net",
     ),
     "optimizer of the same shapes": (
-        save({"model": RAW, "optimizer": {"state": {0: {"exp_avg": each} for each in RAW.values()}}}), RAW, None,
+        save({"model": RAW, "optimizer": {"state": dict(enumerate({"exp_avg": each} for each in RAW.values()))}}),
+        RAW, None,
     ),
     "deepspeed": (save({"module": RAW, "optimizer": None, "ds_version": "0.14"}), RAW, None),
     "bf16": (save({name: each.bfloat16() for name, each in RAW.items()}), BF16, None),
