@@ -174,7 +174,7 @@ def test_grids_that_differ_are_a_choice(tiny_root: Path, tmp_path: Path) -> None
 
 def test_blocks_whose_grid_fits_are_named(tiny_cache: Cache) -> None:
     method = Method(name="mine", terms=(CrossEntropy(), Tokens(teacher=("blocks.-1/patch",))))
-    config = tiny_run(method=method, student="resnet18", student_kwargs={})
+    config = tiny_run(method=method, student="test_resnet", student_kwargs={})
     with pytest.raises(GridMismatchError, match=r"the student's blocks with the teacher's grid are -4$"):
         prepare(config, tiny_cache)
 

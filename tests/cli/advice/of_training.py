@@ -16,7 +16,7 @@ EVALUATED = "kdcache.train.evaluate.evaluate"
 
 
 def add_column(world: World, request: pytest.FixtureRequest) -> None:
-    out = small_cache(world.folder / "c")
+    out = world.small_cache()
     train = train_words(out, world.folder / "run", method="feature:teacher=blocks.0/patch")
     advised = world.fails(Remedy.ADD_COLUMN, *train)
     assert "--tap blocks.0/patch" in advised
@@ -25,7 +25,7 @@ def add_column(world: World, request: pytest.FixtureRequest) -> None:
 
 
 def add_columns(world: World, request: pytest.FixtureRequest) -> None:
-    out = small_cache(world.folder / "c")
+    out = world.small_cache()
     student = ["--change", "low-rank:rank=2", "--student-weights", "random", "--term", "local", "--codec", "fp16"]
     train = train_words(out, world.folder / "run", *student, method="none")
     train = [word.replace("depth=1", "depth=2").replace("embed_dim=12", "embed_dim=24") for word in train]
@@ -88,8 +88,8 @@ def match_grid(world: World, request: pytest.FixtureRequest) -> None:
     for choice in ("student", "teacher"):
         world.goes(*coarse, "--term", f"tokens:resize={choice}", until=TRAINING)
     words = without(train, "--student", "--student-kwargs")
-    world.fails(Remedy.MATCH_GRID, *words, "--student", "resnet18")
-    world.goes(*words, "--student", "resnet18", "--term", "tokens:student_block=-4", until=TRAINING)
+    world.fails(Remedy.MATCH_GRID, *words, "--student", "test_resnet")
+    world.goes(*words, "--student", "test_resnet", "--term", "tokens:student_block=-4", until=TRAINING)
 
 
 def other_tokens(world: World, request: pytest.FixtureRequest) -> None:
@@ -109,8 +109,10 @@ def stabilise(world: World, request: pytest.FixtureRequest) -> None:
 
 def finished(world: World, request: pytest.FixtureRequest, *more: str) -> Path:
     """A run of one epoch."""
-    folder = world.folder / f"run-{len(list(world.folder.iterdir()))}"
     root = request.getfixturevalue("tiny_root")
+    if not more:
+        return world.finished_run(root)
+    folder = world.folder / f"run-{len(list(world.folder.iterdir()))}"
     world.works(*train_words(root, folder, "--codec", "fp16", *more))
     return folder
 
