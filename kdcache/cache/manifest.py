@@ -119,7 +119,7 @@ def _without_others(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     for field in found:
         if not (field in wanted and _is_named(found[field]) and _is_named(wanted[field])):
             continue
-        names = [[item["name"] for item in side[field]] for side in (found, wanted)]
+        names = [[str(item["name"]) for item in side[field]] for side in (found, wanted)]
         if set(names[0]) != set(names[1]):
             held, asked = (", ".join(each) for each in names)
             lines.append(f"{field}: the cache has {held}, this run wants {asked}")
@@ -130,7 +130,7 @@ def _without_others(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def _is_named(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and bool(_get(value[0], "name"))
+    return isinstance(value, list) and bool(_get(next(iter(cast("list[Any]", value)), None), "name"))
 
 
 def refuse(paths: CachePaths, problem: str) -> CorruptCacheError:

@@ -115,8 +115,7 @@ def _refuse_more(archives: Archives, number: int, offset: int, total: int) -> No
         raise SourceError(
             f"{archives.paths[number]}: there is "
             + ("another tar" if block[257:262] == b"ustar" else f"something else ({block[:12]!r})")
-            + " behind its end, as from `cat a.tar b.tar`; its members would be left out: pass tars one by one, or "
-            "join them with `tar --concatenate`"
+            + " behind its end, as from `cat a.tar b.tar`; its members would be left out: pass the tars one by one"
         )
 
 

@@ -144,7 +144,7 @@ def behind_one_another(folder: Path, name: str, *, gap: int = 0) -> Path:
 @pytest.mark.parametrize("name", ["t.tar", "t.tar.gz"])
 def test_tars_behind_one_another_are_refused(tmp_path: Path, name: str, gap: int) -> None:
     """`cat a.tar b.tar > all.tar` shows no reader but the first."""
-    with pytest.raises(SourceError, match=r"another tar behind its end, .*pass tars one by one"):
+    with pytest.raises(SourceError, match=r"another tar behind its end, .*pass the tars one by one"):
         open_source(str(behind_one_another(tmp_path, name, gap=gap if name == "t.tar" else 0)))
 
 
