@@ -4,12 +4,14 @@ Python's ``json`` accepts NaN, duplicate keys and nesting that kills the interpr
 that come from strangers must not depend on that.
 """
 
+import hashlib
 import json
 from collections import Counter
 from typing import Any
 
 from kdcache.errors import CorruptCacheError
 
+_SEAL = "sha256"
 _MAX_NAMED = 5
 
 
@@ -41,6 +43,32 @@ def load_json(data: bytes, *, where: str) -> Any:
         raise CorruptCacheError(
             f"{where}: not strict JSON ({error}); the file is damaged, restore or rebuild it"
         ) from None
+
+
+def dump_sealed(value: dict[str, Any]) -> bytes:
+    """The bytes of a table with the hash of all else that it holds, under ``sha256``."""
+    return dump_json({**value, _SEAL: _seal(value)})
+
+
+def load_sealed(data: bytes, *, where: str) -> dict[str, Any]:
+    """The table that `dump_sealed` wrote, without its hash.
+
+    Args:
+        data, where: As for `load_json`.
+
+    Raises: CorruptCacheError, also where a value is not the one that was written.
+    """
+    value = load_json(data, where=where)
+    if not isinstance(value, dict):
+        raise CorruptCacheError(f"{where}: no table")
+    recorded = value.pop(_SEAL, None)
+    if recorded != _seal(value):
+        raise CorruptCacheError(f"{where}: damaged or edited (the sha256 of its values is not the one in it)")
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return hashlib.sha256(dump_json(value)).hexdigest()
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

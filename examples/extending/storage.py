@@ -1,8 +1,8 @@
 """Use a storage of your own: python examples/extending/storage.py, which extracts to an S3-compatible server.
 
 Every service that speaks S3 (MinIO, Ceph, R2, ...) is one by its endpoint alone: AWS_ENDPOINT_URL, and credentials by
-the service's own chain. Here moto stands in for it. Another protocol is a scheme in kdcache/remote/url.py and the client
-that obstore has for it in kdcache/remote/engine.py.
+the service's own chain. Here moto stands in for it. Another protocol is a scheme in kdcache/remote/url.py and the
+client that obstore has for it in kdcache/remote/engine.py.
 """
 
 import logging

@@ -72,6 +72,7 @@ def assemble_group(
     """
     shards: list[GroupShard] = []
     plan = fingerprint_digest(fingerprint)
+    base_paths = CachePaths(paths.root.parent)
     summaries: dict[str, _Summary] = {}
     for shard in base.shards:
         name, num_records = shard.name, shard.num_samples * base.fingerprint.views.num_views
@@ -89,15 +90,28 @@ def assemble_group(
                 )
         for column, each in index.columns.items():
             summaries.setdefault(column, _Summary()).add(each)
+    for name, summary in summaries.items():
+        total = summary.total
+        if total.is_constant and not (total.count == base.num_records and _is_one_view(base_paths, base)):
+            total.refuse_constant(f"group {paths.root.name}, column {name}")
     return GroupManifest(
         fingerprint=fingerprint,
         base=base_digest,
         shards=shards,
         later_versions=later_versions(paths),
-        columns={
-            name: summary.finish(f"group {paths.root.name}, column {name}") for name, summary in summaries.items()
-        },
+        columns={name: summary.finish() for name, summary in summaries.items()},
     )
+
+
+def _is_one_view(paths: CachePaths, base: BaseManifest) -> bool:
+    """Whether all views of a base are the same pixels, of which a teacher gives the same."""
+    seen: set[bytes] = set()
+    for shard in base.shards:
+        hashes = read_index(paths.shard(INDEX, shard.name)).pixel_hashes
+        seen.update(each.tobytes() for each in hashes.reshape(-1, hashes.shape[-1]))
+        if len(seen) > 1:
+            return False
+    return True
 
 
 def _require(paths: CachePaths, name: str, plan: str) -> None:
@@ -126,11 +140,15 @@ class _Summary:
         else:
             self._fidelity.merge(column.fidelity)
 
-    def finish(self, where: str) -> ColumnSummary:
-        """The column's entry in the manifest. Raises: BadRecordError, naming `where`, if all its tokens are equal."""
-        total = self._total
-        assert total is not None, "there is at least one shard"
-        total.refuse_constant(where)
+    @property
+    def total(self) -> TokenStatistics:
+        """Of all shards."""
+        assert self._total is not None, "there is at least one shard"
+        return self._total
+
+    def finish(self) -> ColumnSummary:
+        """The column's entry in the manifest."""
+        total = self.total
         num_values = max(total.count * total.num_channels, 1)
         return ColumnSummary(
             fidelity={} if self._fidelity is None else self._fidelity.summary(),

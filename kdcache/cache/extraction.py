@@ -19,8 +19,10 @@ from kdcache.cache.paths import CachePaths
 from kdcache.cache.places import writing_paths
 from kdcache.cache.publishing import publish_manifest, publish_shard
 from kdcache.cache.writer import BadSample, BaseShardWriter
+from kdcache.durable import remove
 from kdcache.errors import IncompleteCacheError, Remedy
 from kdcache.remote import Lease, Location
+from kdcache.storage import entries, storage_errors
 
 Manifest = TypeVar("Manifest", BaseManifest, GroupManifest)
 
@@ -98,8 +100,10 @@ class Extraction:
                 self.base = self._base_job.adopt(base, accept_versions=accept_versions)
             for name, fingerprint in groups.items():
                 own = msgspec.structs.replace(fingerprint, base=fingerprint_digest(self.base))
-                self._jobs[name] = Job(self.paths.group(name), job_id, GroupFingerprint)
-                self.groups[name] = self._jobs[name].adopt(own, accept_versions=accept_versions)
+                job = self._jobs[name] = Job(self.paths.group(name), job_id, GroupFingerprint)
+                former = job.known()
+                self.groups[name] = job.adopt(own, accept_versions=accept_versions)
+                _remove_replaced(job.paths, former, self.groups[name])
         except BaseException:
             self.close()
             raise
@@ -234,6 +238,17 @@ class Extraction:
 
     def _all_jobs(self) -> "list[Job[BaseFingerprint] | Job[GroupFingerprint]]":
         return [*([self._base_job] if self._base_job is not None else []), *self._jobs.values()]
+
+
+def _remove_replaced(paths: CachePaths, former: GroupFingerprint | None, adopted: GroupFingerprint) -> None:
+    """Remove the columns of a plan of which nothing was finished, so that it could be replaced."""
+    lost = {column.name for column in (former.columns if former else [])} - {column.name for column in adopted.columns}
+    for folder in entries(paths.root):
+        if folder.name in lost and folder.is_dir() and not folder.is_symlink():
+            for tar in entries(folder):
+                remove(tar)
+            with storage_errors(folder, "remove"):
+                folder.rmdir()
 
 
 def _assembled(paths: CachePaths, names: Sequence[str], assemble: Callable[[], Manifest]) -> Manifest | None:

@@ -102,6 +102,11 @@ class Job(Generic[Fingerprint]):
             write_file(self.paths.job / _LATER, dump_json([*noted, self._later]))
             publish_note(self.paths, self.paths.job / _LATER)
 
+    def keep_versions(self) -> None:
+        """Note durably what the manifest alone may know of later versions, before it is withdrawn."""
+        if noted := later_versions(self.paths):
+            write_changed(self.paths.job / _LATER, dump_json(noted))
+
     def known(self) -> Fingerprint | None:
         """The plan that was begun here, None before there is one. Raises: CorruptCacheError."""
         plan = self.paths.job / "plan.json"
@@ -181,14 +186,27 @@ class Job(Generic[Fingerprint]):
 
 
 def later_versions(paths: CachePaths) -> list[dict[str, str]]:
-    """Versions of libraries that wrote shards besides those that the plan names, as far as the job still knows."""
+    """Versions of libraries that wrote shards besides those that the plan names, as far as job or manifest know.
+
+    A cache may have been copied without its job, and what is asked here may be about to make its manifest again.
+    """
     path = paths.job / _LATER
-    if not path.is_file():
-        return []
+    noted: list[dict[str, str]] = []
+    if path.is_file():
+        try:
+            noted = msgspec.convert(load_json(read_regular(path), where=str(path)), list[dict[str, str]])
+        except msgspec.ValidationError as error:
+            raise CorruptCacheError(f"{path}: not a list of versions ({error})", remedy=Remedy.RESTORE_FILE) from None
+    return noted + [each for each in _recorded_versions(paths.manifest) if each not in noted]
+
+
+def _recorded_versions(manifest: Path) -> list[dict[str, str]]:
+    """Those in a manifest, also in a damaged one: nothing else has them."""
     try:
-        return msgspec.convert(load_json(read_regular(path), where=str(path)), list[dict[str, str]])
-    except msgspec.ValidationError as error:
-        raise CorruptCacheError(f"{path}: not a list of versions ({error})", remedy=Remedy.RESTORE_FILE) from None
+        value = load_json(read_regular(manifest), where=str(manifest))
+        return msgspec.convert(value, _Recorded).later_versions
+    except (KdcacheError, msgspec.ValidationError):
+        return []
 
 
 def other_plan(paths: CachePaths, name: str, found: str, wanted: str | None) -> CacheMismatchError:
@@ -225,6 +243,10 @@ def committed(paths: CachePaths, name: str) -> IndexHead | None:
 def read_ledger(path: Path) -> list[BadSample]:
     """The bad images of a shard. Raises: CorruptCacheError."""
     return _read(path, _Ledger).bad
+
+
+class _Recorded(msgspec.Struct):
+    later_versions: list[dict[str, str]] = []
 
 
 class _Attempts(Facts, frozen=True):

@@ -100,15 +100,37 @@ def _read_value(paths: CachePaths) -> tuple[Any, str]:
 
 
 def differences(found: Facts, wanted: Facts) -> list[str]:
-    """``field: found X, wanted Y`` for every field that differs."""
-    flat_found = dict(_flatten(msgspec.to_builtins(found), PurePosixPath()))
-    flat_wanted = dict(_flatten(msgspec.to_builtins(wanted), PurePosixPath()))
+    """``field: found X, wanted Y`` for every field that differs; of columns that one side lacks, their names alone."""
+    plain_found, plain_wanted = msgspec.to_builtins(found), msgspec.to_builtins(wanted)
+    lines = _without_others(plain_found, plain_wanted)
+    flat_found = dict(_flatten(plain_found, PurePosixPath()))
+    flat_wanted = dict(_flatten(plain_wanted, PurePosixPath()))
     missing = "nothing"
-    return [
+    return lines + [
         f"{name}: the cache has {flat_found.get(name, missing)!r}, this run wants {flat_wanted.get(name, missing)!r}"
         for name in dict.fromkeys([*flat_found, *flat_wanted])
         if flat_found.get(name, missing) != flat_wanted.get(name, missing)
     ]
+
+
+def _without_others(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """A line for each list of named items (columns) that are not the same; leaves those that both sides have."""
+    lines: list[str] = []
+    for field in found:
+        if not (field in wanted and _is_named(found[field]) and _is_named(wanted[field])):
+            continue
+        names = [[str(item["name"]) for item in side[field]] for side in (found, wanted)]
+        if set(names[0]) != set(names[1]):
+            held, asked = (", ".join(each) for each in names)
+            lines.append(f"{field}: the cache has {held}, this run wants {asked}")
+            shared = set(names[0]) & set(names[1])
+            for side in (found, wanted):
+                side[field] = [item for item in side[field] if item["name"] in shared]
+    return lines
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, list) and bool(_get(next(iter(cast("list[Any]", value)), None), "name"))
 
 
 def refuse(paths: CachePaths, problem: str) -> CorruptCacheError:
@@ -124,7 +146,7 @@ def _flatten(value: Any, path: PurePosixPath) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, item in cast("dict[str, Any]", value).items():
             yield from _flatten(item, path / name)
-    elif isinstance(value, list) and value and _get(value[0], "name"):
+    elif _is_named(value):
         for item in cast("list[dict[str, Any]]", value):
             yield from _flatten(item, path / item["name"])
     else:

@@ -44,6 +44,7 @@ def _move_aside(
 ) -> None:
     paths = job.paths
     write_file(paths.job / "plan.json", fingerprint_bytes(fingerprint))
+    job.keep_versions()
     remove(paths.manifest)
     # The index goes first: without it the shard is not done, whatever else is left when this is interrupted.
     for name in shards:

@@ -96,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         def announce(source: "Source", estimate: "PassEstimate") -> None:
             print(source_text(source, str(config.data), estimate), file=sys.stderr)
 
+        if env.text and not as_json:
+            print(f"{env.text}: takes one of every {env.world_size} shards", file=sys.stderr)
         on_source = announce if env.is_main and not as_json else None
         try:
             report = extract(config, env=env, on_source=on_source, on_note=reporter.note, on_progress=show)
@@ -106,8 +108,12 @@ def run(arguments: argparse.Namespace) -> int:
     found = label_agreement(open_cache(config.out)) if report.base is not None else []
     if as_json:
         print_json(report_facts(report, found))
-    elif env.is_main or report.base is not None:
-        lines = [summary_text(report, config.out), *map(agreement_text, found), *next_text(report, config.out)]
+    else:
+        lines = [
+            summary_text(report, config.out, env.text),
+            *map(agreement_text, found),
+            *next_text(report, config.out),
+        ]
         print("\n".join(lines))
         if caution := caution_text(found, is_random=config.teacher_weights == "random"):
             print(caution, file=sys.stderr)

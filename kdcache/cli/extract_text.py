@@ -45,12 +45,16 @@ def source_text(source: "Source", data: str, estimate: "PassEstimate | None" = N
         names = [f"{index} {one_line(name)}" for index, name in enumerate(source.class_names)]
         shown = names if len(names) <= _MAX_CLASSES else [*names[: _MAX_CLASSES - 1], "…", names[-1]]
         lines.append(f"  classes: {num_classes}" + (f": {', '.join(shown)}" if shown else ", by number"))
+        if not shown and len(bare) < len(images) and min(image.label for image in images if image.label >= 0) == 1:
+            lines.append("  no label is 0: if they begin at 1, count them from 0, as teachers do")
     return "\n".join([*lines, *(_estimate_lines(estimate) if estimate is not None else [])])
 
 
 def _estimate_lines(estimate: "PassEstimate") -> list[str]:
     pending = f"{counted(estimate.num_views, 'view')} of {counted(estimate.num_images, 'image')}"
     free = f"{size_text(estimate.free_bytes)} free"
+    if not estimate.num_images:
+        return [f"  to do: nothing, all shards are there; {free}"]
     if estimate.size_bytes is None or estimate.teacher_s is None:
         return [
             f"  to do: {pending}, {free}; bytes and time cannot be told before the teacher is loaded "
@@ -115,8 +119,14 @@ def report_facts(report: "ExtractReport", found: "Sequence[Agreement]") -> dict[
     }
 
 
-def summary_text(report: "ExtractReport", out: Location) -> str:
-    """What a pass did, and what the cache holds."""
+def summary_text(report: "ExtractReport", out: Location, worker: str = "") -> str:
+    """What a pass did, and what the cache holds.
+
+    Args:
+        report: Of the pass.
+        out: The cache.
+        worker: Which of several workers this is, and who says so.
+    """
     lines: list[str] = []
     if report.num_records:
         fractions = ", ".join(f"{stage} {fraction:.0%}" for stage, fraction in report.times.shares().items())
@@ -129,7 +139,7 @@ def summary_text(report: "ExtractReport", out: Location) -> str:
     if base is None:
         lines.append(
             f"{out}: this worker is done and some shards are still pending: wait for the other workers, "
-            "or run the same command again"
+            "or run the same command again" + (f" (this was {worker}: alone it leaves their part)" if worker else "")
         )
         return "\n".join(lines)
     if not report.num_shards:

@@ -90,7 +90,8 @@ _WORDS = {
         "with `local-dir:FOLDER`"
     ),
     Remedy.MODEL_OF_WEIGHTS: (
-        "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs"
+        "name the model these weights are of, or give its arguments (num_classes, img_size, …) with --teacher-kwargs "
+        "(--student-kwargs)"
     ),
     Remedy.GIVE_STUDENT_WEIGHTS: "give them with `--student-weights hub`, a file, or random for a dry run",
     # Training.
@@ -104,7 +105,10 @@ _WORDS = {
     ),
     Remedy.SET_WIDTH: "choose with `--set method.change.width=...`",
     Remedy.ADD_TEACHER: "add its outputs with `kdcache extract --add`, or change it with `--set teacher=...`",
-    Remedy.TRAIN_WITHOUT_LABELS: "train on the teacher alone with `--method logit:logit_weight=1`",
+    Remedy.TRAIN_WITHOUT_LABELS: (
+        "train on the teacher alone with `--method logit:logit_weight=1`, or on its features with `--method feature "
+        "--term cross-entropy:weight=0 --term logits:weight=0`"
+    ),
     Remedy.LEAVE_OUT_CLASSES_OR_LOGITS: "leave out num_classes, or the term logits",
     Remedy.LEAVE_OUT_LABELS_OR_LOGITS: (
         "train on labels and features with `--term logits:weight=0`, or on the teacher alone with "
@@ -120,8 +124,8 @@ _WORDS = {
         "without --eval-data, or if the labels count the teacher's classes, with `--set same_classes=true`"
     ),
     Remedy.MATCH_GRID: (
-        "choose a student with the teacher's patch size, resize one of them with `--term NAME:resize=student` or "
-        "`resize=teacher`, or leave the term out"
+        "choose a student with the teacher's patch size or a block with that grid (`--term NAME:student_block=N`), "
+        "resize one of them with `--term NAME:resize=student` or `resize=teacher`, or leave the term out"
     ),
     Remedy.OTHER_TOKENS: "choose patch tokens or head/embedding of it, another teacher, or leave the term out",
     Remedy.STABILISE: (

@@ -180,8 +180,10 @@ def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
 
     columns = [column for column in cache.columns if column.kind == "patch"]
     chosen = [column for column in columns if arguments.column in (None, column.name, column.facts.name)]
+    if not columns:
+        raise UsageError("--picture: a picture is drawn of patch tokens, and this cache has none")
     if not chosen:
-        names = ", ".join(column.name for column in columns) or "none"
+        names = ", ".join(column.name for column in columns)
         raise UsageError(f"--column {arguments.column}: a picture needs a patch column; this cache has {names}")
     num_views = cache.num_views
     if not 0 <= arguments.view < num_views:

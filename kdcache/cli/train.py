@@ -14,7 +14,7 @@ from kdcache.cli.data_flags import add_data
 from kdcache.cli.places import PLACE_HELP, local_path, place
 from kdcache.cli.progress import ProgressReporter
 from kdcache.cli.text import MODEL_HELP, print_json, size_text
-from kdcache.cli.train_config import read_config
+from kdcache.cli.train_config import read_config, without_logits
 from kdcache.errors import UsageError
 from kdcache.methods import METHODS
 from kdcache.recipes import RECIPES, recipe_notes, recipe_summary
@@ -137,7 +137,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train."""
-    config = read_config(arguments)
+    config, note = without_logits(arguments, read_config(arguments))
     beside = _beside(arguments.beside)
 
     from kdcache.distributed.env import worker_env
@@ -148,6 +148,8 @@ def run(arguments: argparse.Namespace) -> int:
     with ProgressReporter("train", "steps", visible=visible) as reporter:
         if arguments.recipe is not None:
             reporter.note(f"{arguments.recipe}: {recipe_notes(arguments.recipe)}")
+        if note:
+            reporter.note(note)
 
         load_teachers = _load_teachers(arguments.teacher_weights) if config.online else None
         summary = train(

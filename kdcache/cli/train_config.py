@@ -59,6 +59,34 @@ def read_config(arguments: argparse.Namespace) -> "RunConfig":
     return config
 
 
+def without_logits(arguments: argparse.Namespace, config: "RunConfig") -> "tuple[RunConfig, str]":
+    """The run on labels and features alone, where its method also reads logits that nobody asked for or cached.
+
+    Args:
+        arguments: The flags.
+        config: What they say.
+
+    Returns: the run, and what to say about it; empty where it is the same.
+    """
+    terms = config.method.active
+    if arguments.recipe is not None or all(term.name != "logits" for term in terms):
+        return config, ""
+    name, values = parse_call(arguments.method, "--method")
+    is_asked = bool({"logit_weight", "temperature"} & values.keys()) or any(
+        parse_call(text, "--term")[0] == "logits" for text in arguments.terms
+    )
+    if is_asked or not any(term.needs().teacher for term in terms if term.name != "logits"):
+        return config, ""
+    from kdcache.cache.cache import open_cache
+
+    if any(column.kind == "logits" for column in open_cache(arguments.cache).columns):
+        return config, ""
+    method = _method(arguments, None, logit_weight=0.0)
+    assert method is not None, "it was made of these flags"
+    note = f"the cache holds no logits: method {name} trains on labels and features (logit_weight=0)"
+    return replace(config, method=method), note
+
+
 def _named_student(given: dict[str, Any]) -> dict[str, Any]:
     """A student's plain name, arguments and weights, where it is called by a name on the hub or by a folder."""
     from kdcache.models.names import is_elsewhere, resolve_name
@@ -83,13 +111,16 @@ def _checked(settings: list[str]) -> list[str]:
     return settings
 
 
-def _method(arguments: argparse.Namespace, method: "Method | None") -> "Method | None":
-    """Build the method from --method, --change and --term, starting from a recipe's where there is one."""
+def _method(arguments: argparse.Namespace, method: "Method | None", **settings: Any) -> "Method | None":
+    """Build the method from --method, --change and --term, starting from a recipe's where there is one.
+
+    `settings` come in addition to those of --method.
+    """
     text, terms = arguments.method, arguments.terms
     if text is not None:
         name, values = parse_call(text, "--method")
         preset = load_method(name)
-        given = keywords(preset, values, f"--method {text}")
+        given = {**keywords(preset, values, f"--method {text}"), **settings}
         method = preset(**given)
         if arguments.change is not None:
             _refuse_replaced(method, given, text, arguments.change)

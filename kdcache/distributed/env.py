@@ -1,4 +1,4 @@
-"""Who this process is among its siblings, read from what torchrun or SLURM put into the environment."""
+"""Who this process is among its siblings, read from what torchrun or srun put into the environment."""
 
 import os
 import socket
@@ -13,6 +13,8 @@ RESTART_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+# Of Open MPI, of MPICH and Intel MPI, of MVAPICH.
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _ANSWER_S = 5.0
 
 
@@ -33,6 +35,14 @@ class WorkerEnv:
     job_id: str
 
     @property
+    def text(self) -> str:
+        """Which worker this is and who says so; empty for a job of one."""
+        if self.world_size == 1:
+            return ""
+        says = "srun" if self.job_id.startswith("slurm:") else "RANK and WORLD_SIZE in the environment"
+        return f"worker {self.rank} of {self.world_size}, as {says} say{'s' * (says == 'srun')}"
+
+    @property
     def is_main(self) -> bool:
         """Whether this worker speaks for the job."""
         return self.rank == 0
@@ -48,11 +58,13 @@ def worker_env(environ: Mapping[str, str] = os.environ) -> WorkerEnv:
         local_rank = _integer(environ, "LOCAL_RANK", rank)
         parts = [environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
         job_id = "torchrun:" + ":".join(parts)
-    elif "SLURM_PROCID" in environ and _integer(environ, "SLURM_NTASKS", 1) > 1:
-        rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_NTASKS")
+    elif "SLURM_PROCID" in environ and "SLURM_STEP_NUM_TASKS" in environ:
+        # Of the step that srun started: a batch script has SLURM_PROCID and SLURM_NTASKS too, and is one process.
+        rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_STEP_NUM_TASKS")
         local_rank = _integer(environ, "SLURM_LOCALID", 0)
         job_id = f"slurm:{environ.get('SLURM_JOB_ID', '')}:{environ.get('SLURM_STEP_ID', '')}"
     else:
+        _refuse_mpi(environ)
         return _alone()
     if not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} of {world_size} workers: the environment is wrong; start with torchrun or srun")
@@ -69,6 +81,16 @@ def worker_env(environ: Mapping[str, str] = os.environ) -> WorkerEnv:
 
 def _alone() -> WorkerEnv:
     return WorkerEnv(0, 1, 0, f"single:{uuid.uuid4()}")
+
+
+def _refuse_mpi(environ: Mapping[str, str]) -> None:
+    """Refuse what mpirun has set, now or once: as many processes would each do the whole."""
+    for name in _MPI_SIZES:
+        if environ.get(name, "").isdecimal() and int(environ[name]) > 1:
+            raise UsageError(
+                f"{name}={environ[name]} is in the environment: mpirun starts no workers of kdcache. Start them with "
+                f"torchrun or srun, or run alone after `unset {name}`"
+            )
 
 
 def _launcher_problem(environ: Mapping[str, str]) -> str:

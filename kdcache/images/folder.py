@@ -11,6 +11,8 @@ from kdcache.images.decode import EXTENSIONS, image_extension
 from kdcache.images.source import UNLABELLED, Source, SourceImage
 from kdcache.images.splits import refuse_splits
 
+_MAX_NAMED = 5
+
 
 class FolderSource(Source):
     """Images below the class folders of one folder, or of a folder without class folders, which have no labels.
@@ -38,6 +40,7 @@ class FolderSource(Source):
             loose = self._loose_images()
         except OSError as error:
             raise SourceError(f"{error.filename}: cannot be listed ({error.strerror}); nothing is left out") from None
+        self._count_empty([name for name, paths in found.items() if not paths])
         found = {name: paths for name, paths in found.items() if paths}
         rule = classes or ClassRule()
         if found and is_labelled:
@@ -97,6 +100,14 @@ class FolderSource(Source):
                 kept.append(entry.name)
         return kept
 
+    def _count_empty(self, names: Sequence[str]) -> None:
+        """Count folders without an image, which are no classes, and name some."""
+        if len(names) == 1:
+            self.passed_over[f"folder {names[0]} without an image"] += 1
+        elif names:
+            more = ", …" if len(names) > _MAX_NAMED else ""
+            self.passed_over[f"folders without an image ({', '.join(names[:_MAX_NAMED])}{more})"] += len(names)
+
     def _refuse_links_to_classes(self, root: Path, found: Mapping[str, Sequence[Path]]) -> None:
         """Refuse a link to a folder that is read already: its images would come twice, under two labels."""
         places = {name: _real(root / name) for name in found}
@@ -142,6 +153,9 @@ class FolderSource(Source):
         """Whether a file is taken; counts it where it is not."""
         if is_dropping(entry.name):
             self.passed_over["hidden files"] += 1
+        elif image_extension(entry.name) is None and entry.is_symlink() and not Path(entry.path).exists():
+            # Perhaps a class whose disk is not mounted.
+            self.passed_over[f"link {entry.name} to nothing"] += 1
         elif image_extension(entry.name) is None:
             self.passed_over[Path(entry.name).suffix.lower() or "without extension"] += 1
         elif entry.is_symlink() and not Path(entry.path).exists():

@@ -13,6 +13,8 @@ from kdcache.images.labels import class_index
 from kdcache.images.source import UNLABELLED, Source
 
 _MAX_LINE_BYTES = 1 << 16
+# As many images with a class of their own are no chance.
+_MANY = 10
 # Also those that are no class index, so that they are refused and no class of that name is made.
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 
@@ -92,7 +94,13 @@ def _classes(path: Path, lines: Sequence[_Line], classes: ClassRule) -> tuple[di
                 f"{path}, line {odd.number}: the label is {odd.label!r}, most others are numbers; wanted one or the "
                 "other"
             )
-        given = classes.class_names({line.label for line in lines}, where=str(path))
+        names = {line.label for line in lines}
+        if len(lines) >= _MANY and len(names) == len(lines):
+            raise SourceError(
+                f"{path}: every one of its {len(lines)} lines has another label, such as {lines[0].label[:60]!r}; "
+                "wanted a class index or the name of a class, or a class map that names the classes"
+            )
+        given = classes.class_names(names, where=str(path))
     return indices_by_name(given), given
 
 
@@ -124,6 +132,8 @@ def _read(path: Path) -> list[_Line]:
     rows = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not rows:
         raise SourceError(f"{path}: is empty; wanted a name and a label on each line")
+    if rows[0][1].lstrip().startswith(("{", "[")):
+        raise SourceError(f"{path}: this is JSON; wanted a name and a label on each line, such as a/1.jpg,7")
     mark = next((mark for mark in "\t;," if mark in rows[0][1]), None)
     lines: list[_Line] = []
     for number, row in rows:

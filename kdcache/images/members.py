@@ -14,6 +14,7 @@ from kdcache.images.classes import is_dropping
 
 MAX_MEMBER_BYTES = 1 << 30
 _BUFFER_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 20
 
 
 class Member(NamedTuple):
@@ -48,6 +49,7 @@ def members(archives: Archives, number: int, passed_over: "Counter[str]") -> Ite
                     elif not member.isdir():
                         yield Member(member.name, member.offset_data, member.size)
                 _require_end(tar, total)
+                _refuse_more(archives, number, tar.offset, total)
         except (tarfile.TarError, EOFError) as error:
             path = archives.paths[number]
             raise SourceError(f"{path}: truncated or damaged tar ({error}); fetch it again") from None
@@ -97,6 +99,24 @@ def _unusable(member: tarfile.TarInfo) -> str:
     if not member.isreg() or member.issparse():
         return "special files"
     return "" if member.size <= MAX_MEMBER_BYTES else f"files over {MAX_MEMBER_BYTES >> 30} GiB"
+
+
+def _refuse_more(archives: Archives, number: int, offset: int, total: int) -> None:
+    """Refuse members behind the end mark, which no tar reader would show.
+
+    Raises: SourceError, DiskFullError as `Archives.read`.
+    """
+    while piece := archives.read(number, offset, min(_PIECE_BYTES, total - offset)):
+        at = next((at for at in range(0, len(piece), tarfile.BLOCKSIZE) if any(piece[at : at + tarfile.BLOCKSIZE])), -1)
+        if at < 0:
+            offset += len(piece)
+            continue
+        block = archives.read(number, offset + at, tarfile.BLOCKSIZE)
+        raise SourceError(
+            f"{archives.paths[number]}: there is "
+            + ("another tar" if block[257:262] == b"ustar" else f"something else ({block[:12]!r})")
+            + " behind its end, as from `cat a.tar b.tar`; its members would be left out: pass the tars one by one"
+        )
 
 
 def _require_end(tar: tarfile.TarFile, total: int) -> None:

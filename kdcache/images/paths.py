@@ -22,7 +22,8 @@ def expand_paths(text: str) -> list[Path]:
 
     Args:
         text: A path; a pattern with ``*``, ``?``, ``[...]`` or braces; or several of these, separated by ``::`` or by
-            commas. ``~`` is the home folder. A path that exists is taken as it is, whatever its name holds.
+            commas. ``~`` is the home folder, ``$NAME`` a variable of the environment. A path that exists is taken as it
+            is, whatever its name holds.
 
     Raises: SourceError for what is missing, named twice, or for unbalanced braces.
     """
@@ -46,8 +47,8 @@ def split_list(text: str) -> list[str]:
 
 
 def _at_home(part: str) -> str:
-    # Path.expanduser raises for a user who is not there.
-    return os.path.expanduser(part)  # noqa: PTH111
+    # Path.expanduser raises for a user who is not there. Quotes that keep braces from the shell keep $HOME, too.
+    return os.path.expandvars(os.path.expanduser(part))  # noqa: PTH111
 
 
 def _expand(pattern: str) -> list[Path]:

@@ -25,6 +25,7 @@ from kdcache.images.rules import FOLDER, NO_LABELS, SourceRules
 from kdcache.images.source import Source, SourceImage, refuse_duplicates
 
 _MAX_NAMED = 3
+_APART = "labels without an image"
 _TAR_SUFFIXES = (".tar", ".gz", ".tgz", ".bz2", ".xz")
 _ARCHIVES = ("tar", "gz", "tgz", "zip", "bz2", "xz", "zst", "7z", "rar")
 
@@ -85,12 +86,24 @@ class TarSource(Source):
         places = [str(paths[place.tar]) for place in self._places]
         refuse_duplicates(list(zip(keys, places, strict=True)), several_tars=len(paths) > 1)
         labels = choose_labels(choices, rules)
+        if labels.class_names and not labels.used and rules.label_member is None:
+            self._refuse_labels_apart(paths[0])
         self.passed_over.update(reader.unused_labels(labels.used))
         self.images = [
             SourceImage(image.key, image.readable_key, image.extension, label)
             for image, label in zip(images, labels.indices, strict=True)
         ]
         self.class_names, self.label_source = list(labels.class_names), labels.source
+
+    def _refuse_labels_apart(self, path: TarFile) -> None:
+        """Refuse folders as classes where labels are there too: ``7/label.cls`` beside ``7/image.jpg``."""
+        if count := self.passed_over[_APART]:
+            raise SourceError(
+                f"{path}: {count} label members have the key of no image, and the folders of the images may be their "
+                "classes or not; image and label of a sample have one name, as 7/x.jpg and 7/x.cls",
+                remedy=Remedy.CHOOSE_LABELS,
+                choices=f"{FOLDER}, {NO_LABELS}",
+            )
 
     def read(self, position: int) -> bytes:
         place = self._places[position]
@@ -150,7 +163,7 @@ class _TarReader:
             if image is not None:
                 yield _Sample(key, image, labels)
             elif not images:
-                self._passed_over["labels without an image"] += 1
+                self._passed_over[_APART] += 1
 
     def choices(self, number: int, sample: _Sample) -> LabelChoices:
         """What may be the label of a sample."""

@@ -19,6 +19,9 @@ from kdcache.models.state_dicts import StateDict, find_weights
 from kdcache.models.weights_file import read_weights_file
 
 _MAX_NAMED = 4
+# In the names of tensors whose shape follows from the size of the image, or from that of a patch.
+_POSITIONS = ("pos_embed", "relative_position", "rel_pos")
+_PATCHES = ("patch_embed",)
 
 
 def create_timm_model(
@@ -124,13 +127,14 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
     wanted = model.state_dict()
     if {name: each.shape for name, each in weights.items()} != {name: each.shape for name, each in wanted.items()}:
         weights = _filtered(model, weights)
+        notes += _resized(found.weights, weights)
     if other_classes and (kept := _without_other_classifier(model, weights)) is not weights:
+        notes.append(_other_classifier(model, weights))
         weights = kept
-        notes.append("its classifier is of other classes, so that the model's own begins fresh")
     missing = sorted(wanted.keys() - weights.keys())
     unexpected = sorted(weights.keys() - wanted.keys())
     reshaped = [
-        f"{key} {tuple(weights[key].shape)}, wanted {tuple(wanted[key].shape)}"
+        f"{key} {tuple(weights[key].shape)}, wanted {tuple(wanted[key].shape)}{_meaning(model, key)}"
         for key in wanted
         if key in weights and weights[key].shape != wanted[key].shape
     ]
@@ -145,6 +149,7 @@ def load_weights(model: nn.Module, file: Path | str, *, other_classes: bool = Fa
             f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}",
             remedy=Remedy.MODEL_OF_WEIGHTS,
         )
+    _refuse_other_kinds(path, weights, wanted)
     model.load_state_dict(weights)
     return f"{path}: {'; '.join(notes)}" if notes else None
 
@@ -188,6 +193,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 def _read_checkpoint(model: nn.Module, file: Path | str) -> tuple[Path, StateDict]:
     if is_elsewhere(str(file)):
         file = resolve_name(str(file)).weights or file
+    if "://" in str(file):
+        raise ModelError(f"{file}: URLs are not read; download the file, and name that")
     path, choice = Path(file).expanduser(), None
     name, colon, last = str(file).rpartition(":")
     if colon and not path.exists():
@@ -203,6 +210,51 @@ def _without_other_classifier(model: nn.Module, weights: dict[str, Tensor]) -> d
         return weights
     kept = {key: each for key, each in weights.items() if key.rpartition(".")[0] not in classifiers}
     return {**kept, **own}
+
+
+def _refuse_other_kinds(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that torch would cast without a word, or cannot copy."""
+    for key, each in weights.items():
+        problem = ""
+        if wanted[key].is_floating_point() and not each.is_floating_point():
+            problem = f"holds {str(each.dtype).removeprefix('torch.')}, as quantised weights do; wanted floating point"
+        elif each.is_meta or each.layout is not torch.strided:
+            problem = "has no dense values; save the weights themselves"
+        if problem:
+            raise ModelError(f"{path}: {key} {problem}")
+
+
+def _other_classifier(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """Which classifier was left out, in words."""
+    own = model.state_dict()
+    pairs = [(weights.get(key), own.get(key)) for key in (f"{name}.weight" for name in _classifier_names(model))]
+    theirs, ours = next(((a, b) for a, b in pairs if b is not None), (None, None))
+    if theirs is None or ours is None:
+        return "it has no classifier of the model's kind, so that the model's own begins fresh"
+    return f"its classifier is of {len(theirs)} classes, the model's is of {len(ours)} and begins fresh"
+
+
+def _resized(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[str]:
+    """What the architecture's filter made of tensors of another image or patch size, in words."""
+    changed = [
+        key
+        for key, each in after.items()
+        if key in before and before[key].numel() != each.numel() and before[key].dim() == each.dim()
+    ]
+    found: list[str] = []
+    for what, kind in ((_POSITIONS, "image"), (_PATCHES, "patch")):
+        keys = [key for key in changed if any(word in key for word in what)]
+        if keys:
+            shapes = f"{tuple(before[keys[0]].shape)} to {tuple(after[keys[0]].shape)}"
+            found.append(f"it is of another {kind} size: {keys[0]} was resized from {shapes}")
+    return found
+
+
+def _meaning(model: nn.Module, key: str) -> str:
+    """What another shape of a tensor comes from, where that can be told."""
+    if key.rpartition(".")[0] in _classifier_names(model):
+        return " (it is of other classes)"
+    return " (it is of another image size)" if any(word in key for word in _POSITIONS) else ""
 
 
 def _classifier_names(model: nn.Module) -> tuple[str, ...]:

@@ -79,6 +79,8 @@ def _file_of(path: Path) -> Path:
     path = path.expanduser()
     if path.is_dir():
         held = [path / name for name in _IN_FOLDER if (path / name).is_file()]
+        if not held and any(path.glob("*.index.json")):
+            raise ModelError(f"{path}: its weights are cut into several files; save them as one (max_shard_size)")
         if not held:
             raise ModelError(f"{path}: a folder without {' or '.join(_IN_FOLDER[:3])}; name the weights file in it")
         return held[0]

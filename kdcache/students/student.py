@@ -196,9 +196,25 @@ def _build(spec: StudentSpec, weights: str | None, notes: list[str], **more: Any
     if more or weights in (None, "random"):
         return create_timm_model(spec.name, kwargs=kwargs)
     model = create_timm_model(spec.name, pretrained=weights == "hub", kwargs=kwargs)
-    if weights != "hub" and (note := load_weights(model, weights, other_classes=True)):
+    if weights == "hub":
+        notes += _adapted_by_timm(model, spec)
+    elif note := load_weights(model, weights, other_classes=True):
         notes.append(note)
     return model
+
+
+def _adapted_by_timm(model: nn.Module, spec: StudentSpec) -> list[str]:
+    """What timm leaves out or resizes of its own weights without a word."""
+    known: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    notes: list[str] = []
+    if known.get("num_classes") not in (None, spec.num_classes):
+        notes.append(f"timm's classifier is of {known['num_classes']} classes, and begins fresh for {spec.num_classes}")
+    if known.get("fixed_input_size") and known["input_size"][-1] != spec.image_size:
+        notes.append(
+            f"timm's weights are for images of {known['input_size'][-1]} px, and were resized for those of "
+            f"{spec.image_size} px"
+        )
+    return notes
 
 
 def tap_grid(student: Student, tap: Tap, image_size: int) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import choose_device
 from kdcache.models import Tap, TapReader, create_timm_model
 from kdcache.models.build import size_arguments
+from kdcache.models.names import with_square_size
 from kdcache.models.taps import has_classifier, token_grid
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.model import TapFacts
@@ -90,8 +91,9 @@ class _EmptyTeacher:
 
     def __init__(self, config: ExtractConfig, device: torch.device) -> None:
         assert config.teacher is not None, "the config checks it"
-        size = config.teacher_kwargs.get("img_size", config.image_size)
-        arguments = {**(size_arguments(config.teacher, size) if size else {}), **config.teacher_kwargs}
+        given = with_square_size(config.teacher_kwargs, where=config.teacher)
+        size = given.get("img_size", config.image_size)
+        arguments = {**(size_arguments(config.teacher, size) if size else {}), **given}
         with torch.device("meta"):
             model: nn.Module = create_timm_model(config.teacher, kwargs=arguments, settings=config.teacher_settings)
         self.image_size = int(size or timm.data.resolve_model_data_config(model)["input_size"][-1])

@@ -31,7 +31,7 @@ from kdcache.teacher.estimate import PassEstimate, estimate_pass
 from kdcache.teacher.forward import Forward
 from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
 from kdcache.teacher.model import Teacher
-from kdcache.teacher.out_folder import refuse_another_base, refuse_other_kinds
+from kdcache.teacher.out_folder import naming_images, refuse_another_base, refuse_other_kinds
 from kdcache.teacher.pipeline import Background, StageTimes, WriteStage
 from kdcache.teacher.plan import SourcePlan, base_fingerprint, group_fingerprints, plan_recipe, plan_source
 from kdcache.teacher.reading import ImageReader
@@ -168,8 +168,9 @@ def _begin_new(
     recipe = plan_recipe(config, teacher)
     base = base_fingerprint(config, teacher, plan, recipe)
     groups = group_fingerprints(config, base, teacher)
-    refuse_another_base(config, base)
-    extraction = _extraction(config, env, base, groups)
+    with naming_images(config.out, plan):
+        refuse_another_base(config, base)
+        extraction = _extraction(config, env, base, groups)
     reader = ImageReader(plan, recipe, base.views, base.shard_samples)
 
     def images_of(task: ShardTask) -> TaskImages:

@@ -163,6 +163,7 @@ class TokenTerm(Term):
             f"the student makes {own[0]} x {own[1]} patch tokens of these views, the teacher made {other[0]} x "
             f"{other[1]} at {column.label}; tokens are compared one by one",
             remedy=Remedy.MATCH_GRID,
+            grid=other,
         )
 
     def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from kdcache.cache.cache import Cache
 from kdcache.cache.cache_statistics import CacheStatistics
 from kdcache.cache.column import Column
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import GridMismatchError, ModelError, UsageError
 from kdcache.methods.base import Method
 from kdcache.models.network import Network
-from kdcache.models.taps import check_logits, parse_tap
+from kdcache.models.taps import check_logits, num_blocks, parse_tap, token_grid
 from kdcache.students.student import Student, tap_grid
 from kdcache.terms.base import Site, TeacherNeed, Term, TokenShape
 
@@ -100,8 +100,23 @@ def bind(
         bound.append(BoundTerm(term, label, own, tap_numbers))
         network = bound[-1].network_of(student)
         site = Site([shapes[number] for number in tap_numbers], own, statistics.of, network, image_size, teacher_depth)
-        modules.append(term.modules(site))
+        try:
+            modules.append(term.modules(site))
+        except GridMismatchError as error:
+            raise _with_blocks(error, student, image_size) from None
     return bound, modules
+
+
+def _with_blocks(error: GridMismatchError, student: Student, image_size: int) -> GridMismatchError:
+    """The error with the student's blocks whose grid is the one that was wanted, where there are any."""
+    count, wanted = num_blocks(student.network), error.details.get("grid")
+    fitting = [
+        block for block in range(-count, 0) if wanted and token_grid(student.network, block, image_size) == wanted
+    ]
+    if not fitting:
+        return error
+    message = f"{error.args[0]}; the student's blocks with the teacher's grid are {', '.join(map(str, fitting))}"
+    return GridMismatchError(message, remedy=error.remedy, grid=wanted)
 
 
 def _columns(need: TeacherNeed, cache: Cache, codec: str | None) -> list[Column]:

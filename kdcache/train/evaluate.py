@@ -141,9 +141,15 @@ def check_labels(source: Source, num_classes: int) -> None:
     Raises: SourceError.
     """
     labels = [image.label for image in source.images]
-    if min(labels) < 0:
+    bare = [image.key for image in source.images if image.label < 0]
+    if len(bare) == len(labels):
         raise SourceError(
             "these images have no labels, so there is no accuracy; give a folder of class folders or .cls"
+        )
+    if bare:
+        raise SourceError(
+            f"{len(bare)} of {len(labels)} images have no label, the first is {bare[0]!r}, so there is no accuracy of "
+            "them all; label these, or take them away"
         )
     if max(labels) >= num_classes:
         raise SourceError(

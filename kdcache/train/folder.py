@@ -16,7 +16,7 @@ from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_changed, write_file
 from kdcache.errors import CorruptCacheError, ModelError, Remedy, RunMismatchError
 from kdcache.models.build import tensors_sha256
-from kdcache.strict_json import dump_json, load_json
+from kdcache.strict_json import dump_json, dump_sealed, load_json, load_sealed
 from kdcache.students.student import Student, StudentSpec, read_spec, rebuild_student
 from kdcache.train.checkpoint import read_checkpoint
 from kdcache.views import EvalView
@@ -67,7 +67,7 @@ def lock_run(folder: Path, job_id: str) -> Iterator[None]:
 def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_names: list[str]) -> None:
     """Write what `load_student` needs beside the weights."""
     facts = {"student": as_plain(spec), "eval_view": asdict(view), "class_names": class_names}
-    write_changed(folder / _STUDENT, dump_json(facts))
+    write_changed(folder / _STUDENT, dump_sealed(facts))
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -94,7 +94,7 @@ def load_student(folder: Path, *, weights: str = WEIGHTS) -> tuple[Student, Stud
                 remedy=Remedy.FINISH_TRAINING,
             )
     try:
-        facts: Any = load_json(facts_path.read_bytes(), where=str(facts_path))
+        facts = load_sealed(facts_path.read_bytes(), where=facts_path.name)
         spec = read_spec(facts["student"])
         view = msgspec.convert(facts["eval_view"], EvalView)
         class_names = msgspec.convert(facts["class_names"], list[str])

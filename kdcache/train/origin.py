@@ -10,7 +10,7 @@ from kdcache.cache.cache import Cache
 from kdcache.config import as_plain
 from kdcache.durable import make_folder, write_changed
 from kdcache.errors import CorruptCacheError, Remedy, RunMismatchError
-from kdcache.strict_json import dump_json, load_json
+from kdcache.strict_json import dump_sealed, load_sealed
 from kdcache.train.folder import WEIGHTS, save_student_facts, save_weights
 from kdcache.train.record import versions
 from kdcache.train.setup import Setup
@@ -109,7 +109,7 @@ def origin_of(setup: Setup, cache: Cache, *, online: bool = False) -> Origin:
 
 def save_origin(folder: Path, origin: Origin) -> None:
     """Write it into a run folder."""
-    write_changed(folder / ORIGIN, dump_json(as_plain(origin)))
+    write_changed(folder / ORIGIN, dump_sealed(as_plain(origin)))
 
 
 def read_origin(folder: Path) -> Origin:
@@ -123,7 +123,7 @@ def read_origin(folder: Path) -> Origin:
             f"{path}: no such file; {folder} is not the folder of a finished run", remedy=Remedy.FINISH_TRAINING
         )
     try:
-        return msgspec.convert(load_json(path.read_bytes(), where=str(path)), Origin)
+        return msgspec.convert(load_sealed(path.read_bytes(), where=path.name), Origin)
     except (msgspec.ValidationError, CorruptCacheError) as error:
         raise RunMismatchError(f"{path}: does not say where a student comes from ({error}); restore it") from None
 

@@ -220,6 +220,12 @@ def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -
     for column in logits:
         num_classes = column.shape[0]
         is_told = config.same_classes or _count_the_same(cache.manifest.fingerprint.source, num_classes)
+        if num_classes == known - 1 and not _has_class_zero(cache):
+            raise UsageError(
+                f"{cache.paths.root}: the labels run from 1 to {known - 1}, the classes of the teacher's logits from 0 "
+                f"to {num_classes - 1} ({column.name}): the labels seem to begin at 1; count them from 0",
+                remedy=Remedy.EXTRACT_ELSEWHERE,
+            )
         if num_classes != known and not (is_told and num_classes > known):
             raise UsageError(
                 f"{cache.paths}: the labels have {known} classes, the teacher's logits {num_classes} "
@@ -227,6 +233,10 @@ def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -
                 "would be taken for class 0 of the teacher",
                 remedy=Remedy.SEPARATE_CLASSES if num_classes > known else Remedy.LEAVE_OUT_LABELS_OR_LOGITS,
             )
+
+
+def _has_class_zero(cache: Cache) -> bool:
+    return any((cache.index(shard).labels == 0).any() for shard in cache.manifest.shards)
 
 
 def _count_the_same(source: SourceFacts, num_classes: int) -> bool:

@@ -1,4 +1,5 @@
 import io
+import time
 from pathlib import Path
 
 import h5py
@@ -74,6 +75,23 @@ HOSTILE = ("external storage", "external link", "soft link", "virtual", "object"
 def test_hostile_files_are_refused(tmp_path: Path, change: str) -> None:
     with pytest.raises(CorruptCacheError, match=r"i\.h5"):
         read_index(tmp_path / "i.h5", data=hostile(change, tmp_path))
+
+
+def test_hard_links_upon_hard_links_end_at_once(tmp_path: Path) -> None:
+    """150 names for one group on each of three levels are three million paths to one dataset."""
+    buffer = io.BytesIO(index_bytes(make_index()))
+    with h5py.File(buffer, "a") as file:
+        inner = file.create_group("l0")
+        inner["x"] = np.zeros(4)
+        for level in (1, 2, 3):
+            outer = file.create_group(f"l{level}")
+            for number in range(150):
+                outer[f"n{number}"] = inner
+            inner = outer
+    began = time.monotonic()
+    with pytest.raises(CorruptCacheError, match=r"i\.h5"):
+        read_index(tmp_path / "i.h5", data=buffer.getvalue())
+    assert time.monotonic() - began < 10
 
 
 def test_no_damage_crashes_or_hangs(tmp_path: Path) -> None:

@@ -86,6 +86,17 @@ def test_differences_name_the_field_and_both_values(tiny_cache: Cache) -> None:
     assert differences(fingerprint, fingerprint) == []
 
 
+def test_other_columns_are_one_line(tiny_cache: Cache) -> None:
+    fingerprint = tiny_cache.groups[GROUP].manifest.fingerprint
+    value = msgspec.to_builtins(fingerprint)
+    value["columns"] = value["columns"][:2]
+    value["columns"][0] |= {"name": "blocks-1-patch-bf16-again", "codec": "bf16"}
+    other = read_fingerprint(json.dumps(value).encode(), GroupFingerprint, where="test")
+    [line] = differences(fingerprint, other)
+    assert line.startswith("columns: the cache has blocks-1-patch-fp16, blocks-1-patch-int8, ")
+    assert line.endswith(", this run wants blocks-1-patch-bf16-again, blocks-1-patch-int8")
+
+
 def test_a_fingerprint_has_one_spelling(tiny_cache: Cache) -> None:
     base = tiny_cache.manifest.fingerprint
     data = fingerprint_bytes(base)

@@ -16,13 +16,18 @@ SCENARIOS: dict[Remedy, Scenario] = {
 }
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
 def test_all_advice_is_tried() -> None:
     assert SCENARIOS.keys() == set(Remedy)
 
 
 @pytest.mark.parametrize("remedy", SCENARIOS, ids=lambda remedy: remedy.value)
 def test_who_follows_it_succeeds(
-    remedy: Remedy, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    remedy: Remedy, tmp_path: Path, kept: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    SCENARIOS[remedy](World(tmp_path, monkeypatch), request)
+    SCENARIOS[remedy](World(tmp_path, monkeypatch, kept), request)

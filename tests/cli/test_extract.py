@@ -43,6 +43,23 @@ def test_defaults_are_the_last_patch_tokens_and_logits(tmp_path: Path) -> None:
     assert (fingerprint.views.recipe, fingerprint.views.num_views, fingerprint.images) == ("eval", 1, "embed")
 
 
+def test_one_of_several_workers_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the variables are left over of another job: nobody else will do the rest."""
+    job = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    assert main(extract_words(tmp_path / "c", limit=8)) == 0
+    shown = capsys.readouterr()
+    assert "some shards are still pending" in shown.out
+    assert "worker 1 of 2, as RANK and WORLD_SIZE in the environment say: takes one of every 2 shards" in shown.err
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert main(extract_words(tmp_path / "c", limit=8)) == 0
+    assert "worker" not in capsys.readouterr().err
+
+
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(extract_words(tmp_path / "c", "--json")) == 0
     shown = capsys.readouterr()

@@ -2,10 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cli.extract_text import agreement_text, caution_text, source_text
+from kdcache.cli.extract_text import agreement_text, caution_text, source_text, summary_text
 from kdcache.images import open_source
 from kdcache.teacher.agreement import Agreement
 from kdcache.teacher.estimate import PassEstimate
+from kdcache.teacher.extract import ExtractReport
+from kdcache.teacher.pipeline import StageTimes
+from tests.images.support import write_tar
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,27 @@ def test_what_cannot_be_told_says_why(photos: Path) -> None:
     estimate = PassEstimate(6, 12, None, 5_000_000_000, None, "no such model")
     shown = source_text(open_source(str(photos)), "d", estimate)
     assert "cannot be told before the teacher is loaded (no such model)" in shown
+
+
+def test_labels_that_begin_at_1_are_noticed(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "t.tar", {"a.jpg": b"", "a.cls": b"1", "b.jpg": b"", "b.cls": b"2"})
+    assert "no label is 0: if they begin at 1, count them from 0" in source_text(open_source(str(tar)), "d")
+    tar = write_tar(tmp_path / "u.tar", {"a.jpg": b"", "a.cls": b"0", "b.jpg": b"", "b.cls": b"2"})
+    assert "no label is 0" not in source_text(open_source(str(tar)), "d")
+
+
+def test_a_finished_pass_needs_nothing(photos: Path) -> None:
+    shown = source_text(open_source(str(photos)), "d", PassEstimate(0, 0, 0, 5_000_000_000, 0.0))
+    assert shown.endswith("  to do: nothing, all shards are there; 5 GB free")
+
+
+def test_a_worker_whose_siblings_never_came_is_told_who_it_was() -> None:
+    report = ExtractReport(None, {}, 1, 0, 0, 1.0, StageTimes())
+    assert "alone" not in summary_text(report, Path("c"))
+    shown = summary_text(report, Path("c"), "worker 1 of 2, as srun says")
+    assert shown.endswith(
+        "run the same command again (this was worker 1 of 2, as srun says: alone it leaves their part)"
+    )
 
 
 def test_logits_that_do_not_know_the_labels_are_a_warning() -> None:

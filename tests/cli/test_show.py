@@ -8,7 +8,9 @@ from PIL import Image
 from kdcache.cache import Cache
 from kdcache.cli.main import main
 from kdcache.cli.show import _versions
+from kdcache.teacher.extract import extract
 from tests.cli.support import fails
+from tests.conftest import tiny_extract
 
 
 def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,3 +64,10 @@ def test_what_cannot_be_drawn(
     tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     assert message in fails(capsys, ["show", str(tiny_root), "--picture", str(tmp_path / "p.png"), *flags], code=2)
+
+
+def test_a_cache_without_patch_tokens_has_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extract(tiny_extract(tmp_path / "c", taps=("head/logits",), limit=2))
+    shown = fails(capsys, ["show", str(tmp_path / "c"), "--picture", str(tmp_path / "p.png")], code=2)
+    assert "--picture: a picture is drawn of patch tokens, and this cache has none" in shown
+    assert "--column" not in shown

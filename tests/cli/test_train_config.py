@@ -1,22 +1,32 @@
 """Flags of a run: methods, changes and terms, and what is refused."""
 
 import argparse
+import json
+from pathlib import Path
 
 import pytest
 
 from kdcache.cli import train
-from kdcache.cli.train_config import read_config
+from kdcache.cli.main import main
+from kdcache.cli.train_config import read_config, without_logits
 from kdcache.errors import UsageError
 from kdcache.students.lift import LiftChange
 from kdcache.students.low_rank import LowRank
+from kdcache.teacher.extract import extract
 from kdcache.terms.spectral import Spectral
 from kdcache.train.config import RunConfig
+from tests.cli.advice.world import train_words
+from tests.conftest import TEACHER, TEACHER_KWARGS, tiny_extract
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return parser.parse_args(["--out", "o", *words])
 
 
 def config(*words: str) -> RunConfig:
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    return read_config(parser.parse_args(["--cache", "c", "--out", "o", *words]))
+    return read_config(parsed("--cache", "c", *words))
 
 
 def test_a_change_goes_with_any_method() -> None:
@@ -25,6 +35,52 @@ def test_a_change_goes_with_any_method() -> None:
     assert isinstance(run.method.terms[-1], Spectral)
     run = config("--student", "s", "--method", "logit", "--change", "low-rank:budget=0.2,search=top")
     assert run.method.change == LowRank(budget=0.2, search="top")
+
+
+@pytest.fixture(scope="module")
+def headless_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of a teacher without a classifier: labels and patch tokens."""
+    root = tmp_path_factory.mktemp("headless") / "c"
+    kwargs = {**TEACHER_KWARGS, "num_classes": 0}
+    extract(tiny_extract(root, taps=("blocks.-1/patch",), teacher_kwargs=kwargs, limit=8))
+    return root
+
+
+@pytest.mark.parametrize("method", ["lift", "feature", "spectral", "lift:feature_weight=0.5"])
+def test_without_logits_a_method_trains_on_labels_and_features(
+    headless_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    """DINOv2 has no classifier, and its patch tokens are what people distil."""
+    assert main(train_words(headless_root, tmp_path / "r", method=method)) == 0
+    assert f"no logits: method {method.partition(':')[0]} trains on labels and features" in capsys.readouterr().err
+    terms = json.loads((tmp_path / "r" / "config.json").read_text())["config"]["method"]["terms"]
+    assert {term["name"]: term["weight"] for term in terms if term["name"] != "spectral"} | {"tokens": 0} == {
+        "cross-entropy": 1.0, "logits": 0.0, "tokens": 0,
+    }  # fmt: skip
+    assert main(train_words(headless_root, tmp_path / "r", method=method)) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--method", "lift:logit_weight=0.9"),
+        ("--method", "lift:temperature=2"),
+        ("--method", "lift", "--term", "logits:weight=0.5"),
+        ("--method", "logit"),
+        ("--method", "low-rank:budget=0.5"),
+    ],
+    ids=" ".join,
+)
+def test_logits_that_are_asked_for_are_not_left_out(headless_root: Path, words: tuple[str, ...]) -> None:
+    arguments = parsed("--cache", str(headless_root), "--student", TEACHER, *words)
+    given = read_config(arguments)
+    assert without_logits(arguments, given) == (given, "")
+
+
+def test_a_cache_with_logits_changes_no_method(tiny_root: Path) -> None:
+    arguments = parsed("--cache", str(tiny_root), "--student", TEACHER, "--method", "lift")
+    given = read_config(arguments)
+    assert without_logits(arguments, given) == (given, "")
 
 
 def test_a_recipe_takes_a_change_and_weights() -> None:

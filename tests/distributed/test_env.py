@@ -24,16 +24,35 @@ def test_torchrun() -> None:
     assert env.job_id != worker_env({**TORCHRUN, "MASTER_PORT": "29501"}).job_id
 
 
-def test_slurm() -> None:
-    environ = {
-        "SLURM_PROCID": "2",
-        "SLURM_NTASKS": "4",
-        "SLURM_LOCALID": "0",
-        "SLURM_JOB_ID": "77",
-    }
-    env = worker_env(environ)
-    assert (env.rank, env.world_size, env.local_rank) == (2, 4, 0)
-    assert worker_env({**environ, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}).world_size == 1
+SRUN = {
+    "SLURM_PROCID": "2", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77",
+    "SLURM_STEP_ID": "3",
+}  # fmt: skip
+
+
+def test_srun() -> None:
+    env = worker_env(SRUN)
+    assert (env.rank, env.world_size, env.local_rank) == (2, 4, 0), "those of the step, not of the whole allocation"
+    assert env.text == "worker 2 of 4, as srun says"
+    assert env.job_id == worker_env({**SRUN, "SLURM_PROCID": "0"}).job_id
+    assert env.job_id != worker_env({**SRUN, "SLURM_STEP_ID": "4"}).job_id
+    assert worker_env({**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}).world_size == 1
+
+
+def test_a_batch_script_of_slurm_is_one_process() -> None:
+    """It has the tasks of its allocation in the environment, of which srun would start as many: an eighth of the
+    shards would be done, and nobody would do the rest."""
+    script = {name: value for name, value in SRUN.items() if "STEP" not in name} | {"SLURM_PROCID": "0"}
+    assert worker_env(script).world_size == 1
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_what_mpirun_sets_is_recognised(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}=8 .*Start them with torchrun or srun, .*`unset {name}`"):
+        worker_env({name: "8", "OMPI_COMM_WORLD_RANK": "3"})
+    assert worker_env({name: "1"}).world_size == 1
+    assert worker_env({**TORCHRUN, name: "8"}).text == "worker 3 of 8, as RANK and WORLD_SIZE in the environment say"
+    assert worker_env({**SRUN, name: "4"}).world_size == 4
 
 
 @pytest.mark.parametrize(

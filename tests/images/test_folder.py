@@ -49,9 +49,18 @@ def test_nothing_is_passed_over_without_a_count(photos: Path, tmp_path: Path) ->
     assert len(source.images) == 6
     assert source.class_names == ["cat", "dog"]
     assert source.passed_over_text() == (
-        "2 .heic, 2 hidden files, 1 .part, 1 .svg, 1 .xml, 1 folder @eaDir, 1 links to folders, 1 special files, "
-        "1 without extension"
+        "2 .heic, 2 hidden files, 1 .part, 1 .svg, 1 .xml, 1 folder @eaDir, 1 folder annotations without an image, "
+        "1 links to folders, 1 special files, 1 without extension"
     )
+
+
+def test_folders_without_an_image_are_named(photos: Path) -> None:
+    """A class of which nothing was copied takes no index, and somebody should hear of it."""
+    for number in range(7):
+        (photos / f"empty{number}").mkdir()
+    source = FolderSource(photos)
+    assert source.class_names == ["cat", "dog"]
+    assert source.passed_over_text() == "7 folders without an image (empty0, empty1, empty2, empty3, empty4, …)"
 
 
 @pytest.mark.parametrize("name", ["x.jfif", "x.JPE", "x.jpeg"])
@@ -78,6 +87,14 @@ def test_a_link_to_nothing_is_a_bad_image(photos: Path) -> None:
             with pytest.raises(BadImageError, match="a link to nothing"):
                 source.read(position)
     assert len(source.images) == 8
+
+
+def test_a_class_behind_a_link_to_nothing_is_named(photos: Path) -> None:
+    """The disk with its images is not mounted."""
+    (photos / "zebra").symlink_to("/mnt/away/zebra")
+    source = FolderSource(photos)
+    assert source.class_names == ["cat", "dog"]
+    assert source.passed_over_text() == "1 link zebra to nothing"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user to be refused as")

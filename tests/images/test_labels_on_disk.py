@@ -74,7 +74,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], Read | str]] = {
     ),
     "empty classes and classes of other formats": (
         files("ant/note.txt", "cat/1.jpg", "dog/2.jpg", "elk/3.heic"), {},
-        Read({"cat/1.jpg": "cat", "dog/2.jpg": "dog"}, "1 .heic, 1 .txt"),
+        Read({"cat/1.jpg": "cat", "dog/2.jpg": "dog"}, "2 folders without an image (ant, elk), 1 .heic, 1 .txt"),
     ),
     "an archive beside its folders": (
         files("cat/1.jpg", "dog/2.jpg", "cat/old.zip"), {},
@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], Read | str]] = {
     # Nested and flat folders.
     "images and their annotations": (
         files("images/1.jpg", "images/2.jpg", "labels/1.txt", "labels/2.txt"), {},
-        Read({"images/1.jpg": -1, "images/2.jpg": -1}, "2 .txt"),
+        Read({"images/1.jpg": -1, "images/2.jpg": -1}, "2 .txt, 1 folder labels without an image"),
     ),
     "one class, and that named": (
         files("cat/1.jpg", classes="ape\ncat\n"), {"class_map": "classes"}, Read({"cat/1.jpg": "cat"}),
@@ -164,7 +164,52 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], Read | str]] = {
     "metadata of the hub that nobody named": (
         files("1.jpg", "metadata.csv"), {}, Read({"1.jpg": -1}, "1 .csv"),
     ),
+    "the boxes of a competition": (
+        files(*(f"{n}.jpg" for n in range(12)), list="Id,Box\n" + "".join(f"{n},n0 {n} 1 9\n" for n in range(12))),
+        {"labels": "list"}, "every one of its 12 lines has another label, such as 'n0 0 1 9'",
+    ),
+    "few images, each of its class": (
+        files("1.jpg", "2.jpg", list="1.jpg,cat\n2.jpg,dog\n"), {"labels": "list"}, Read({"1.jpg": 0, "2.jpg": 1}),
+    ),
+    "a list of truth values": (
+        files("1.jpg", "2.jpg", list="1.jpg,True\n2.jpg,False\n"), {"labels": "list"}, Read({"1.jpg": 1, "2.jpg": 0}),
+    ),
+    "a name with a comma in quotes": (
+        files("1.jpg", "2.jpg", list='file,label\n"1.jpg","cat, red"\n2.jpg,dog\n'), {"labels": "list"},
+        Read({"1.jpg": "cat, red", "2.jpg": "dog"}),
+    ),
+    "a list as a table of JSON": (files("1.jpg", list='{"1.jpg": 3}'), {"labels": "list"}, "this is JSON; wanted"),
+    "a list with absolute paths": (
+        files("1.jpg", list="/old/disk/1.jpg,3\n/old/disk/2.jpg,4\n"), {"labels": "list"}, "names none of the images",
+    ),
+    "a list with its columns the other way round": (
+        files("1.jpg", "2.jpg", list="label,file\n3,1.jpg\n4,2.jpg\n"), {"labels": "list"}, "names none of the images",
+    ),
+    "a list with a number for no label": (
+        files("1.jpg", "2.jpg", list="1.jpg,3\n2.jpg,-1\n"), {"labels": "list"}, "line 2 holds '-1'",
+    ),
+    "the truth of a validation set": (
+        files("v1.JPEG", "v2.JPEG", list="v1.JPEG 65\nv2.JPEG 970\n"), {"labels": "list"},
+        Read({"v1.JPEG": 65, "v2.JPEG": 970}),
+    ),
+    "a class map with indices": (
+        files("tench/1.jpg", "eel/2.jpg", classes="0 tench\n1 eel\n"), {"class_map": "classes"},
+        "is not in .*the first '0 tench'",
+    ),
+    "a class map as JSON": (
+        files("n01/1.jpg", "n02/2.jpg", classes='{"0": ["n01", "tench"]}'), {"class_map": "classes"}, "this is JSON",
+    ),
+    "years of one data set": (files("train2017/1.jpg", "val2017/2.jpg"), {}, "are the splits train2017, val2017"),
+    "folders of another layer": (
+        files("n01/images/1.jpg", "n01/boxes.txt", "n02/images/2.jpg"), {},
+        Read({"n01/images/1.jpg": "n01", "n02/images/2.jpg": "n02"}, "1 .txt"),
+    ),
     # Labels in tars.
+    "a label as Python prints it": (tar(a_jpg="", a_cls="tensor(3)"), {}, r"holds 'tensor\(3\)', wanted a class index"),
+    "a label in digits of another script": (tar(a_jpg="", a_cls="\u0663"), {}, "wanted a class index"),
+    "a label in bytes": (tar(a_jpg="", a_cls="\x03\x00\x00\x00"), {}, "wanted a class index"),
+    "json that is infinite": (tar(a_jpg="", a_json='{"label": 1e400}'), {}, "holds inf, wanted"),
+    "json of several labels": (tar(a_jpg="", a_json='{"labels": [1, 2]}'), {}, Read({"a": -1}, "1 .json")),
     "json with a number in quotes": (
         tar(a_jpg="", a_json=json.dumps({"label": "7", "width": 3})), {}, Read({"a": 7}),
     ),
@@ -183,6 +228,13 @@ CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], Read | str]] = {
     "class folders of a tar with droppings": (
         tar(d__cat__a_jpg="", d__dog__b_jpg="", __MACOSX__d__cat___a_jpg=""), {},
         Read({"d/cat/a": "cat", "d/dog/b": "dog"}, "1 hidden files"),
+    ),
+    "an image and its label under names of their own": (
+        tar(a__image_jpg="", a__label_cls="3", b__image_jpg="", b__label_cls="4"), {},
+        "2 label members have the key of no image, and the folders",
+    ),
+    "images here and labels there": (
+        tar(images__a_jpg="", labels__a_cls="3"), {}, Read({"images/a": -1}, "1 labels without an image"),
     ),
     "train and val in a tar": (
         tar(train__cat__a_jpg="", val__cat__b_jpg=""), {}, "are the splits train, val, not classes",

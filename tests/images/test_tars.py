@@ -132,6 +132,32 @@ def test_a_label_that_is_no_class_index_names_its_member(tmp_path: Path, text: b
         open_source(str(tmp_path / "t.tar"))
 
 
+def behind_one_another(folder: Path, name: str, *, gap: int = 0) -> Path:
+    """Two tars written into one file."""
+    first, second = (make_tar(folder / f"{key}-{name}", {f"{key}.jpg": b"x"}).read_bytes() for key in "ab")
+    path = folder / name
+    path.write_bytes(first + bytes(gap) + second)
+    return path
+
+
+@pytest.mark.parametrize("gap", [0, 3 << 20])
+@pytest.mark.parametrize("name", ["t.tar", "t.tar.gz"])
+def test_tars_behind_one_another_are_refused(tmp_path: Path, name: str, gap: int) -> None:
+    """`cat a.tar b.tar > all.tar` shows no reader but the first."""
+    with pytest.raises(SourceError, match=r"another tar behind its end, .*pass the tars one by one"):
+        open_source(str(behind_one_another(tmp_path, name, gap=gap if name == "t.tar" else 0)))
+
+
+def test_anything_behind_the_end_is_refused_but_padding(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "t.tar", {"a.jpg": b"x"})
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(3 << 20))
+    assert len(open_source(str(path)).images) == 1
+    path.write_bytes(whole + bytes(700) + b"signature")
+    with pytest.raises(SourceError, match=r"something else \(b'.*'\) behind its end"):
+        open_source(str(path))
+
+
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     data = make_tar(tmp_path / "t.tar", {f"k{number}.jpg": b"x" * 600 for number in range(3)}).read_bytes()
     end = 3 * (512 + 1024)

@@ -12,6 +12,7 @@ import torch
 
 from kdcache.durable import sha256_file
 from kdcache.errors import RunMismatchError
+from kdcache.strict_json import dump_sealed, load_sealed
 from kdcache.teacher.extract import extract
 from kdcache.teacher.model import Teacher
 from kdcache.train import train
@@ -66,9 +67,9 @@ def test_a_run_folder(
     hostile_run: Path, trap: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, number: int
 ) -> None:
     run = Path(shutil.copytree(hostile_run, tmp_path / "run"))
-    facts = json.loads((run / "student.json").read_bytes())
+    facts = load_sealed((run / "student.json").read_bytes(), where="test")
     facts["student"]["kwargs"] |= loading_arguments(trap)[number]
-    (run / "student.json").write_text(json.dumps(facts))
+    (run / "student.json").write_bytes(dump_sealed(facts))
     rest = {
         "eval": ["--data", "digits:test"],
         "export": ["--out", str(tmp_path / "out")],
@@ -86,10 +87,11 @@ def test_a_model_name_in_a_run_folder(
     run = Path(shutil.copytree(hostile_run, tmp_path / "run"))
     config = {"architecture": TEACHER, "model_args": {"checkpoint_path": str(trap)}, "pretrained_cfg": {}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    facts = json.loads((run / "student.json").read_bytes())
+    facts = load_sealed((run / "student.json").read_bytes(), where="test")
     facts["student"]["name"] = name.format(folder=tmp_path)
-    (run / "student.json").write_text(json.dumps(facts))
-    assert "student.json: " in fails(capsys, ["eval", str(run), "--data", "digits:test"])
+    (run / "student.json").write_bytes(dump_sealed(facts))
+    assert "student.json: " in (message := fails(capsys, ["eval", str(run), "--data", "digits:test"]))
+    assert "sha256" not in message, "whoever writes the file writes its hash as well"
     assert not sprung(trap)
 
 

@@ -156,9 +156,35 @@ def test_the_classes_of_trained_weights_are_told(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("classes", "note"), [(5, None), (7, "its classifier is of other classes"), (0, "its classifier")]
+    ("changes", "notes"),
+    [
+        ({}, []),
+        ({"num_classes": 7}, ["its classifier is of 7 classes, the model's is of 5 and begins fresh"]),
+        ({"num_classes": 0}, ["it has no classifier of the model's kind, so that the model's own begins fresh"]),
+        ({"img_size": 32}, ["of another image size: pos_embed was resized from (1, 65, 24) to (1, 17, 24)"]),
+        (
+            {"img_size": 32, "patch_size": 8},
+            ["of another patch size: patch_embed.proj.weight was resized from (24, 3, 8, 8) to (24, 3, 4, 4)"],
+        ),
+        ({"img_size": 32, "num_classes": 7}, ["of another image size", "its classifier is of 7 classes"]),
+    ],
+    ids=str,
 )
-def test_a_classifier_that_is_left_out_is_said(tmp_path: Path, classes: int, note: str | None) -> None:
-    torch.save(vit(num_classes=classes).state_dict(), tmp_path / "w.pth")
+def test_what_was_adapted_is_said(tmp_path: Path, changes: dict[str, int], notes: list[str]) -> None:
+    torch.save(vit(**changes).state_dict(), tmp_path / "w.pth")
     said = load_weights(vit(), tmp_path / "w.pth", other_classes=True)
-    assert said is None if note is None else said is not None and note in said
+    assert (said is None) == (not notes)
+    assert all(note in (said or "") for note in notes), said
+
+
+def test_what_cannot_be_adapted_says_which_of_the_two_it_is(tmp_path: Path) -> None:
+    """CaiT's positions are not resized by timm, and a teacher's classifier is not left out."""
+    small = {"depth": 1, "embed_dim": 12, "num_heads": 3, "patch_size": 4, "depth_token_only": 1}
+    model = create_timm_model("cait_xxs24_224", kwargs={**small, "img_size": 16, "num_classes": 5})
+    other = create_timm_model("cait_xxs24_224", kwargs={**small, "img_size": 32, "num_classes": 7})
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"pos_embed .* \(it is of another image size\)") as caught:
+        load_weights(model, tmp_path / "w.pth", other_classes=True)
+    assert "classes" not in str(caught.value).partition("other shape")[2]
+    with pytest.raises(ModelError, match=r"head.weight .* \(it is of other classes\)"):
+        load_weights(model, tmp_path / "w.pth")

@@ -82,6 +82,7 @@ LIGHTNING = {
     "callbacks": {"ModelCheckpoint": {"best_model_path": PurePosixPath("a/b.ckpt")}}, "loops": {}, "lr_schedulers": [],
     "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}],
 }  # fmt: skip
+BF16 = {name: each.bfloat16() for name, each in RAW.items()}
 HALF = {name: each.half() for name, each in RAW.items()}
 EXTRA = {"criterion.weight": torch.ones(5), "queue": torch.zeros(4, 4)}
 
@@ -121,6 +122,21 @@ LOADS: dict[str, tuple[Callable[[Path], Path], State, str | None]] = {
         save({"state_dict": under("module.base_encoder.") | under("module.momentum_encoder.", AVERAGED)}),
         AVERAGED, "took state_dict/module.momentum_encoder, not state_dict/module.base_encoder",
     ),
+    "ema_pytorch": (
+        save(under("online_model.") | under("ema_model.", AVERAGED) | {"step": torch.tensor(1)}),
+        AVERAGED, "took ema_model, not online_model",
+    ),
+    "ema as a dictionary": (
+        save({"net": RAW, "ema": {"decay": 0.99, "shadow": AVERAGED}}), AVERAGED, "took ema/shadow, not net",
+    ),
+    "optimizer of the same shapes": (
+        save({"model": RAW, "optimizer": {"state": dict(enumerate({"exp_avg": each} for each in RAW.values()))}}),
+        RAW, None,
+    ),
+    "deepspeed": (save({"module": RAW, "optimizer": None, "ds_version": "0.14"}), RAW, None),
+    "bf16": (save({name: each.bfloat16() for name, each in RAW.items()}), BF16, None),
+    "fp64": (save({name: each.double() for name, each in RAW.items()}), RAW, None),
+    "state of the random numbers": (save({"state_dict": RAW, "rng": torch.get_rng_state()}), RAW, None),
     "parameters": (save({"state_dict": OrderedDict((k, nn.Parameter(v)) for k, v in RAW.items())}), RAW, None),
     "old format": (save({"state_dict": RAW}, _use_new_zipfile_serialization=False), RAW, None),
     "old format with args": (
@@ -193,6 +209,29 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "another model": (
         lambda folder: save(timm.create_model("test_resnet").state_dict())(folder), "does not fit VisionT.*: missing",
     ),
+    "quantised": (
+        save({name: (100 * each).to(torch.int8) for name, each in RAW.items()}), "holds int8, as quantised weights do",
+    ),
+    "complex": (save({name: each.to(torch.complex64) for name, each in RAW.items()}), "holds complex64"),
+    "without values": (save({name: each.to("meta") for name, each in RAW.items()}), "has no dense values"),
+    "sparse": (save({name: each.to_sparse() for name, each in RAW.items()}), "has no dense values"),
+    "moco v1": (
+        save({"state_dict": under("module.encoder_q.") | under("module.encoder_k.", AVERAGED)}),
+        "several sets of weights",
+    ),
+    "tuple": (save((3, RAW)), r"holds no tensors \(tuple\)"),
+    "lora alone": (
+        save({"base_model.model.blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 12)}), "does not fit .*missing",
+    ),
+    "half of it": (save(dict(list(RAW.items())[:16])), "does not fit .*missing: blocks"),
+    "a model inside": (save({"model": vit(1), "epoch": 3}), r"holds no tensors \(model, epoch\)"),
+    "best and last": (save({"best": RAW, "last": AVERAGED}), "several sets of weights that fit: best or last"),
+    "numpy archive": (
+        lambda folder: (np.savez(folder / "w.npz", a=np.ones(2)), folder / "w.npz")[1], "not a readable checkpoint",
+    ),
+    "shards": (
+        lambda folder: (written("model.safetensors.index.json", b"{}")(folder), folder)[1], "cut into several files",
+    ),
     "folder without weights": (lambda folder: folder, "a folder without model.safetensors"),
     "torchscript": (scripted, "TorchScript"),
 }  # fmt: skip
@@ -207,6 +246,11 @@ def test_it_is_refused_clearly(tmp_path: Path, name: str) -> None:
         load_weights(vit(3), path)
     text = str(caught.value)
     assert text.startswith(str(path)) and "\x1b" not in text and "\n" not in text and len(text) < 600
+
+
+def test_a_url_is_named_as_one() -> None:
+    with pytest.raises(ModelError, match=r"^https://a/b.pth: URLs are not read; download"):
+        load_weights(vit(3), "https://a/b.pth")
 
 
 @pytest.mark.parametrize(("choice", "expected"), [("state_dict/first", RAW), ("state_dict/second", AVERAGED)])

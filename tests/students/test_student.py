@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 
 from kdcache.errors import ModelError, TapError
@@ -95,6 +96,19 @@ def test_any_architecture_can_be_a_plain_student() -> None:
     assert logits.shape == (2, 5)
     assert tokens.shape == (2, 4, 512)
     assert student.no_weight_decay() == set()
+
+
+def test_what_timm_adapts_of_its_own_weights_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *given, pretrained, **named: create(*given, **named))
+    monkeypatch.setattr("kdcache.models.build.hub_problem", lambda: "")
+    assert build_student(spec(), weights="hub").note == (
+        "timm's classifier is of 1000 classes, and begins fresh for 5; timm's weights are for images of 224 px, and "
+        "were resized for those of 16 px"
+    )
+    any_size = spec(name="resnet10t", kwargs={}, num_classes=1000, image_size=64)
+    assert build_student(any_size, weights="hub").note is None
+    assert build_student(any_size).note is None
 
 
 def test_distilled_students_train_on_the_mean_of_their_heads() -> None:

@@ -12,7 +12,7 @@ from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.estimate import PassEstimate, estimate_pass
 from kdcache.teacher.extract import extract
 from kdcache.teacher.plan import plan_source
-from tests.conftest import tiny_extract
+from tests.conftest import TEACHER_KWARGS, tiny_extract
 from tests.teacher.test_space import written
 
 
@@ -64,6 +64,12 @@ def test_other_families_can_be_told_too(tmp_path: Path, name: str) -> None:
         tmp_path / "c", teacher=name, teacher_kwargs={}, image_size=224, taps=("head/logits",), limit=1
     )
     assert estimate(config).unknown == ""
+
+
+def test_a_size_as_two_sides_is_understood(tmp_path: Path) -> None:
+    """As timm spells it."""
+    kwargs = {**TEACHER_KWARGS, "img_size": [16, 16]}
+    assert estimate(tiny_extract(tmp_path / "c", teacher_kwargs=kwargs)).unknown == ""
 
 
 def test_several_workers_share_the_time(tmp_path: Path) -> None:

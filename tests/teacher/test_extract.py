@@ -16,7 +16,8 @@ from kdcache.cache import Cache, open_cache
 from kdcache.distributed import WorkerEnv
 from kdcache.errors import CacheMismatchError, InterruptedRunError, Remedy, SourceError
 from kdcache.teacher.extract import Progress, extract
-from tests.cache.support import all_faults
+from tests.cache.support import all_faults, rebuild_all
+from tests.cache.test_repair import set_aside
 from tests.conftest import GROUP, TEACHER_KWARGS, file_hashes, tiny_extract
 
 
@@ -219,6 +220,16 @@ def test_other_versions_finish_a_cache_only_where_that_is_accepted(
     before = file_hashes(cache_copy)
     assert extract(tiny_extract(cache_copy, accept_versions=True)).num_shards == 0
     assert file_hashes(cache_copy) == before, "nothing was written by the others this time"
+    for folder in (cache_copy, cache_copy / GROUP):  # copied without what only a running extraction needs
+        shutil.rmtree(folder / "job")
+    rebuild_all(cache_copy)
+    assert file_hashes(cache_copy) == before
+    for folder in (cache_copy, cache_copy / GROUP):
+        shutil.rmtree(folder / "job")
+    for group in (GROUP, ""):
+        set_aside(cache_copy, group, ["train-000000"])
+    assert extract(tiny_extract(cache_copy, accept_versions=True)).num_shards == 1
+    assert file_hashes(cache_copy) == before
     assert {name: each for name, each in before.items() if name.endswith((".tar", ".h5"))} == {
         name: each for name, each in file_hashes(tiny_root).items() if name.endswith((".tar", ".h5"))
     }

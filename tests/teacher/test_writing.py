@@ -15,7 +15,9 @@ from kdcache.teacher import extract as extract_module
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
 from kdcache.teacher.model import Teacher
+from tests.cache.support import all_faults
 from tests.conftest import file_hashes, tiny_add, tiny_extract
+from tests.images.support import image_bytes, write_tar
 
 
 def test_a_codec_worse_than_asked_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -103,6 +105,7 @@ def test_the_codec_that_a_refusal_advises_can_be_taken(tmp_path: Path, monkeypat
         assert caught.value.remedy is Remedy.WIDER_CODEC
     extract(replace(config, codec="bf16"))
     assert [column.facts.codec for column in open_cache(tmp_path / "c").columns] == ["bf16"]
+    assert all_faults(tmp_path / "c") == []  # also no folder of the codec that was refused
 
 
 def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +140,17 @@ def test_a_dead_teacher_never_makes_a_cache(
         with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
             extract(config)
         assert not list((tmp_path / "c").rglob("manifest.*"))
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c", "d", "d2"), ("a", "a2", "a3")], ids=["in one shard", "in all"])
+def test_images_that_are_alike_may_have_the_same_outputs(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Two copies of a photo in the last shard are no sign of a dead teacher."""
+    members = {f"{number}.jpg": image_bytes(ord(name[0])) for number, name in enumerate(names)}
+    data = str(write_tar(tmp_path / "t.tar", members))
+    config = tiny_extract(tmp_path / "c", data=data, taps=("head/logits",), view_recipe="eval", views=1, limit=None)
+    report = extract(replace(config, order="source", shard_samples=3))
+    assert report.base is not None
+    assert report.base.num_samples == len(names)
 
 
 def test_a_stricter_limit_on_the_codec_is_checked_in_finished_shards_too(

@@ -172,6 +172,13 @@ def test_grids_that_differ_are_a_choice(tiny_root: Path, tmp_path: Path) -> None
         assert values[-1] < values[0]
 
 
+def test_blocks_whose_grid_fits_are_named(tiny_cache: Cache) -> None:
+    method = Method(name="mine", terms=(CrossEntropy(), Tokens(teacher=("blocks.-1/patch",))))
+    config = tiny_run(method=method, student="test_resnet", student_kwargs={})
+    with pytest.raises(GridMismatchError, match=r"the student's blocks with the teacher's grid are -4$"):
+        prepare(config, tiny_cache)
+
+
 def test_another_image_size_is_a_choice(tiny_root: Path, tmp_path: Path) -> None:
     """A student of 32 pixels with patches of 8 has the grid of a teacher of 16 with patches of 4."""
     kwargs = {**tiny_run().student_kwargs, "patch_size": 8}

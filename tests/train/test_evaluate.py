@@ -86,6 +86,9 @@ def test_images_without_labels(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match="no labels, so there is no accuracy"):
         judged(Fixed([0, 1]), str(make_tar(tmp_path / "t.tar", {"a.jpg": b"x"})), 2)
+    some = make_tar(tmp_path / "s.tar", {"a.jpg": b"x", "a.cls": b"0", "b.jpg": b"x", "c.jpg": b"x", "c.cls": b"1"})
+    with pytest.raises(SourceError, match=r"1 of 3 images have no label, the first is 'b'"):
+        judged(Fixed([0, 1]), str(some), 2)
 
 
 def test_class_folders_must_be_the_same(photos: Path) -> None:

@@ -85,6 +85,20 @@ def test_no_flipped_bit_changes_a_student_unnoticed(tmp_path: Path) -> None:
     assert refused > 0.9 * len(positions), "a few lie in the name of the file's format"
 
 
+def test_an_edit_of_what_a_student_is_made_of_is_noticed(tmp_path: Path) -> None:
+    """Another order of classes or another mean would build, run, and be wrong."""
+    save_student_facts(tmp_path, SPEC, VIEW, ["cat", "dog"])
+    save_weights(tmp_path / WEIGHTS, build_student(SPEC).model)
+    path = tmp_path / "student.json"
+    whole = path.read_text()
+    for old, new in (('"cat","dog"', '"dog","cat"'), ("0.5", "0.4"), ('"crop_pct":0.9', '"crop_pct":1.0')):
+        assert old in whole
+        path.unlink()
+        path.write_text(whole.replace(old, new, 1))
+        with pytest.raises(RunMismatchError, match=r"student.json: damaged or edited .*restore it"):
+            load_student(tmp_path)
+
+
 def test_weights_without_a_hash_are_not_those_of_a_run(tmp_path: Path) -> None:
     save_student_facts(tmp_path, SPEC, VIEW, [])
     safetensors.torch.save_file(build_student(SPEC).model.state_dict(), tmp_path / WEIGHTS)

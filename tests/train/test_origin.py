@@ -48,6 +48,15 @@ def test_a_student_of_an_own_loop_is_saved_whole(tiny_cache: Cache, tmp_path: Pa
     assert read_origin(tmp_path / "own").method == "lift"
 
 
+def test_an_edit_of_where_it_comes_from_is_noticed(tiny_cache: Cache, tmp_path: Path) -> None:
+    setup = prepare(tiny_run(), tiny_cache)
+    save_student(tmp_path / "own", setup, tiny_cache)
+    path = tmp_path / "own" / "origin.json"
+    path.write_text(path.read_text().replace('"num_images":20', '"num_images":90'))
+    with pytest.raises(RunMismatchError, match=r"damaged or edited .*restore it"):
+        read_origin(tmp_path / "own")
+
+
 @pytest.mark.parametrize(
     ("content", "match"), [(None, "not the folder of a finished run"), (b"{", "restore it"), (b"{}", "restore it")]
 )

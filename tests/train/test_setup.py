@@ -19,6 +19,7 @@ from kdcache.train import setup
 from kdcache.train.config import DataConfig
 from kdcache.train.setup import make_loader, prepare, with_batch_size
 from tests.conftest import GROUP, STUDENT_KWARGS, TEACHER_KWARGS, tiny_extract
+from tests.images.support import image_bytes, write_tar
 from tests.train.support import tiny_run
 
 ALONE = WorkerEnv(0, 1, 0, "job")
@@ -186,6 +187,21 @@ def test_more_labels_than_the_teacher_has_classes_cannot_be_told_away(tiny_root:
         with pytest.raises(UsageError, match="the labels have 10 classes, the teacher's logits 4") as caught:
             prepare(tiny_run(*settings, method=logit()), open_cache(tmp_path / "c"))
         assert caught.value.remedy is Remedy.LEAVE_OUT_LABELS_OR_LOGITS
+
+
+def test_labels_that_begin_at_1_are_named_as_such(tmp_path: Path) -> None:
+    """num_classes=11 for a teacher of 10 would be the next mistake."""
+    members = {f"{number}.{end}": data for number in range(1, 11) for end, data in (
+        ("cls", str(number).encode()), ("jpg", image_bytes(number)),
+    )}  # fmt: skip
+    data = str(write_tar(tmp_path / "t.tar", members))
+    extract(tiny_extract(tmp_path / "c", data=data, limit=None, taps=("head/logits",)))
+    for settings in ((), ("num_classes=11",), ("same_classes=true",)):
+        with pytest.raises(
+            UsageError, match=r"labels run from 1 to 10, .* from 0 to 9 .* seem to begin at 1"
+        ) as caught:
+            prepare(tiny_run(*settings, method=logit(), batch_size=2), open_cache(tmp_path / "c"))
+        assert caught.value.remedy is Remedy.EXTRACT_ELSEWHERE
 
 
 def test_the_students_evaluation_view(tiny_cache: Cache) -> None:

@@ -19,7 +19,7 @@ from tests.test_durable import as_another_user
 
 
 def repair(world: World, request: pytest.FixtureRequest) -> None:
-    root = small_cache(world.folder / "c")
+    root = world.small_cache()
     flip_bit(root / GROUP / "blocks-1-patch-fp16" / "train-000000.tar", 4000)
     world.fails(Remedy.REPAIR, "verify", root)
     world.run(("verify", root, "--repair"))
@@ -75,7 +75,7 @@ def other_teacher(world: World, request: pytest.FixtureRequest) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdcache.cli.verify._check", lambda *_, **__: [])
         world.fails(Remedy.OTHER_TEACHER, "verify", root, "--rerun-teacher", "1")
-    world.works("verify", small_cache(world.folder / "again"), "--rerun-teacher", "1")
+    world.works("verify", world.small_cache(), "--rerun-teacher", "1")
 
 
 def update(world: World, request: pytest.FixtureRequest) -> None:

@@ -103,7 +103,7 @@ def add(world: World, out: Path, *taps: str) -> None:
 
 
 def add_pixels(world: World, request: pytest.FixtureRequest) -> None:
-    out = small_cache(world.folder / "c")
+    out = world.small_cache()
     train = train_words(out, world.folder / "run", "--set", "data.pixels=stored")
     world.fails(Remedy.ADD_PIXELS, *train)
     world.goes("extract", "--add", "--pixels", "raw", "--out", out)

@@ -16,7 +16,7 @@ EVALUATED = "kdcache.train.evaluate.evaluate"
 
 
 def add_column(world: World, request: pytest.FixtureRequest) -> None:
-    out = small_cache(world.folder / "c")
+    out = world.small_cache()
     train = train_words(out, world.folder / "run", method="feature:teacher=blocks.0/patch")
     advised = world.fails(Remedy.ADD_COLUMN, *train)
     assert "--tap blocks.0/patch" in advised
@@ -25,7 +25,7 @@ def add_column(world: World, request: pytest.FixtureRequest) -> None:
 
 
 def add_columns(world: World, request: pytest.FixtureRequest) -> None:
-    out = small_cache(world.folder / "c")
+    out = world.small_cache()
     student = ["--change", "low-rank:rank=2", "--student-weights", "random", "--term", "local", "--codec", "fp16"]
     train = train_words(out, world.folder / "run", *student, method="none")
     train = [word.replace("depth=1", "depth=2").replace("embed_dim=12", "embed_dim=24") for word in train]
@@ -63,7 +63,10 @@ def train_without_labels(world: World, request: pytest.FixtureRequest) -> None:
     train = train_words(out, world.folder / "run")
     train[train.index("4")] = "3"
     world.fails(Remedy.TRAIN_WITHOUT_LABELS, *train)
-    world.goes(*without(train, "--method"), "--method", "logit:logit_weight=1", until=TRAINING)
+    train = without(train, "--method")
+    world.goes(*train, "--method", "logit:logit_weight=1", until=TRAINING)
+    features = ["--term", "cross-entropy:weight=0", "--term", "logits:weight=0"]
+    world.works(*train, "--method", "feature", *features, until=TRAINING)
 
 
 def leave_out_classes_or_logits(world: World, request: pytest.FixtureRequest) -> None:
@@ -84,6 +87,9 @@ def match_grid(world: World, request: pytest.FixtureRequest) -> None:
     world.works(*train, until=TRAINING)
     for choice in ("student", "teacher"):
         world.goes(*coarse, "--term", f"tokens:resize={choice}", until=TRAINING)
+    words = without(train, "--student", "--student-kwargs")
+    world.fails(Remedy.MATCH_GRID, *words, "--student", "test_resnet")
+    world.goes(*words, "--student", "test_resnet", "--term", "tokens:student_block=-4", until=TRAINING)
 
 
 def other_tokens(world: World, request: pytest.FixtureRequest) -> None:
@@ -103,8 +109,10 @@ def stabilise(world: World, request: pytest.FixtureRequest) -> None:
 
 def finished(world: World, request: pytest.FixtureRequest, *more: str) -> Path:
     """A run of one epoch."""
-    folder = world.folder / f"run-{len(list(world.folder.iterdir()))}"
     root = request.getfixturevalue("tiny_root")
+    if not more:
+        return world.finished_run(root)
+    folder = world.folder / f"run-{len(list(world.folder.iterdir()))}"
     world.works(*train_words(root, folder, "--codec", "fp16", *more))
     return folder
 

@@ -27,10 +27,12 @@ class World:
     Args:
         folder: For new files.
         monkeypatch: Undone after the test.
+        kept: For what several tests begin with, which is made once and copied.
     """
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
         self.folder = folder
+        self._kept = kept
         self.patch = monkeypatch
         self.seen: list[tuple[Remedy, str]] = []
         self._advised = ""
@@ -90,6 +92,19 @@ class World:
     def copy(self, root: Path) -> Path:
         """A copy of a cache to change."""
         return Path(shutil.copytree(root, self.folder / f"copy-{len(list(self.folder.iterdir()))}"))
+
+    def small_cache(self) -> Path:
+        """A cache as `small_cache` makes it, to change."""
+        return self.copy(self._made("cache", small_cache))
+
+    def finished_run(self, cache: Path) -> Path:
+        """A run of one epoch on the cache of all tests, to change."""
+        return self.copy(self._made("run", lambda out: self.works(*train_words(cache, out, "--codec", "fp16"))))
+
+    def _made(self, name: str, make: Callable[[Path], object]) -> Path:
+        if not (self._kept / name).is_dir():
+            make(self._kept / name)
+        return self._kept / name
 
     def run(self, words: tuple[str | Path, ...]) -> int:
         """Exit code of a command."""
