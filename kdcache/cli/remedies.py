@@ -53,7 +53,8 @@ _WORDS = {
         "(with another --out if there are finished shards, which have this codec)"
     ),
     Remedy.FINER_CODEC: (
-        "choose a finer --codec (int4 < int8 < bf16 < fp16 < fp32; fp8 in place of int8 beside a few huge channels), "
+        "choose a finer --codec (int4 < int8 < int8c < bf16 < fp16 < fp32; beside a few huge channels int8c, or fp8 "
+        "where a view has fewer than 16 tokens), "
         "or allow more with --max-error"
     ),
     Remedy.ACCEPT_BAD_IMAGES: "repair the source and extract into another folder, or accept them with --max-bad",

@@ -35,7 +35,10 @@ def fidelity_text(fidelity: Mapping[str, float]) -> str:
         return ""
     parts = [f", relative error {fidelity['relative_error']:.2g}"]
     if "centred_error" in fidelity:
-        parts.append(f", centred {fidelity['centred_error']:.2g}, worst channel {fidelity['worst_channel_error']:.2g}")
+        parts.append(
+            f", centred {fidelity['centred_error']:.2g}, median channel {fidelity['median_channel_error']:.2g}, "
+            f"worst {fidelity['worst_channel_error']:.2g}"
+        )
         if lossy := fidelity["channels_above_tenth"]:
             parts.append(f": {lossy:.0%} of the channels lose more than a tenth, take a finer codec for them")
     return "".join(parts)

@@ -98,8 +98,8 @@ class ExtractConfig:
         threads: Threads that read, decode and cut views; None takes the cores of this process.
         max_bad: Fraction of the images that may be unusable before the run fails.
         max_error: Largest error a codec may have on this data, relative to the spread of the teacher's values around
-            their channels' means (of logits, to the probabilities); None for `DEFAULT_MAX_ERROR` of tokens and
-            embeddings and any of logits.
+            their channels' means, and half of the largest of the median channel (of logits, to the probabilities);
+            None for `DEFAULT_MAX_ERROR` of tokens and embeddings and any of logits.
         image_timeout_s: Seconds one image may take before it counts as hanging.
         accept_versions: Whether other versions of libraries than a cache was begun with may continue it.
         check_space: Refuse to start when the disk is too small for what is still to be written.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from kdcache.cache.base import BaseManifest
 from kdcache.cache.extraction import Extraction, TaskWriter
+from kdcache.cache.fidelity import decisive_error
 from kdcache.cache.group import GroupManifest
 from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
@@ -114,13 +115,10 @@ class ShardSink:
                 self._refuse_error(f"shard {writer.shard.name}, column {group}/{column}", fidelity.summary())
 
     def _refuse_error(self, where: str, found: Mapping[str, float]) -> None:
-        by_channel = "centred_error" in found
         limit = self._config.max_error
         if limit is None:
-            limit = DEFAULT_MAX_ERROR if by_channel else math.inf
-        # A rebuilt index does not know what its codec lost.
-        error = found.get("centred_error" if by_channel else "relative_error", 0.0)
-        if error > limit:
+            limit = DEFAULT_MAX_ERROR if "centred_error" in found else math.inf
+        if decisive_error(found) > limit:
             raise BadRecordError(
                 f"{where}: {_error_text(found)}, more than max_error, {limit:g}", remedy=Remedy.FINER_CODEC
             )
@@ -137,5 +135,6 @@ def _error_text(found: Mapping[str, float]) -> str:
         return f"relative error {found['relative_error']:.3g}"
     return (
         f"error {found['centred_error']:.3g} of the spread around the channels' means ({found['relative_error']:.3g} "
-        f"of the values themselves; {found['channels_above_tenth']:.0%} of the channels lose more than a tenth)"
+        f"of the values themselves; the median channel loses {found['median_channel_error']:.3g} of its own, "
+        f"{found['channels_above_tenth']:.0%} of the channels more than a tenth)"
     )
