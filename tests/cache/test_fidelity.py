@@ -73,7 +73,7 @@ def test_one_large_channel_does_not_hide_what_the_others_lose(
 
 
 def test_what_a_channel_that_is_huge_in_few_tokens_does_to_the_others_decides(random: np.random.Generator) -> None:
-    """It is most of the spread, so that the error of all channels looks small while the others lose a fifth and more."""
+    """It is most of the spread: the error of all channels looks small while the others lose a fifth and more."""
     values = random.standard_normal((4, 50, 384)).astype(np.float32)
     values[:, ::10, 7] += 300
     codec, fidelity = make_codec("int8"), Fidelity()

@@ -11,8 +11,8 @@ _ERRORS = ("relative_error", "centred_error", "median_channel_error", "worst_cha
 _MEANING = (
     "Decoded values against the teacher's: root of the squared error relative to the squared values, mean cosine of a "
     "token, and the share of the energy that is kept. Centred: the same error relative to the spread around the "
-    "channels' means, which one large channel does not hide; median and worst channel: of their own spread; above 10 %: "
-    "the share of the channels that lose more than a tenth of it."
+    "channels' means, which one large channel does not hide; median and worst channel: of their own spread; above "
+    "10 %: the share of the channels that lose more than a tenth of it."
 )
 
 
