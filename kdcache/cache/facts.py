@@ -117,10 +117,27 @@ class TeacherFacts(Facts, frozen=True):
     std: Deviations
 
 
-class ColumnFacts(Facts, frozen=True):
+class CodecTrial(Facts, frozen=True):
+    """A codec that was tried: bytes of a record, and the error (`decisive_error`); None where it cannot hold them."""
+
+    codec: str
+    stride_bytes: Count
+    error: Annotated[float, msgspec.Meta(ge=0)] | None
+
+
+class CodecChoice(Facts, frozen=True):
+    """How the codec of a column was chosen: tried on `num_views` views, to lose at most `max_error`; smallest first."""
+
+    max_error: Annotated[float, msgspec.Meta(gt=0)]
+    num_views: Positive
+    trials: list[CodecTrial]
+
+
+class ColumnFacts(Facts, frozen=True, omit_defaults=True):
     """One tap under one codec, or stored pixels (tap ``pixels``, codec ``raw`` or ``jpeg``).
 
     `grid` is (rows, columns) of patch tokens, empty for other kinds. `stride_bytes` is 0 where records differ in size.
+    `choice` is None where the codec was named.
     """
 
     name: str
@@ -131,6 +148,7 @@ class ColumnFacts(Facts, frozen=True):
     shape: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=3)]
     grid: Annotated[list[Positive], msgspec.Meta(max_length=2)]
     stride_bytes: Count
+    choice: CodecChoice | None = None
 
     def check(self, where: str) -> None:
         """See Facts. Raises: CacheMismatchError for a codec that this version does not know."""

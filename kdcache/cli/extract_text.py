@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcache.cli.text import counted, fidelity_text, size_text
+from kdcache.cli.text import choice_text, counted, fidelity_text, size_text
 from kdcache.errors import one_line
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def report_facts(report: "ExtractReport", found: "Sequence[Agreement]") -> dict[
 
 def summary_text(report: "ExtractReport", out: Path) -> str:
     """What a pass did, and what the cache holds."""
+    import msgspec
+
     lines: list[str] = []
     if report.num_records:
         fractions = ", ".join(f"{stage} {fraction:.0%}" for stage, fraction in report.times.shares().items())
@@ -144,4 +146,6 @@ def summary_text(report: "ExtractReport", out: Path) -> str:
             known = group.columns.get(column.name)
             cost = fidelity_text(known.fidelity) if known is not None else ""
             lines.append(f"  {name}/{column.name}: {size_text(group.part_bytes(column.name))}{cost}")
+            if column.choice is not None:
+                lines.append(f"    {choice_text(msgspec.to_builtins(column.choice))}")
     return "\n".join(lines)

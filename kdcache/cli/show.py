@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kdcache.cli.data_flags import add_data
 from kdcache.cli.parser import output_file, refuse_ignored
 from kdcache.cli.remedies import error_text
-from kdcache.cli.text import counted, fidelity_text, print_json, size_text
+from kdcache.cli.text import choice_text, counted, fidelity_text, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ def _print_group(name: str, group: dict[str, Any]) -> None:
         print(f"  column  {name}/{column['name']}: {column['tap']}, {shape}")
         record = size_text(column["stride_bytes"]) if column["stride_bytes"] else "differs from record to record"
         print(f"          {size_text(column['bytes'])}, {record} a record{_cost(column)}")
+        if choice := column.get("choice"):
+            print(f"          {choice_text(choice)}")
         if "minimum" in column:
             print(f"          values {column['minimum']:.4g} to {column['maximum']:.4g}, rms {column['rms']:.4g}")
 

@@ -9,7 +9,16 @@ from typing import Any
 import kdcache
 from kdcache.reports.words import counted, size_text
 
-__all__ = ["MODEL_HELP", "WEIGHTS_HELP", "codec_names", "counted", "fidelity_text", "print_json", "size_text"]
+__all__ = [
+    "MODEL_HELP",
+    "WEIGHTS_HELP",
+    "choice_text",
+    "codec_names",
+    "counted",
+    "fidelity_text",
+    "print_json",
+    "size_text",
+]
 
 MODEL_HELP = "any timm model, hf-hub:ORG/NAME, or local-dir:FOLDER as timm saves one"
 WEIGHTS_HELP = "last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)"
@@ -27,6 +36,16 @@ def codec_names() -> list[str]:
     """The codecs by the names of their files: to import them for a help text would load numpy."""
     folder = Path(kdcache.__file__).parent / "cache" / "codecs"
     return [each.name for each in pkgutil.iter_modules([str(folder)]) if each.name not in _NO_CODECS]
+
+
+def choice_text(choice: Mapping[str, Any]) -> str:
+    """How a column's codec was chosen: what each one loses, and what it takes."""
+    trials = ", ".join(
+        f"{each['codec']} {size_text(each['stride_bytes'])} "
+        + ("out of range" if each["error"] is None else f"{each['error']:.2g}")
+        for each in choice["trials"]
+    )
+    return f"auto, to lose at most {choice['max_error']:g}, by {counted(choice['num_views'], 'view')}: {trials}"
 
 
 def fidelity_text(fidelity: Mapping[str, float]) -> str:

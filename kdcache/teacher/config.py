@@ -48,6 +48,8 @@ DEFAULT_TAPS = ("blocks.-1/patch", "head/logits")
 # int8 loses about a hundredth; a tenth means that one channel is so large that the others are lost beside it.
 DEFAULT_MAX_ERROR = 0.1
 _DEFAULT_QUALITY = 95
+# In place of a codec's name: the smallest that keeps to `max_error` on the first views.
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ class ExtractConfig:
             ``input_size``, ...).
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``; None for the patch
             tokens of the last block, and the logits of a teacher that has a classifier.
-        codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
+        codec: For token taps that name none, or ``auto`` for the smallest that keeps to `max_error` on the first batch.
+            Logits and embeddings without a codec are stored as fp16.
         views: K, views of each image.
         view_recipe: ``eval``, ``rrc-flip`` or ``deit``.
         view_params: Overrides of the recipe's; see ViewRecipe.

@@ -8,7 +8,9 @@ from PIL import Image
 from kdcache.cache import Cache
 from kdcache.cli.main import main
 from kdcache.cli.show import _versions
+from kdcache.teacher.extract import extract
 from tests.cli.support import fails
+from tests.conftest import tiny_extract
 
 
 def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +32,16 @@ def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: py
     columns = facts["groups"]["vit-tiny-patch16-224"]["columns"]
     assert {column["name"] for column in columns} == {c.facts.name for c in tiny_cache.columns}
     assert all(column["bytes"] > 0 and "cosine" in column["fidelity"] for column in columns)
+
+
+def test_how_auto_chose_a_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extract(tiny_extract(tmp_path / "c", codec="auto", max_error=0.02, taps=("blocks.1/patch",)))
+    assert main(["show", str(tmp_path / "c")]) == 0
+    assert "auto, to lose at most 0.02, by 6 views: int4 " in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "c"), "--json"]) == 0
+    [column] = json.loads(capsys.readouterr().out)["groups"]["vit-tiny-patch16-224"]["columns"]
+    tried = {each["codec"]: each["error"] for each in column["choice"]["trials"]}
+    assert tried[column["codec"]] <= 0.018 < tried["int4"]
 
 
 def test_versions_that_wrote_some_of_the_shards_are_named() -> None:
