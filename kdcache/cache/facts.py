@@ -203,6 +203,25 @@ def pixel_column(size: int, *, jpeg_quality: int) -> ColumnFacts:
     )
 
 
+class ConvertedColumn(Facts, frozen=True):
+    """The column that one was made from.
+
+    `relative_error` is what that one lost of the teacher's values, as its group's manifest says; None if unknown.
+    """
+
+    column: str
+    codec: str
+    relative_error: Annotated[float, msgspec.Meta(ge=0)] | None
+
+
+class ConvertedFacts(Facts, frozen=True):
+    """The group whose decoded values a group holds in other codecs: its name, its manifest, and by column its own."""
+
+    group: str
+    manifest: Sha256
+    columns: dict[str, ConvertedColumn]
+
+
 class FileFacts(Facts, frozen=True):
     """Identity of one file: sha256, XXH3 (64 bits) for checks while training, size."""
 

@@ -37,7 +37,9 @@ _WORDS = {
     # An extraction.
     Remedy.EXTRACT: "make a cache with `kdcache extract --out {path}`",
     Remedy.EXTRACT_ELSEWHERE: "extract again into another folder",
-    Remedy.FINISH_EXTRACTION: "run the same `kdcache extract` again, it makes only what is missing",
+    Remedy.FINISH_EXTRACTION: (
+        "run the same `kdcache extract` (or `kdcache convert`) again, it makes only what is missing"
+    ),
     Remedy.SAME_PLAN: (
         "run with the same settings and versions to resume, or choose another folder (--out) or "
         "another group (--add --group NAME)"

@@ -95,6 +95,7 @@ def _group_facts(group: "Group") -> dict[str, Any]:
     return {
         "sha256": group.digest,
         **{name: built[name] for name in ("teacher", "batch_size", "statistics", "versions")},
+        "converted": built.get("converted"),
         "later_versions": manifest.later_versions,
         "index_bytes": manifest.part_bytes("index"),
         "columns": [
@@ -148,6 +149,8 @@ def _print_group(name: str, group: dict[str, Any]) -> None:
         weights = f"{teacher['weights']} weights {teacher['weights_sha256'][:12]}…"
         print(f"group     {name}: {teacher['name']}, {weights}, {teacher['precision']} on {teacher['device']}")
         print(f"          {_versions(group)}")
+        if converted := group["converted"]:
+            print(f"          converted from {converted['group']}; errors are relative to it{_lost_before(converted)}")
     for column in group["columns"]:
         shape = " x ".join(str(side) for side in column["shape"])
         print(f"  column  {name}/{column['name']}: {column['tap']}, {shape}")
@@ -157,6 +160,14 @@ def _print_group(name: str, group: dict[str, Any]) -> None:
             print(f"          {choice_text(choice)}")
         if "minimum" in column:
             print(f"          values {column['minimum']:.4g} to {column['maximum']:.4g}, rms {column['rms']:.4g}")
+
+
+def _lost_before(converted: dict[str, Any]) -> str:
+    """What the columns had lost that were converted."""
+    errors = [each["relative_error"] for each in converted["columns"].values()]
+    if None in errors:
+        return ", and what its columns had lost is unknown"
+    return f", whose columns had lost up to {max(errors):.2g}"
 
 
 def _cost(column: dict[str, Any]) -> str:

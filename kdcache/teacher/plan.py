@@ -227,6 +227,12 @@ def group_fingerprints(
     return groups
 
 
+def column_name(tap: str, codec: Codec) -> str:
+    """``blocks-23-patch-int8``, ``head-logits-topk10``."""
+    suffix = "".join(str(value) for value in codec.params.values())
+    return f"{tap}-{codec.name}{suffix}".replace("/", "-").replace(".", "-")
+
+
 def _usual(tap: TapFacts) -> tuple[Codec, CodecChoice | None]:
     return parse_codec("fp16"), None
 
@@ -253,10 +259,8 @@ def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec | None]:
 def _column(fact: TapFacts, codec: Codec, stride: int, choice: CodecChoice | None) -> ColumnFacts:
     kind = fact.tap.kind
     assert kind != "change", "set_taps refuses it"
-    suffix = "".join(str(value) for value in codec.params.values())
-    name = f"{fact.tap}-{codec.name}{suffix}".replace("/", "-").replace(".", "-")
     return ColumnFacts(
-        name=name,
+        name=column_name(str(fact.tap), codec),
         tap=str(fact.tap),
         kind=kind,
         codec=codec.name,

@@ -75,8 +75,7 @@ def rerun_teacher(
             for view in range(views.num_views):
                 stored = reader.decode_record(shard, row, view, column)
                 error = _relative_error(outputs[column.tap][view], stored, column)
-                fidelity = group.manifest.columns[column.facts.name].fidelity.get("relative_error", 0.0)
-                tolerance = _TOLERANCE[facts.precision] + 3 * fidelity
+                tolerance = _TOLERANCE[facts.precision] + 3 * (group.manifest.teacher_error(column.facts.name) or 0.0)
                 yield RerunResult(shard.name, shard.index.key(row), view, column, error, tolerance)
 
 

@@ -82,7 +82,7 @@ class ShardSink:
             self.refuse_bad()
         for name, group in groups.items():
             for column, summary in group.columns.items():
-                self._refuse_error(f"column {name}/{column}", summary.fidelity)
+                refuse_error(f"column {name}/{column}", summary.fidelity, self._config.max_error)
 
     def refuse_bad(self) -> None:
         """Fail when more than the stated fraction of the images is bad.
@@ -112,21 +112,31 @@ class ShardSink:
     def _check_fidelity(self, writer: TaskWriter) -> None:
         for group, own in writer.groups.items():
             for column, fidelity in own.fidelity.items():
-                self._refuse_error(f"shard {writer.shard.name}, column {group}/{column}", fidelity.summary())
-
-    def _refuse_error(self, where: str, found: Mapping[str, float]) -> None:
-        limit = self._config.max_error
-        if limit is None:
-            limit = DEFAULT_MAX_ERROR if "centred_error" in found else math.inf
-        if decisive_error(found) > limit:
-            raise BadRecordError(
-                f"{where}: {_error_text(found)}, more than max_error, {limit:g}", remedy=Remedy.FINER_CODEC
-            )
+                where = f"shard {writer.shard.name}, column {group}/{column}"
+                refuse_error(where, fidelity.summary(), self._config.max_error)
 
     def _check_variety(self, writer: TaskWriter) -> None:
         for group, own in writer.groups.items():
             for column, builder in own.columns.items():
                 builder.refuse_constant(f"shard {writer.shard.name}, column {group}/{column}")
+
+
+def refuse_error(where: str, found: Mapping[str, float], limit: float | None) -> None:
+    """Refuse a codec that loses too much.
+
+    Args:
+        where: The column, for the message.
+        found: A `Fidelity.summary`.
+        limit: As ExtractConfig.max_error.
+
+    Raises: BadRecordError.
+    """
+    if limit is None:
+        limit = DEFAULT_MAX_ERROR if "centred_error" in found else math.inf
+    if decisive_error(found) > limit:
+        raise BadRecordError(
+            f"{where}: {_error_text(found)}, more than max_error, {limit:g}", remedy=Remedy.FINER_CODEC
+        )
 
 
 def _error_text(found: Mapping[str, float]) -> str:
