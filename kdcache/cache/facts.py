@@ -18,6 +18,8 @@ from kdcache.pixel_rule import Exif, PixelRule
 # classifier, or the pixels of the views themselves.
 ColumnKind = Literal["patch", "prefix", "logits", "embedding", "pixels"]
 RAW, JPEG = "raw", "jpeg"
+# The weights of a teacher that nobody here has run.
+IMPORTED = "imported"
 
 
 # JSON has integers of any size; beyond 2**53 other readers lose digits.
@@ -100,8 +102,9 @@ class TeacherFacts(Facts, frozen=True):
 
     `num_blocks` is the number of outputs that timm's `forward_intermediates` offers for it, so that a reader can
     resolve ``blocks.-1`` without building it. `weights` is hub, file or random; `weights_sha256` is over the names and
-    bytes of its tensors. `cpu_threads` is 0 on an accelerator; on a CPU the last bits of a forward depend on it. `mean`
-    and `std` normalise its input.
+    bytes of its tensors. For features that another program made `weights` is imported, and the sha256 is over the names
+    and sizes of their files. `cpu_threads` is 0 on an accelerator; on a CPU the last bits of a forward depend on it.
+    `mean` and `std` normalise its input.
     """
 
     name: str

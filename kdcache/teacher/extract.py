@@ -228,7 +228,7 @@ def _run(
     tasks = [task for task in found if task is not None]
     if config.check_space:
         check_space(extraction, started.plan, tasks)
-    sink = ShardSink(extraction, config, num_bad=_known_bad(extraction, started.shards, tasks))
+    sink = ShardSink(extraction, config, num_bad=known_bad(extraction, started.shards, tasks))
     if not config.add:
         sink.refuse_bad()
     num_views = extraction.base.views.num_views
@@ -270,7 +270,7 @@ def _run(
     return ExtractReport(base, groups, sink.num_shards, len(mine) - len(tasks), num_records, seconds, times)
 
 
-def _known_bad(extraction: Extraction, shards: Sequence[PlannedShard], tasks: Sequence[ShardTask]) -> int:
+def known_bad(extraction: Extraction, shards: Sequence[PlannedShard], tasks: Sequence[ShardTask]) -> int:
     """Bad images of all committed shards, whoever wrote them."""
     pending = {task.shard.name for task in tasks if task.base}
     paths = extraction.paths

@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdcache.cli.main import main
 from tests.cli.support import fails
-from tests.conftest import GROUP, file_hashes
+from tests.conftest import GROUP, TEACHER, TEACHER_KWARGS, file_hashes
 
 
 def test_another_codec(cache_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,3 +54,34 @@ def test_what_cannot_be_meant(tiny_root: Path, tmp_path: Path, capsys: pytest.Ca
         capsys, ["convert", str(tmp_path / "text"), "--codec", "int4"], code=2
     )
     assert "use lower-case letters" in fails(capsys, ["convert", root, "--codec", "int4", "--name", "X Y"], code=2)
+
+
+def test_features_of_another_program(
+    photos: Path, tmp_path: Path, random: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for image in photos.rglob("*.*"):
+        path = tmp_path / "features" / image.relative_to(photos).with_suffix(".npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, random.standard_normal((17, 24)).astype(np.float32))
+    kwargs = [f"{name}={value}" for name, value in TEACHER_KWARGS.items()]
+    words = ["convert", str(tmp_path / "features"), "--data", str(photos), "--teacher-kwargs", *kwargs]
+    assert "need --teacher" in fails(capsys, words, code=2)
+    words += ["--teacher", TEACHER, "--out", str(tmp_path / "c"), "--shard-samples", "3"]
+    assert "--group would be ignored" in fails(capsys, [*words, "--group", "g"], code=2)
+    assert "name the tap alone" in fails(capsys, [*words, "--codec", "auto"], code=2)
+    assert "wanted a folder" in fails(capsys, [*words[:-3], str(tmp_path / "c.h5")], code=2)
+    assert main([*words, "--codec", "int8c", "--name", "foreign"]) == 0
+    shown = capsys.readouterr().out
+    assert "features beside their images, 2 shards written" in shown
+    assert "foreign/blocks-1-patch-int8c: " in shown
+    assert main(["verify", str(tmp_path / "c")]) == 0
+    capsys.readouterr()
+    assert main([*words, "--codec", "int8c", "--name", "foreign", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shards_skipped"] == 2
+    root = str(tmp_path / "c")
+    assert "--tap would be ignored: give --data" in fails(
+        capsys, ["convert", root, "--codec", "int4", "--tap", "x"], code=2
+    )
+    assert "the weights of vit_tiny_patch16_224 came with features" in fails(
+        capsys, ["verify", root, "--rerun-teacher", "1"], code=2
+    )
