@@ -193,7 +193,11 @@ def _block_of(column: Column) -> int:
 
 
 def _error_of(cache: Cache, column: Column) -> float:
-    return _fidelity(cache, column).get("relative_error", 0.0 if column.codec == "fp32" else 1.0)
+    manifest = cache.group(column.group).manifest
+    error = manifest.teacher_error(column.facts.name)
+    if error is not None:
+        return error
+    return 0.0 if column.codec == "fp32" and manifest.fingerprint.converted is None else 1.0
 
 
 def _fidelity(cache: Cache, column: Column) -> dict[str, float]:

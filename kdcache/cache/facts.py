@@ -18,6 +18,8 @@ from kdcache.pixel_rule import Exif, PixelRule
 # classifier, or the pixels of the views themselves.
 ColumnKind = Literal["patch", "prefix", "logits", "embedding", "pixels"]
 RAW, JPEG = "raw", "jpeg"
+# The weights of a teacher that nobody here has run.
+IMPORTED = "imported"
 
 
 # JSON has integers of any size; beyond 2**53 other readers lose digits.
@@ -100,8 +102,9 @@ class TeacherFacts(Facts, frozen=True):
 
     `num_blocks` is the number of outputs that timm's `forward_intermediates` offers for it, so that a reader can
     resolve ``blocks.-1`` without building it. `weights` is hub, file or random; `weights_sha256` is over the names and
-    bytes of its tensors. `cpu_threads` is 0 on an accelerator; on a CPU the last bits of a forward depend on it. `mean`
-    and `std` normalise its input.
+    bytes of its tensors. For features that another program made `weights` is imported, and the sha256 is over the names
+    and sizes of their files. `cpu_threads` is 0 on an accelerator; on a CPU the last bits of a forward depend on it.
+    `mean` and `std` normalise its input.
     """
 
     name: str
@@ -117,10 +120,27 @@ class TeacherFacts(Facts, frozen=True):
     std: Deviations
 
 
-class ColumnFacts(Facts, frozen=True):
+class CodecTrial(Facts, frozen=True):
+    """A codec that was tried: bytes of a record, and the error (`decisive_error`); None where it cannot hold them."""
+
+    codec: str
+    stride_bytes: Count
+    error: Annotated[float, msgspec.Meta(ge=0)] | None
+
+
+class CodecChoice(Facts, frozen=True):
+    """How the codec of a column was chosen: tried on `num_views` views, to lose at most `max_error`; smallest first."""
+
+    max_error: Annotated[float, msgspec.Meta(gt=0)]
+    num_views: Positive
+    trials: list[CodecTrial]
+
+
+class ColumnFacts(Facts, frozen=True, omit_defaults=True):
     """One tap under one codec, or stored pixels (tap ``pixels``, codec ``raw`` or ``jpeg``).
 
     `grid` is (rows, columns) of patch tokens, empty for other kinds. `stride_bytes` is 0 where records differ in size.
+    `choice` is None where the codec was named.
     """
 
     name: str
@@ -131,6 +151,7 @@ class ColumnFacts(Facts, frozen=True):
     shape: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=3)]
     grid: Annotated[list[Positive], msgspec.Meta(max_length=2)]
     stride_bytes: Count
+    choice: CodecChoice | None = None
 
     def check(self, where: str) -> None:
         """See Facts. Raises: CacheMismatchError for a codec that this version does not know."""
@@ -183,6 +204,25 @@ def pixel_column(size: int, *, jpeg_quality: int) -> ColumnFacts:
         grid=[],
         stride_bytes=0 if jpeg_quality else RecordLayout.plain("|u1", shape).stride_bytes,
     )
+
+
+class ConvertedColumn(Facts, frozen=True):
+    """The column that one was made from.
+
+    `relative_error` is what that one lost of the teacher's values, as its group's manifest says; None if unknown.
+    """
+
+    column: str
+    codec: str
+    relative_error: Annotated[float, msgspec.Meta(ge=0)] | None
+
+
+class ConvertedFacts(Facts, frozen=True):
+    """The group whose decoded values a group holds in other codecs: its name, its manifest, and by column its own."""
+
+    group: str
+    manifest: Sha256
+    columns: dict[str, ConvertedColumn]
 
 
 class FileFacts(Facts, frozen=True):

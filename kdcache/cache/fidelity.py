@@ -1,5 +1,6 @@
 """How much of the teacher's values a codec keeps: as a whole, around the channels' means, and channel by channel."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,3 +112,14 @@ class Fidelity:
             "worst_channel_error": float(errors.max()),
             "channels_above_tenth": float((errors > _LARGE_CHANNEL_ERROR).mean()),
         }
+
+
+def decisive_error(summary: Mapping[str, float]) -> float:
+    """The one figure of a `Fidelity.summary` that a limit bounds; 0 for an empty one, of a rebuilt index.
+
+    Of channels measured one by one the centred error, or half the median channel's where that is larger: a channel that
+    is huge in few tokens is most of the spread itself, and hides what happens to the others. Else the relative error.
+    """
+    if "centred_error" not in summary:
+        return summary.get("relative_error", 0.0)
+    return max(summary["centred_error"], summary["median_channel_error"] / 2)

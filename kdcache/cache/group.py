@@ -9,7 +9,7 @@ import msgspec
 
 from kdcache.cache.base import BaseManifest
 from kdcache.cache.column import Column
-from kdcache.cache.facts import ColumnFacts, ColumnSummary, Facts, FileFacts, Positive, TeacherFacts
+from kdcache.cache.facts import ColumnFacts, ColumnSummary, ConvertedFacts, Facts, FileFacts, Positive, TeacherFacts
 from kdcache.cache.manifest import fingerprint_bytes, fingerprint_digest, read_manifest, refuse
 from kdcache.cache.paths import INDEX, RESERVED_NAMES, CachePaths, is_safe_name
 from kdcache.cache.shard import trailer
@@ -18,10 +18,11 @@ from kdcache.errors import CacheMismatchError, Remedy
 _LAST_BLOCKS = re.compile(r"blocks\.-(\d+)/(\w+)")
 
 
-class GroupFingerprint(Facts, frozen=True):
+class GroupFingerprint(Facts, frozen=True, omit_defaults=True):
     """Everything that decides the bytes of a group. `base` is the digest of the base's fingerprint.
 
-    A group of stored pixels has no teacher.
+    A group of stored pixels has no teacher. One that was `converted` from another has that one's teacher; what it knows
+    of its codecs' errors is relative to the other's decoded values.
     """
 
     format_version: int
@@ -31,6 +32,7 @@ class GroupFingerprint(Facts, frozen=True):
     statistics: Literal["full", "light"]
     columns: Annotated[list[ColumnFacts], msgspec.Meta(min_length=1, max_length=4096)]
     versions: dict[str, str]
+    converted: ConvertedFacts | None = None
 
     def check(self, where: str) -> None:
         """See Facts."""
@@ -43,6 +45,8 @@ class GroupFingerprint(Facts, frozen=True):
             raise ValueError("a column is named twice")
         if self.teacher is None and any(column.kind != "pixels" for column in self.columns):
             raise ValueError("columns of a teacher, and no teacher")
+        if self.converted is not None and set(self.converted.columns) != set(names):
+            raise ValueError(f"converted from {sorted(self.converted.columns)}, the columns are {sorted(names)}")
 
     def column(self, name: str) -> ColumnFacts:
         """The column of this name (it must exist)."""
@@ -77,6 +81,17 @@ class GroupManifest(Facts, frozen=True, omit_defaults=True):
                 raise ValueError(f"shard {shard.name} lists {sorted(shard.files)}")
         if unknown := set(self.columns) - parts:
             raise ValueError(f"figures of columns that there are not: {sorted(unknown)}")
+
+    def teacher_error(self, column: str) -> float | None:
+        """Relative error of a column's values to the teacher's, at most; None where nobody knows.
+
+        That of its codec, and of the codec of the column that it was converted from.
+        """
+        error = self.columns[column].fidelity.get("relative_error")
+        if error is None or self.fingerprint.converted is None:
+            return error
+        before = self.fingerprint.converted.columns[column].relative_error
+        return None if before is None else error + before
 
     def part_bytes(self, part: str) -> int:
         """Size of one part (a column, or index) over all shards."""

@@ -72,6 +72,21 @@ def read_manifest(paths: CachePaths, kind: type[Record]) -> tuple[Record, str]:
     return _convert(value, kind, paths.where(paths.manifest)), digest
 
 
+def parse_manifest(data: bytes, kind: type[Record], *, where: str) -> Record:
+    """A manifest from its bytes; names in it are the caller's to check.
+
+    Args:
+        data: As `write_manifest` writes them.
+        kind: Of a base or of a group.
+        where: For messages.
+
+    Raises: CorruptCacheError, CacheMismatchError for another format version.
+    """
+    value = load_json(data, where=where)
+    _check_version(_get(value, "fingerprint"), where)
+    return _convert(value, kind, where)
+
+
 def known_fingerprint(paths: CachePaths, kind: type[Record]) -> Record:
     """The fingerprint in a manifest. Raises: as read_manifest."""
     value, _ = _read_value(paths)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 DATA_HELP = "folder of class folders, tars (also compressed, braces, globs, several), or digits"
 # Two colons, as WebDataset's users write lists; below the command line data is one text.
 _SEPARATOR = "::"
-_RULES = ("tar_keys", "image_member", "label_member", "key_prefix", "labels", "class_order", "class_map")
+RULES = ("tar_keys", "image_member", "label_member", "key_prefix", "labels", "class_order", "class_map")
 
 
 @final
@@ -50,7 +50,7 @@ def rules_of(arguments: argparse.Namespace) -> "SourceRules":
     from kdcache.images.classes import ClassRule
     from kdcache.images.rules import SourceRules
 
-    given = {name: value for name, value in vars(arguments).items() if name in _RULES}
+    given = {name: value for name, value in vars(arguments).items() if name in RULES}
     try:
         classes = ClassRule(order=given.pop("class_order", "natural"), class_map=given.pop("class_map", None))
         return SourceRules(classes=classes, **given)

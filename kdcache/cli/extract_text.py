@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kdcache.cli.text import counted, fidelity_text, size_text
+from kdcache.cli.text import choice_text, counted, fidelity_text, size_text
 from kdcache.errors import one_line
 from kdcache.remote.url import Location
 
@@ -127,6 +127,8 @@ def summary_text(report: "ExtractReport", out: Location, worker: str = "") -> st
         out: The cache.
         worker: Which of several workers this is, and who says so.
     """
+    import msgspec
+
     lines: list[str] = []
     if report.num_records:
         fractions = ", ".join(f"{stage} {fraction:.0%}" for stage, fraction in report.times.shares().items())
@@ -154,4 +156,6 @@ def summary_text(report: "ExtractReport", out: Location, worker: str = "") -> st
             known = group.columns.get(column.name)
             cost = fidelity_text(known.fidelity) if known is not None else ""
             lines.append(f"  {name}/{column.name}: {size_text(group.part_bytes(column.name))}{cost}")
+            if column.choice is not None:
+                lines.append(f"    {choice_text(msgspec.to_builtins(column.choice))}")
     return "\n".join(lines)

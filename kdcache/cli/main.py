@@ -18,6 +18,7 @@ VERBS = {
     "demo": "everything below in minutes, on handwritten digits",
     "plan": "whether a cache pays here: bytes, hours, epochs to break even, from short measurements",
     "extract": "run the teacher over images and write a cache; run again to resume",
+    "convert": "a cache's columns under another codec; one HDF5 file and back; features of other programs",
     "verify": "check a whole cache, repair or rebuild it",
     "show": "what a cache holds; one record as a picture",
     "bench": "how fast a cache streams here, relative to the machine's memcpy",

@@ -78,13 +78,13 @@ def add_kept(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "(the pooled feature); repeat for more (blocks.-1/patch, and head/logits where there is a classifier)",
     )
     names = ", ".join(codec_names())
-    kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16), one of {names}")
+    kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16): {names}, or auto")
     kept.add_argument(
         "--max-error",
         type=float,
         metavar="E",
         default=default,
-        help="refuse a codec that loses more of the spread (0.1)",
+        help="most that a codec may lose (0.1); auto keeps to it",
     )
     kept.add_argument("--statistics", choices=("full", "light"), default=default, help="second moments too? (full)")
     kept.add_argument(

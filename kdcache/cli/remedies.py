@@ -37,7 +37,9 @@ _WORDS = {
     # An extraction.
     Remedy.EXTRACT: "make a cache with `kdcache extract --out {path}`",
     Remedy.EXTRACT_ELSEWHERE: "extract again into another folder",
-    Remedy.FINISH_EXTRACTION: "run the same `kdcache extract` again, it makes only what is missing",
+    Remedy.FINISH_EXTRACTION: (
+        "run the same `kdcache extract` (or `kdcache convert`) again, it makes only what is missing"
+    ),
     Remedy.SAME_PLAN: (
         "run with the same settings and versions to resume, or choose another folder (--out) or "
         "another group (--add --group NAME)"
@@ -53,7 +55,8 @@ _WORDS = {
         "(with another --out if there are finished shards, which have this codec)"
     ),
     Remedy.FINER_CODEC: (
-        "choose a finer --codec (int4 < int8 < bf16 < fp16 < fp32; fp8 in place of int8 beside a few huge channels), "
+        "choose a finer --codec (int4 < int8 < int8c < bf16 < fp16 < fp32; beside a few huge channels int8c, or fp8 "
+        "where a view has fewer than 16 tokens), "
         "or allow more with --max-error"
     ),
     Remedy.ACCEPT_BAD_IMAGES: "repair the source and extract into another folder, or accept them with --max-bad",

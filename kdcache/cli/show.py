@@ -7,7 +7,7 @@ from kdcache.cli.data_flags import add_data
 from kdcache.cli.parser import output_file, refuse_ignored
 from kdcache.cli.places import PLACE_HELP, place
 from kdcache.cli.remedies import error_text
-from kdcache.cli.text import counted, fidelity_text, print_json, size_text
+from kdcache.cli.text import choice_text, counted, fidelity_text, print_json, size_text
 from kdcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def _group_facts(group: "Group") -> dict[str, Any]:
     return {
         "sha256": group.digest,
         **{name: built[name] for name in ("teacher", "batch_size", "statistics", "versions")},
+        "converted": built.get("converted"),
         "later_versions": manifest.later_versions,
         "index_bytes": manifest.part_bytes("index"),
         "columns": [
@@ -148,13 +149,25 @@ def _print_group(name: str, group: dict[str, Any]) -> None:
         weights = f"{teacher['weights']} weights {teacher['weights_sha256'][:12]}…"
         print(f"group     {name}: {teacher['name']}, {weights}, {teacher['precision']} on {teacher['device']}")
         print(f"          {_versions(group)}")
+        if converted := group["converted"]:
+            print(f"          converted from {converted['group']}; errors are relative to it{_lost_before(converted)}")
     for column in group["columns"]:
         shape = " x ".join(str(side) for side in column["shape"])
         print(f"  column  {name}/{column['name']}: {column['tap']}, {shape}")
         record = size_text(column["stride_bytes"]) if column["stride_bytes"] else "differs from record to record"
         print(f"          {size_text(column['bytes'])}, {record} a record{_cost(column)}")
+        if choice := column.get("choice"):
+            print(f"          {choice_text(choice)}")
         if "minimum" in column:
             print(f"          values {column['minimum']:.4g} to {column['maximum']:.4g}, rms {column['rms']:.4g}")
+
+
+def _lost_before(converted: dict[str, Any]) -> str:
+    """What the columns had lost that were converted."""
+    errors = [each["relative_error"] for each in converted["columns"].values()]
+    if None in errors:
+        return ", and what its columns had lost is unknown"
+    return f", whose columns had lost up to {max(errors):.2g}"
 
 
 def _cost(column: dict[str, Any]) -> str:

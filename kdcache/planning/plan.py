@@ -19,7 +19,7 @@ from kdcache.planning.sizes import PlannedBytes, plan_bytes
 from kdcache.planning.training import StudentConfig, TrainingCosts, measure_training
 from kdcache.planning.verdict import Figures, Verdict, judge
 from kdcache.stream.config import usable_memory
-from kdcache.teacher.config import ExtractConfig
+from kdcache.teacher.config import AUTO, ExtractConfig
 from kdcache.teacher.plan import plan_source
 
 _NUM_PICTURES = 128
@@ -54,6 +54,11 @@ class PlanConfig:
     def __post_init__(self) -> None:
         if not self.has_data and self.num_images is None:
             raise ValueError("a plan needs data, or the number of images")
+        if any(each.endswith(f":{AUTO}") for each in (f":{self.extract.codec}", *(self.extract.taps or ()))):
+            raise ValueError(
+                f"codec {AUTO} is chosen by what a trained teacher gives, and a plan runs random weights; name the "
+                "codec to plan with, for example int8"
+            )
         for name in ("num_images", "image_bytes", "epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:

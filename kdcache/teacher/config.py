@@ -49,6 +49,8 @@ DEFAULT_TAPS = ("blocks.-1/patch", "head/logits")
 # int8 loses about a hundredth; a tenth means that one channel is so large that the others are lost beside it.
 DEFAULT_MAX_ERROR = 0.1
 _DEFAULT_QUALITY = 95
+# In place of a codec's name: the smallest that keeps to `max_error` on the first views.
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,8 @@ class ExtractConfig:
             ``input_size``, ...).
         taps: ``TAP`` or ``TAP:CODEC``, for example ``blocks.-1/patch``, ``head/logits:topk=10``; None for the patch
             tokens of the last block, and the logits of a teacher that has a classifier.
-        codec: For token taps that name none. Logits and embeddings without a codec are stored as fp16.
+        codec: For token taps that name none, or ``auto`` for the smallest that keeps to `max_error` on the first batch.
+            Logits and embeddings without a codec are stored as fp16.
         views: K, views of each image.
         view_recipe: ``eval``, ``rrc-flip`` or ``deit``.
         view_params: Overrides of the recipe's; see ViewRecipe.
@@ -99,8 +102,8 @@ class ExtractConfig:
         threads: Threads that read, decode and cut views; None takes the cores of this process.
         max_bad: Fraction of the images that may be unusable before the run fails.
         max_error: Largest error a codec may have on this data, relative to the spread of the teacher's values around
-            their channels' means (of logits, to the probabilities); None for `DEFAULT_MAX_ERROR` of tokens and
-            embeddings and any of logits.
+            their channels' means, and half of the largest of the median channel (of logits, to the probabilities);
+            None for `DEFAULT_MAX_ERROR` of tokens and embeddings and any of logits.
         image_timeout_s: Seconds one image may take before it counts as hanging.
         accept_versions: Whether other versions of libraries than a cache was begun with may continue it.
         check_space: Refuse to start when the disk is too small for what is still to be written.

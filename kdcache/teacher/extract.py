@@ -25,6 +25,7 @@ from kdcache.models import TimmModel, resolve_name
 from kdcache.models.names import is_elsewhere
 from kdcache.strict_json import dump_json
 from kdcache.teacher.agreement import other_classes_text
+from kdcache.teacher.auto_codec import CodecChooser
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.estimate import PassEstimate, estimate_pass
@@ -167,11 +168,13 @@ def _begin_new(
     assert teacher is not None, "the config checks it"
     recipe = plan_recipe(config, teacher)
     base = base_fingerprint(config, teacher, plan, recipe)
-    groups = group_fingerprints(config, base, teacher)
     with naming_images(config.out, plan):
         refuse_another_base(config, base)
-        extraction = _extraction(config, env, base, groups)
     reader = ImageReader(plan, recipe, base.views, base.shard_samples)
+    first = range(min(base.shard_samples, base.source.num_samples))
+    groups = group_fingerprints(config, base, teacher, CodecChooser(config, env, teacher, reader, first))
+    with naming_images(config.out, plan):
+        extraction = _extraction(config, env, base, groups)
 
     def images_of(task: ShardTask) -> TaskImages:
         return planned_images(reader, task) if task.base else committed_images(extraction.paths, reader, task)
@@ -186,7 +189,9 @@ def _begin_adding(config: ExtractConfig, env: WorkerEnv) -> _Pass:
     reader = ReplayReader(config.out, source)
     reader.check()
     teacher = _teacher(config, env, base.views.size) if config.teacher is not None else None
-    groups = group_fingerprints(config, base, teacher)
+    first = range(manifest.shards[0].num_samples)
+    choose = None if teacher is None else CodecChooser(config, env, teacher, reader, first)
+    groups = group_fingerprints(config, base, teacher, choose)
     extraction = _extraction(config, env, base, groups)
     # Images are counted as they are stored: those in the ledger are not there to be read.
     starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)]).tolist()
@@ -231,7 +236,7 @@ def _run(
         extraction.expected_bytes = {
             task.shard.name: estimate_bytes(extraction, started.plan, [task]) for task in tasks
         }
-    sink = ShardSink(extraction, config, num_bad=_known_bad(extraction, started.shards, tasks))
+    sink = ShardSink(extraction, config, num_bad=known_bad(extraction, started.shards, tasks))
     if not config.add:
         sink.refuse_bad()
     num_views = extraction.base.views.num_views
@@ -273,7 +278,7 @@ def _run(
     return ExtractReport(base, groups, sink.num_shards, len(mine) - len(tasks), num_records, seconds, times)
 
 
-def _known_bad(extraction: Extraction, shards: Sequence[PlannedShard], tasks: Sequence[ShardTask]) -> int:
+def known_bad(extraction: Extraction, shards: Sequence[PlannedShard], tasks: Sequence[ShardTask]) -> int:
     """Bad images of all committed shards, whoever wrote them."""
     pending = {task.shard.name for task in tasks if task.base}
     paths = extraction.paths

@@ -1,5 +1,6 @@
 """From what was asked to fingerprints: which images in which order, which views, which columns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import kdcache
 from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.codecs import Codec, parse_codec
-from kdcache.cache.facts import ColumnFacts, SourceFacts, SubsetFacts, ViewFacts, pixel_column
+from kdcache.cache.facts import CodecChoice, ColumnFacts, SourceFacts, SubsetFacts, ViewFacts, pixel_column
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.keys import keys_digest, labels_digest, safe_keys
 from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest
@@ -21,9 +22,12 @@ from kdcache.images import Source, decoder_versions
 from kdcache.models import Tap, parse_tap
 from kdcache.per_class import few_shot
 from kdcache.seeds import derived_key
-from kdcache.teacher.config import DEFAULT_TAPS, ExtractConfig
+from kdcache.teacher.config import AUTO, DEFAULT_TAPS, ExtractConfig
 from kdcache.teacher.model import TapFacts, Teacher
 from kdcache.views import AUGMENT_INTERPOLATIONS, INTERPOLATIONS, RECIPES, VIEW_FIELDS, ViewRecipe
+
+# The codec of a tap for which it is to be chosen, and how it was.
+Choose = Callable[[TapFacts], tuple[Codec, CodecChoice]]
 
 
 @dataclass(frozen=True)
@@ -113,20 +117,26 @@ def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:
         raise UsageError(f"view parameters {config.view_params}: {error}") from None
 
 
-def plan_columns(config: ExtractConfig, teacher: Teacher) -> list[ColumnFacts]:
+def plan_columns(config: ExtractConfig, teacher: Teacher, choose: Choose | None = None) -> list[ColumnFacts]:
     """The columns asked for, with the shapes this teacher gives.
+
+    Args:
+        config: What was asked.
+        teacher: Whose taps are set here.
+        choose: For taps of codec ``auto``; None takes fp16 for them, which an estimate may.
 
     Raises: TapError, UsageError for a codec that does not exist or does not fit the tap.
     """
     taps = config.taps or (DEFAULT_TAPS if teacher.has_classifier else DEFAULT_TAPS[:1])
     asked = [_parse_column(text, config.codec) for text in taps]
     columns: list[ColumnFacts] = []
-    for (tap, codec), fact in zip(asked, teacher.set_taps([tap for tap, _ in asked]), strict=True):
+    for (tap, named), fact in zip(asked, teacher.set_taps([tap for tap, _ in asked]), strict=True):
+        codec, choice = (named, None) if named is not None else (choose or _usual)(fact)
         try:
             stride = codec.layout(fact.shape).stride_bytes
         except ValueError as error:
             raise UsageError(f"tap {tap}: {error}") from None
-        columns.append(_column(fact, codec, stride))
+        columns.append(_column(fact, codec, stride, choice))
     names = [column.name for column in columns]
     if len(set(names)) != len(names):
         raise UsageError(f"a tap is asked for twice with the same codec: {', '.join(names)}")
@@ -177,7 +187,7 @@ def base_fingerprint(
 
 
 def group_fingerprints(
-    config: ExtractConfig, base: BaseFingerprint, teacher: Teacher | None
+    config: ExtractConfig, base: BaseFingerprint, teacher: Teacher | None, choose: Choose | None = None
 ) -> dict[str, GroupFingerprint]:
     """Everything that decides the bytes of the groups that a pass writes, by name.
 
@@ -185,6 +195,7 @@ def group_fingerprints(
         config: What was asked.
         base: The base that they belong to.
         teacher: None where only pixels are stored.
+        choose: As in `plan_columns`.
 
     Raises: TapError, UsageError.
     """
@@ -197,7 +208,7 @@ def group_fingerprints(
             teacher=teacher.facts,
             batch_size=config.batch_size,
             statistics=config.statistics,
-            columns=plan_columns(config, teacher),
+            columns=plan_columns(config, teacher, choose),
             versions={
                 "kdcache": kdcache.__version__,
                 "numpy": np.__version__,
@@ -218,11 +229,26 @@ def group_fingerprints(
     return groups
 
 
-def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec]:
+def column_name(tap: str, codec: Codec) -> str:
+    """``blocks-23-patch-int8``, ``head-logits-topk10``."""
+    suffix = "".join(str(value) for value in codec.params.values())
+    return f"{tap}-{codec.name}{suffix}".replace("/", "-").replace(".", "-")
+
+
+def _usual(tap: TapFacts) -> tuple[Codec, CodecChoice | None]:
+    return parse_codec("fp16"), None
+
+
+def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec | None]:
+    """A tap and its codec, None for one that is to be chosen."""
     name, colon, codec = text.partition(":")
     tap = parse_tap(name)
     if not colon:
         codec = "fp16" if tap.block is None else default_codec
+    if codec == AUTO:
+        if tap.kind == "logits":
+            raise UsageError(f"tap {text}: codec {AUTO} chooses for features; logits are stored as fp16, fp32 or topk")
+        return tap, None
     try:
         made = parse_codec(codec)
     except ValueError as error:
@@ -232,13 +258,11 @@ def _parse_column(text: str, default_codec: str) -> tuple[Tap, Codec]:
     return tap, made
 
 
-def _column(fact: TapFacts, codec: Codec, stride: int) -> ColumnFacts:
+def _column(fact: TapFacts, codec: Codec, stride: int, choice: CodecChoice | None) -> ColumnFacts:
     kind = fact.tap.kind
     assert kind != "change", "set_taps refuses it"
-    suffix = "".join(str(value) for value in codec.params.values())
-    name = f"{fact.tap}-{codec.name}{suffix}".replace("/", "-").replace(".", "-")
     return ColumnFacts(
-        name=name,
+        name=column_name(str(fact.tap), codec),
         tap=str(fact.tap),
         kind=kind,
         codec=codec.name,
@@ -246,4 +270,5 @@ def _column(fact: TapFacts, codec: Codec, stride: int) -> ColumnFacts:
         shape=list(fact.shape),
         grid=list(fact.grid),
         stride_bytes=stride,
+        choice=choice,
     )

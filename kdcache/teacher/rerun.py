@@ -8,6 +8,7 @@ import torch
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
+from kdcache.cache.facts import IMPORTED
 from kdcache.cache.group import Group
 from kdcache.cache.verify import Fault
 from kdcache.errors import CacheMismatchError, ModelError, Remedy, UsageError
@@ -75,8 +76,7 @@ def rerun_teacher(
             for view in range(views.num_views):
                 stored = reader.decode_record(shard, row, view, column)
                 error = _relative_error(outputs[column.tap][view], stored, column)
-                fidelity = group.manifest.columns[column.facts.name].fidelity.get("relative_error", 0.0)
-                tolerance = _TOLERANCE[facts.precision] + 3 * fidelity
+                tolerance = _TOLERANCE[facts.precision] + 3 * (group.manifest.teacher_error(column.facts.name) or 0.0)
                 yield RerunResult(shard.name, shard.index.key(row), view, column, error, tolerance)
 
 
@@ -94,8 +94,9 @@ def teacher_of_group(cache: Cache, group: Group, *, weights: str | None, device:
     """
     views, facts = cache.manifest.fingerprint.views, group.manifest.fingerprint.teacher
     assert facts is not None, "a group of stored pixels has no teacher"
-    if weights is None and facts.weights == "file":
-        raise UsageError(f"the weights of {facts.name} came from a file", remedy=Remedy.NAME_WEIGHTS)
+    if weights is None and facts.weights in ("file", IMPORTED):
+        where = "from a file" if facts.weights == "file" else "with features that were imported, from who knows where"
+        raise UsageError(f"the weights of {facts.name} came {where}", remedy=Remedy.NAME_WEIGHTS)
     try:
         check_model(facts.name, facts.kwargs)
         settings = read_settings(facts.pretrained_cfg, where=facts.name)
@@ -110,7 +111,7 @@ def teacher_of_group(cache: Cache, group: Group, *, weights: str | None, device:
         precision=facts.precision,
         cpu_threads=facts.cpu_threads or None,
     )
-    if teacher.facts.weights_sha256 != facts.weights_sha256:
+    if facts.weights != IMPORTED and teacher.facts.weights_sha256 != facts.weights_sha256:
         raise CacheMismatchError(
             f"{group.paths}: made with weights {facts.weights_sha256[:12]}…, these are "
             f"{teacher.facts.weights_sha256[:12]}…",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from kdcache.cache.base import BaseManifest
 from kdcache.cache.extraction import Extraction, TaskWriter
+from kdcache.cache.fidelity import decisive_error
 from kdcache.cache.group import GroupManifest
 from kdcache.errors import BadRecordError, Remedy, TooManyBadImagesError
 from kdcache.teacher.batches import RecordBatch, ShardEnd
@@ -84,7 +85,7 @@ class ShardSink:
             self.refuse_bad()
         for name, group in groups.items():
             for column, summary in group.columns.items():
-                self._refuse_error(f"column {name}/{column}", summary.fidelity)
+                refuse_error(f"column {name}/{column}", summary.fidelity, self._config.max_error)
 
     def refuse_bad(self) -> None:
         """Fail when more than the stated fraction of the images is bad.
@@ -115,19 +116,8 @@ class ShardSink:
     def _check_fidelity(self, writer: TaskWriter) -> None:
         for group, own in writer.groups.items():
             for column, fidelity in own.fidelity.items():
-                self._refuse_error(f"shard {writer.shard.name}, column {group}/{column}", fidelity.summary())
-
-    def _refuse_error(self, where: str, found: Mapping[str, float]) -> None:
-        by_channel = "centred_error" in found
-        limit = self._config.max_error
-        if limit is None:
-            limit = DEFAULT_MAX_ERROR if by_channel else math.inf
-        # A rebuilt index does not know what its codec lost.
-        error = found.get("centred_error" if by_channel else "relative_error", 0.0)
-        if error > limit:
-            raise BadRecordError(
-                f"{where}: {_error_text(found)}, more than max_error, {limit:g}", remedy=Remedy.FINER_CODEC
-            )
+                where = f"shard {writer.shard.name}, column {group}/{column}"
+                refuse_error(where, fidelity.summary(), self._config.max_error)
 
     def _check_variety(self, writer: TaskWriter) -> None:
         if len(self._inputs) < 2:
@@ -137,11 +127,30 @@ class ShardSink:
                 builder.refuse_constant(f"shard {writer.shard.name}, column {group}/{column}")
 
 
+def refuse_error(where: str, found: Mapping[str, float], limit: float | None) -> None:
+    """Refuse a codec that loses too much.
+
+    Args:
+        where: The column, for the message.
+        found: A `Fidelity.summary`.
+        limit: As ExtractConfig.max_error.
+
+    Raises: BadRecordError.
+    """
+    if limit is None:
+        limit = DEFAULT_MAX_ERROR if "centred_error" in found else math.inf
+    if decisive_error(found) > limit:
+        raise BadRecordError(
+            f"{where}: {_error_text(found)}, more than max_error, {limit:g}", remedy=Remedy.FINER_CODEC
+        )
+
+
 def _error_text(found: Mapping[str, float]) -> str:
     """What a codec loses, the figure that decides first."""
     if "centred_error" not in found:
         return f"relative error {found['relative_error']:.3g}"
     return (
         f"error {found['centred_error']:.3g} of the spread around the channels' means ({found['relative_error']:.3g} "
-        f"of the values themselves; {found['channels_above_tenth']:.0%} of the channels lose more than a tenth)"
+        f"of the values themselves; the median channel loses {found['median_channel_error']:.3g} of its own, "
+        f"{found['channels_above_tenth']:.0%} of the channels more than a tenth)"
     )

@@ -14,7 +14,7 @@ LAYERS: dict[str, int] = {
     "losses": 2, "cache": 2, "views": 2, "images": 2, "distributed": 2,
     "models": 3, "stream": 3,
     "terms": 4, "teacher": 4, "students": 4,
-    "methods": 5, "costs": 5, "analysis": 5,
+    "methods": 5, "costs": 5, "analysis": 5, "convert": 5,
     "train": 6,
     "recipes": 7, "reports": 7, "export": 7, "planning": 7,
     "cli": 8,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kdcache.cache.codecs import make_codec
-from kdcache.cache.fidelity import Fidelity
+from kdcache.cache.fidelity import Fidelity, decisive_error
 
 
 def test_fidelity_by_hand() -> None:
@@ -70,3 +70,23 @@ def test_one_large_channel_does_not_hide_what_the_others_lose(
     assert found["channels_above_tenth"] == pytest.approx(share, abs=0.01)
     assert (found["centred_error"] > 0.2) == (share > 0)
     assert found["median_channel_error"] == pytest.approx(found["centred_error"], rel=0.1)
+
+
+def test_what_a_channel_that_is_huge_in_few_tokens_does_to_the_others_decides(random: np.random.Generator) -> None:
+    """It is most of the spread: the error of all channels looks small while the others lose a fifth and more."""
+    values = random.standard_normal((4, 50, 384)).astype(np.float32)
+    values[:, ::10, 7] += 300
+    codec, fidelity = make_codec("int8"), Fidelity()
+    fidelity.update(values, codec.decode(codec.encode(values), values.shape[1:]))
+    found = fidelity.summary()
+    assert found["centred_error"] < 0.05
+    assert decisive_error(found) == found["median_channel_error"] / 2 > 0.1
+
+
+def test_else_the_centred_error_decides_and_of_probabilities_the_relative_one(random: np.random.Generator) -> None:
+    values = random.standard_normal((4, 50, 8)).astype(np.float32)
+    fidelity = Fidelity()
+    fidelity.update(values, values * np.float32(0.9))
+    assert decisive_error(fidelity.summary()) == fidelity.summary()["centred_error"]
+    assert decisive_error({"relative_error": 0.3, "cosine": 1.0}) == 0.3
+    assert decisive_error({}) == 0.0

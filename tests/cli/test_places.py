@@ -26,6 +26,8 @@ def test_paths_and_urls() -> None:
         ["export", "run", "--out", "s3://b/x"],
         ["analyze", "c", "--out", "s3://b/x"],
         ["report", "run", "--out", "s3://b/x.html"],
+        ["convert", "s3://b/c", "--codec", "int4"],
+        ["convert", "c", "--out", "s3://b/x.h5"],
         ["demo", "--out", "s3://b/x"],
         ["show", "c", "--picture", "s3://b/x.png"],
         ["verify", "ftp://b/x"],

@@ -34,6 +34,16 @@ def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: py
     assert all(column["bytes"] > 0 and "cosine" in column["fidelity"] for column in columns)
 
 
+def test_how_auto_chose_a_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extract(tiny_extract(tmp_path / "c", codec="auto", max_error=0.02, taps=("blocks.1/patch",)))
+    assert main(["show", str(tmp_path / "c")]) == 0
+    assert "auto, to lose at most 0.02, by 6 views: int4 " in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "c"), "--json"]) == 0
+    [column] = json.loads(capsys.readouterr().out)["groups"]["vit-tiny-patch16-224"]["columns"]
+    tried = {each["codec"]: each["error"] for each in column["choice"]["trials"]}
+    assert tried[column["codec"]] <= 0.018 < tried["int4"]
+
+
 def test_versions_that_wrote_some_of_the_shards_are_named() -> None:
     facts = {"versions": {"torch": "2.14", "pillow": "12.0"}, "later_versions": [{"torch": "2.15", "pillow": "12.0"}]}
     assert _versions(facts) == "torch 2.14, pillow 12.0; some shards by torch 2.15"

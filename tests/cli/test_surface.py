@@ -21,6 +21,9 @@ SURFACE = {
         --device --cpu-threads --batch-size --tap --codec --max-error --statistics --pixels --reference-images --views
         --view-recipe --view-params --image-size --interpolation --exif --alpha-color --seed --images --image-kb
         --student --student-kwargs --student-batch-size --epochs --disk --seconds --json""",
+    "convert": """
+        --codec --group --column --name --max-error --out --json --data --teacher --teacher-kwargs --tap --tensor
+        --shard-samples --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map""",
     "verify": "--group --repair --rebuild --accept-loss --rerun-teacher --teacher-weights --data --device --json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """

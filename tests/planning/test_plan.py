@@ -87,3 +87,10 @@ def test_a_student_is_looked_up_before_anything_runs(tmp_path: Path) -> None:
 def test_settings_check_themselves(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be (at least 1|above 0)|needs data"):
         tiny_plan(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"codec": "auto"}, {"taps": ("head/logits", "blocks.-1/patch:auto")}], ids=str)
+def test_a_codec_that_only_a_trained_teacher_can_choose_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = tiny_plan(tmp_path)
+    with pytest.raises(ValueError, match=r"codec auto is chosen by what a trained teacher gives.*example int8"):
+        replace(config, extract=replace(config.extract, **changes))

@@ -6,11 +6,13 @@ from kdcache.reports.blocks import Block, Bullets, Details, Row, Section, Table,
 from kdcache.reports.inputs import AnalysisInput, CacheInput
 from kdcache.reports.words import NOTHING, counted, number_text, size_text
 
-_MEASURES = ("relative error", "centred", "worst channel", "cosine", "energy kept")
+_MEASURES = ("relative error", "centred", "median channel", "worst channel", "above 10 %", "cosine", "energy kept")
+_ERRORS = ("relative_error", "centred_error", "median_channel_error", "worst_channel_error", "channels_above_tenth")
 _MEANING = (
     "Decoded values against the teacher's: root of the squared error relative to the squared values, mean cosine of a "
     "token, and the share of the energy that is kept. Centred: the same error relative to the spread around the "
-    "channels' means, which one large channel does not hide; worst channel: of its own spread."
+    "channels' means, which one large channel does not hide; median and worst channel: of their own spread; above "
+    "10 %: the share of the channels that lose more than a tenth of it."
 )
 
 
@@ -35,7 +37,7 @@ def codecs_section(analyses: Sequence[AnalysisInput], caches: Sequence[CacheInpu
 def _fidelity(fidelity: Mapping[str, float]) -> tuple[str, ...]:
     cosine = fidelity.get("cosine")
     return (
-        *(number_text(fidelity.get(name)) for name in ("relative_error", "centred_error", "worst_channel_error")),
+        *(number_text(fidelity.get(name)) for name in _ERRORS),
         NOTHING if cosine is None else f"{cosine:.6f}",
         number_text(fidelity.get("energy_kept")),
     )

@@ -76,6 +76,12 @@ def packed_targets(case: Case, fields: dict[str, np.ndarray]) -> PackedTargets:
     return PackedTargets(column, tensors)
 
 
+def channel_errors(codec: Codec, tokens: np.ndarray) -> np.ndarray:
+    """The error of each channel of (B, N, C) tokens as a fraction of its spread, (C,)."""
+    error = codec.decode(codec.encode(tokens), tokens.shape[1:]).astype(np.float64) - tokens
+    return np.sqrt(np.square(error).mean((0, 1))) / tokens.std((0, 1))
+
+
 @pytest.mark.parametrize("batch", list(samples((1,))))
 class Conformance:
     """Every codec on every batch."""

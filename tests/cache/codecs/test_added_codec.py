@@ -108,8 +108,8 @@ CASES = {
     "squared8": Case(Squared8(), (7, 5), lambda values: largest(values) / 126),
     "top1": Case(Top1(), (9,), lambda values: np.ptp(values, -1, keepdims=True) + np.abs(values) * 2.0**-10),
 }
-# And two of the package's own: numbers that numpy has no name for, and one that decodes itself.
-TOKEN_CODECS = [*(name for name, case in CASES.items() if not case.codec.for_logits), "fp8", "int4"]
+# And three of the package's own: numbers that numpy has no name for, and two that decode themselves.
+TOKEN_CODECS = [*(name for name, case in CASES.items() if not case.codec.for_logits), "fp8", "int4", "int8c"]
 
 
 @pytest.fixture(params=CASES)

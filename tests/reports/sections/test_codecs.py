@@ -11,7 +11,17 @@ from tests.reports.synthetic import write_full, write_odd
 
 def test_fidelity_of_the_analysed_layers(tmp_path: Path) -> None:
     (table,) = tables(codecs_section(read_inputs([write_full(tmp_path / "a")]).analyses, []))
-    assert cells(table)[0] == ["inet, blocks.0/patch", "fp16", "2.000e-04", "4.000e-04", "0.006", "0.999999", "0.9999"]
+    assert cells(table)[0] == [
+        "inet, blocks.0/patch",
+        "fp16",
+        "2.000e-04",
+        "4.000e-04",
+        "4.000e-04",
+        "0.006",
+        "0",
+        "0.999999",
+        "0.9999",
+    ]
 
 
 def test_columns_and_sizes_of_a_cache(tiny_root: Path) -> None:
