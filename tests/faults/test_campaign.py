@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.faults.campaign import Outcome, run_campaign, summary
 
-COUNT = 160
+COUNT = 96
 
 
 def test_no_fault_is_unnoticed_and_nothing_is_lost(tmp_path: Path) -> None:
