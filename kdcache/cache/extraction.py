@@ -157,7 +157,7 @@ class Extraction:
             files = group.commit().files
             publish_shard(group.paths, writer.shard.name, files)
         for job in self._all_jobs():
-            job.attempts(writer.shard.name).unlink(missing_ok=True)
+            remove(job.attempts(writer.shard.name))
 
     def _require_all(self, writer: TaskWriter, num_samples: int) -> None:
         num_records = num_samples * self.base.views.num_views

@@ -14,6 +14,7 @@ from kdcache.cache.job import Job
 from kdcache.cache.places import writing_paths
 from kdcache.cache.record import Array
 from kdcache.distributed.env import WorkerEnv
+from kdcache.durable import remove
 from kdcache.errors import KdcacheError
 from kdcache.teacher.config import DEFAULT_MAX_ERROR, ExtractConfig
 from kdcache.teacher.model import TapFacts, Teacher
@@ -76,7 +77,7 @@ class CodecChooser:
         try:
             attempt = job.count_attempt(_ATTEMPT)
             pixels = self._first_pixels(is_suspect=attempt >= MAX_ATTEMPTS)
-            job.attempts(_ATTEMPT).unlink(missing_ok=True)
+            remove(job.attempts(_ATTEMPT))
         finally:
             job.close()
         return self._teacher.run(pixels)

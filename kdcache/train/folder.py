@@ -154,6 +154,17 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def read_finished(folder: Path, epochs: int) -> dict[str, Any] | None:
-    """The figures of a run that is finished after so many epochs; None for one that is to be trained further."""
+    """The figures of a run that is finished after so many epochs; None for one that is to be trained further.
+
+    Raises: RunMismatchError for a file that does not say after how many.
+    """
     summary = read_summary(folder)
-    return None if summary is None or summary["epochs"] < epochs else summary
+    if summary is None:
+        return None
+    finished = summary.get("epochs") if isinstance(summary, dict) else None
+    if not isinstance(finished, int):
+        raise RunMismatchError(
+            f"{folder / SUMMARY}: damaged (no number of epochs); the run writes it again",
+            remedy=Remedy.REMOVE_FILE,
+        )
+    return summary if finished >= epochs else None

@@ -12,6 +12,7 @@ from kdcache.train.folder import (
     WEIGHTS,
     load_student,
     lock_run,
+    read_finished,
     read_summary,
     save_student_facts,
     save_weights,
@@ -128,3 +129,10 @@ def test_a_folder_of_another_kind_is_left_alone(tmp_path: Path, name: str, text:
     with pytest.raises(RunMismatchError, match=message), lock_run(tmp_path, "job"):
         pass
     assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize("damaged", [b'{"epocis":2}', b"[1]", b'{"epochs":"2"}'])
+def test_a_damaged_summary_is_named(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "summary.json").write_bytes(damaged)
+    with pytest.raises(RunMismatchError, match=r"summary\.json: damaged"):
+        read_finished(tmp_path, 2)
