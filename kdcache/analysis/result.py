@@ -1,6 +1,6 @@
 """What an analysis found, as data.
 
-Levels (shares of energy, in percent) are the keys of the dictionaries: ``{"90": ...}``.
+Levels (fractions of the energy, in percent) are the keys of the dictionaries: ``{"90": ...}``.
 """
 
 from typing import Any, Literal
@@ -28,7 +28,7 @@ class Spread(Facts, frozen=True, kw_only=True):
 
 
 class Ranks(Facts, frozen=True, kw_only=True):
-    """Dimensions that hold a share of the energy.
+    """Components that explain a fraction of the energy.
 
     Attributes:
         max_rank: min(N, C).
@@ -56,7 +56,7 @@ class Ranks(Facts, frozen=True, kw_only=True):
 
 
 class Bandwidths(Facts, frozen=True, kw_only=True):
-    """Bins that hold a share of the energy, read off a mean curve.
+    """Bins that have a fraction of the energy, read off a mean curve.
 
     Attributes:
         num_bins: D (full, sorted) or D // 2 + 1 (folded).

@@ -81,6 +81,6 @@ def numerical_rank(energies: Tensor, num_tokens: int, num_channels: int) -> Tens
 
 
 def cumulative_share(energies: Tensor) -> Tensor:
-    """Share of the energy in the first 1, 2, ... of them; zeros where there is none."""
+    """Fraction of the energy in the first 1, 2, ... of them; zeros where there is none."""
     cumulative = energies.double().cumsum(-1)
     return cumulative / cumulative[..., -1:].where(cumulative[..., -1:] > 0, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from kdcache.cache.record import Array
 from kdcache.cache.token_sums import Moments, moments_of
 
-# A channel that loses more than this share of its own spread is counted.
+# A channel that loses more than this fraction of its own spread is counted.
 _LARGE_CHANNEL_ERROR = 0.1
 
 
@@ -20,8 +20,9 @@ def _no_channels() -> Array:
 class Fidelity:
     """Sums over records, mergeable over shards; all in float64.
 
-    The error as a share of all energy hides what one large channel does to the others: with a scale a token, int8 loses
-    22 % of every other channel beside one at +100, at a cosine of .999. So the spread of the channels is measured too.
+    The error as a fraction of all energy hides what one large channel does to the others: with a scale a token, int8
+    loses 22 % of every other channel beside one at +100, at a cosine of .999. So the spread of the channels is measured
+    too.
 
     Attributes:
         energy: Sum of squares of the teacher's values.

@@ -14,7 +14,7 @@ _JOB_FILES = ("plan.json", "versions.json")
 
 
 def reading_paths(place: str | Location) -> CachePaths:
-    """The paths of a cache that is read; those of one on object storage with its manifests fetched anew.
+    """The paths of a cache that is read; those of one on object storage with its manifests fetched again.
 
     Raises: IncompleteCacheError where nothing lies there, StorageError, MissingExtraError.
     """

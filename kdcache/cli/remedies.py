@@ -13,8 +13,8 @@ _WORDS = {
     Remedy.REPAIR: "run `kdcache verify --repair`, then the same `kdcache extract` again",
     Remedy.REBUILD: "restore the file, or run `kdcache verify --rebuild`",
     Remedy.ACCEPT_LOSS: (
-        "restore the file, have the shard extracted again with `kdcache verify --repair`, or go on without the names "
-        "and reasons of these images with `kdcache verify --rebuild --accept-loss`"
+        "restore the file, have the shard extracted again with `kdcache verify --repair`, or continue without the "
+        "names and reasons of these images with `kdcache verify --rebuild --accept-loss`"
     ),
     Remedy.REBUILD_OR_DELETE_GROUP: (
         "run `kdcache verify --rebuild --group {group}`, or delete the folder {group} and extract it again"

@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     repair.add_argument("--repair", action="store_true", help="move damaged shards aside for the same extract to redo")
     repair.add_argument("--rebuild", action="store_true", help="make indexes and manifests again from the tars first")
     parser.add_argument(
-        "--accept-loss", action="store_true", help="with --rebuild: go on without ledgers of bad images that are gone"
+        "--accept-loss",
+        action="store_true",
+        help="with --rebuild: continue without ledgers of bad images that are gone",
     )
     fresh = parser.add_argument_group("against the teacher")
     fresh.add_argument(

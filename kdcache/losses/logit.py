@@ -13,7 +13,7 @@ def cross_entropy(student_logits: Tensor, labels: Tensor, *, label_smoothing: fl
     Args:
         student_logits: (B, K), any float dtype; computed in fp32.
         labels: (B,) int64 class indices.
-        label_smoothing: Share of the probability spread over all classes, 0 to 1.
+        label_smoothing: Fraction of the probability spread over all classes, 0 to 1.
     """
     return F.cross_entropy(student_logits.float(), labels, label_smoothing=label_smoothing)
 

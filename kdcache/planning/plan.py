@@ -17,7 +17,7 @@ from kdcache.planning.pictures import IMAGE_BYTES, write_pictures
 from kdcache.planning.rehearsal import Rehearsal, rehearse
 from kdcache.planning.sizes import PlannedBytes, plan_bytes
 from kdcache.planning.training import StudentConfig, TrainingCosts, measure_training
-from kdcache.planning.verdict import Figures, Verdict, judge
+from kdcache.planning.verdict import Figures, Verdict, decide
 from kdcache.stream.config import usable_memory
 from kdcache.teacher.config import AUTO, ExtractConfig
 from kdcache.teacher.plan import plan_source
@@ -232,7 +232,7 @@ def _plan(
     limited = rehearsal.report.times.bottleneck if figures.pass_s > written else "the disk"
     return Plan(
         figures,
-        judge(figures),
+        decide(figures),
         sizes,
         1 / rehearsal.seconds_per_view,
         limited,

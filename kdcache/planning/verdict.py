@@ -69,7 +69,7 @@ class Verdict:
     text: str
 
 
-def judge(figures: Figures) -> Verdict:
+def decide(figures: Figures) -> Verdict:
     """Decide from figures."""
     if figures.size_bytes > figures.free_bytes:
         return _no(f"it takes {_gb(figures.size_bytes)}, and {_gb(figures.free_bytes)} are free")

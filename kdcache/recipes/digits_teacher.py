@@ -28,7 +28,7 @@ class DigitsTeacher:
         name: timm model.
         kwargs: Its arguments; 16 tokens of 4 x 4 pixels, which are 2 x 2 of the original.
         size: S in pixels.
-        scale: Range of the crop's share of the area, for training and for the cached views.
+        scale: Range of the crop's fraction of the area, for training and for the cached views.
         epochs, batch_size, lr: Of the loop.
         seed: Of weights, order and crops.
     """

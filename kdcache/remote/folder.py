@@ -81,7 +81,7 @@ class RemoteFolder:
         return self._listings[part]
 
     def refresh(self) -> None:
-        """Ask anew what parts hold."""
+        """Ask again what parts hold."""
         self._listings.clear()
 
     def staged(self, name: str, content: Content) -> Path:

@@ -55,7 +55,7 @@ class EvalConfig:
     Args:
         data: A source as in `open_source`; None for no evaluation.
         every_epochs: Evaluate after every so many epochs, and after the last.
-        crop_pct: Share of the resized image that is seen; None takes the student's timm default.
+        crop_pct: Fraction of the resized image that is seen; None takes the student's timm default.
         batch_size: Images in one forward.
         labels, label_member, image_member, tar_keys, key_prefix: How `data` is read; see SourceRules.
         class_order, class_map: Of its class folders; see ClassRule. None orders them as the student's classes are.

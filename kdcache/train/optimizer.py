@@ -53,8 +53,8 @@ class SchedulerConfig:
     Args:
         name: timm scheduler name.
         warmup_epochs: None takes a tenth of the epochs, at most 5.
-        warmup_lr_ratio: Where the warm-up begins, as a share of the peak (the papers: 1e-6 of 2e-3).
-        min_lr_ratio: Where the schedule ends, as a share of the peak (the papers: 1e-5 of 2e-3).
+        warmup_lr_ratio: Where the warm-up begins, as a fraction of the peak (the papers: 1e-6 of 2e-3).
+        min_lr_ratio: Where the schedule ends, as a fraction of the peak (the papers: 1e-5 of 2e-3).
         step: ``update`` moves the rate before every optimizer step. ``epoch`` sets it once an epoch, from the number
             of the epoch that has just finished, as the papers' code does: epochs 0 and 1 run at the same first rate.
     """

@@ -35,15 +35,15 @@ class ViewRecipe:
             ``deit``: such a box, two operations of RandAugment, and a box of it erased by noise: what DeiT trains on
             (timm's ``rand-m9-mstd0.5-inc1`` and random erasing in mode pixel).
         size: S, side of the square the model sees, in pixels.
-        crop_pct: Share of the resized image that the eval window covers; 0 < crop_pct <= 1.
+        crop_pct: Fraction of the resized image that the eval window covers; 0 < crop_pct <= 1.
         squash: For eval, resize both sides to size / crop_pct and ignore the aspect (timm's crop mode ``squash``).
-        scale: Range of the box's share of the image area.
+        scale: Range of the box's fraction of the image area.
         ratio: Range of the box's width divided by its height, drawn uniformly in its logarithm.
         flip: Probability of mirroring left and right.
         operation: Probability of an operation, for each of the two slots.
         magnitude, magnitude_std: Of the operations, on a scale of 0 to 10: mean and standard deviation.
         erase: Probability of erasing a box.
-        erase_area: Range of the erased box's share of the view.
+        erase_area: Range of the erased box's fraction of the view.
         erase_ratio: Range of its height divided by its width, drawn uniformly in its logarithm.
     """
 

@@ -37,7 +37,7 @@ def draw_box(
         seed, key, view: As for draw_view.
         size: S, side of the view in pixels.
         probability: That there is a box.
-        area: Range of its share of the view's area, uniform.
+        area: Range of its fraction of the view's area, uniform.
         ratio: Range of its height divided by its width, uniform in the logarithm.
 
     Returns: left, top, width, height, and the seed of the noise, as in ViewParams; zeros for no box, which after ten

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from kdcache.planning.verdict import duration_text, judge
+from kdcache.planning.verdict import decide, duration_text
 from tests.planning.support import figures
 
 
@@ -40,7 +40,7 @@ def test_reading_counts_where_it_is_slower_than_the_step() -> None:
     ids=["pays", "pays at the end", "no epochs", "too few epochs", "no room", "slow reading", "no teacher to save"],
 )
 def test_one_line_has_the_number_that_decides(changes: dict[str, Any], text: str) -> None:
-    verdict = judge(figures(**changes))
+    verdict = decide(figures(**changes))
     assert verdict.text == text
     assert verdict.caches == (not text.startswith("do not"))
 

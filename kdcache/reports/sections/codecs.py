@@ -10,9 +10,9 @@ _MEASURES = ("relative error", "centred", "median channel", "worst channel", "ab
 _ERRORS = ("relative_error", "centred_error", "median_channel_error", "worst_channel_error", "channels_above_tenth")
 _MEANING = (
     "Decoded values against the teacher's: root of the squared error relative to the squared values, mean cosine of a "
-    "token, and the share of the energy that is kept. Centred: the same error relative to the spread around the "
+    "token, and the fraction of the energy that is kept. Centred: the same error relative to the spread around the "
     "channels' means, which one large channel does not hide; median and worst channel: of their own spread; above "
-    "10 %: the share of the channels that lose more than a tenth of it."
+    "10 %: the fraction of the channels that lose more than a tenth of it."
 )
 
 

@@ -106,8 +106,8 @@ def _table(runs: Sequence[RunInput]) -> Table:
         [_row(run) for run in runs],
         "Top-1 in percent after the last evaluation, with its standard error from the number of held-out images, and "
         "the best of all evaluations. Another seed moves it as well: repeat runs before trusting differences of this "
-        "size. Waiting: share of the time in which the student waited for data. Bytes/view: the teacher's targets read "
-        "for each view. Memory: peak, without the teacher.",
+        "size. Waiting: fraction of the time in which the student waited for data. Bytes/view: the teacher's targets "
+        "read for each view. Memory: peak, without the teacher.",
     )
 
 

@@ -84,7 +84,7 @@ def _waiting(runs: Sequence[RunInput]) -> Plot | None:
         lines,
         finish=finish,
         name="times-waiting",
-        label="Share of time waiting for data over steps",
-        caption="Share of the time in which the student waited for data, mean since the first step. Near zero: the "
+        label="Fraction of time waiting for data over steps",
+        caption="Fraction of the time in which the student waited for data, mean since the first step. Near zero: the "
         "cache keeps up.",
     )
