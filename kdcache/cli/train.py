@@ -1,8 +1,8 @@
 """Train a student from a cache; no teacher is loaded, but with --teacher online.
 
-Running the same command again resumes from the last checkpoint, exactly; a finished run takes more --epochs. Works under
-torchrun. A recipe is a whole published run by name; flags and --set change single settings of it. A method is a change
-of the student and a list of terms; --term adds a term to it, or changes the one it has.
+Running the same command again resumes from the last checkpoint, exactly; a finished run takes more --epochs. Works
+under torchrun. A recipe is a whole published run by name; flags and --set change single settings of it. A method is a
+change of the student and a list of terms; --term adds a term to it, or changes the one it has.
 """
 
 import argparse
