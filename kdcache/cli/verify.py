@@ -23,6 +23,7 @@ EXAMPLE = """examples:
   kdcache verify caches/inet
   kdcache verify caches/inet --group cait-s24-224  the images and this group only
   kdcache verify caches/inet --rerun-teacher 8     compare 8 images with a fresh forward of each teacher
+  kdcache verify caches/inet --source imagenet/train   have images changed or gone since?
   kdcache verify caches/inet --repair              move damaged shards aside; the same extract writes them again"""
 
 
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --rebuild: continue without ledgers of bad images that are gone",
     )
+    origin = parser.add_argument_group("against the source")
+    add_data(origin, "--source", help="read every image there again and compare it with the one that was extracted")
     fresh = parser.add_argument_group("against the teacher")
     fresh.add_argument(
         "--rerun-teacher", type=int, metavar="N", default=0, help="compare N images with a fresh forward"
@@ -72,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rerun_teacher and not faults:
         worst, fresh_faults = _rerun(cache, groups, arguments)
         faults += fresh_faults
+    if arguments.source is not None:
+        faults += _compare_source(cache, arguments.source, visible=not arguments.json)
     result = _result(cache, groups, faults, time.perf_counter() - started, worst)
     if arguments.json:
         print_json(result)
@@ -97,6 +102,14 @@ def _check(cache: "Cache", groups: "list[Group]", *, visible: bool) -> "list[Fau
                 faults += verify_group_shard(cache, group, shard)
             reporter.update(done * (1 + len(groups)), total, counted(len(faults), "fault"))
     return faults + list(verify_whole(cache))
+
+
+def _compare_source(cache: "Cache", data: str, *, visible: bool) -> "list[Fault]":
+    from kdcache.teacher.source_faults import source_faults
+
+    total = cache.manifest.num_samples
+    with ProgressReporter("verify", "source images", visible=visible) as reporter:
+        return list(source_faults(cache, data, on_image=lambda done: reporter.update(done, total, "")))
 
 
 def _rerun(cache: "Cache", groups: "list[Group]", arguments: argparse.Namespace) -> "tuple[float, list[Fault]]":

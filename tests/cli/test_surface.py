@@ -24,7 +24,8 @@ SURFACE = {
     "convert": """
         --codec --group --column --name --max-error --out --json --data --teacher --teacher-kwargs --tap --tensor
         --shard-samples --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map""",
-    "verify": "--group --repair --rebuild --accept-loss --rerun-teacher --teacher-weights --data --device --json",
+    "verify": "--group --repair --rebuild --accept-loss --source --rerun-teacher --teacher-weights --data --device "
+    "--json",
     "show": "--json --group --picture --key --view --column --data",
     "train": """
         --cache --out --student --student-kwargs --student-weights --method --change --term --data --per-class
