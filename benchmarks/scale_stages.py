@@ -14,6 +14,7 @@ from kdcache.stream.order import StreamOrder, StreamState
 
 BATCH_SIZE = 8192
 WORLD_SIZE = 512
+PLANNED_IMAGES = 500_000
 _BATCHES = 200
 _OPENINGS = 20
 
@@ -84,6 +85,16 @@ def stage_loader(folder: Path) -> dict[str, list[float]]:
     return {"loader_s": [_seconds(make) for _ in range(_OPENINGS)]}
 
 
+def stage_pass_imports(folder: Path) -> dict[str, list[float]]:
+    """What planning a teacher pass imports, torch and timm included, and a source of one image."""
+    return {"plan_s": [_planned(1)]}
+
+
+def stage_pass(folder: Path) -> dict[str, list[float]]:
+    """The images of a teacher pass put in order and given their keys: every process does that for all of them."""
+    return {"plan_s": [_planned(PLANNED_IMAGES)]}
+
+
 STAGES: dict[str, Callable[[Path], dict[str, list[float]]]] = {
     "import": stage_import,
     "open": stage_open,
@@ -91,7 +102,34 @@ STAGES: dict[str, Callable[[Path], dict[str, list[float]]]] = {
     "epoch": stage_epoch,
     "sharding": stage_sharding,
     "loader": stage_loader,
+    "pass_imports": stage_pass_imports,
+    "pass": stage_pass,
 }
+
+
+def _planned(num_images: int) -> float:
+    from kdcache.images.source import Source, SourceImage
+    from kdcache.teacher.config import ExtractConfig
+    from kdcache.teacher.plan import plan_source
+
+    class MadeUp(Source):
+        """Images with names as long as ImageNet's."""
+
+        kind = "folder"
+        class_names: list[str] = []
+        images = [
+            SourceImage(f"n{each % 1000:08d}/n{each:08d}_{each}.JPEG", f"n{each:08d}-{each}", "jpg", each % 1000)
+            for each in range(num_images)
+        ]
+
+        def read(self, position: int) -> bytes:
+            raise NotImplementedError
+
+        def size_bytes(self, position: int) -> int:
+            raise NotImplementedError
+
+    config = ExtractConfig(out=Path("none"), data="none", teacher="none")
+    return _seconds(lambda: plan_source(MadeUp(), config))
 
 
 def _plan(cache: Cache) -> StreamOrder:
