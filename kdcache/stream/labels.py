@@ -8,7 +8,7 @@ import numpy as np
 from kdcache.stream.gather import files_of
 from kdcache.stream.open_shard import OpenShard
 
-_CLOSED = -1
+_CLOSED = -(2**62)  # no sample number makes an index of it
 
 
 @final
@@ -55,9 +55,9 @@ class LabelTable:
 
     def __init__(self, labels: Mapping[int, np.ndarray], starts: np.ndarray) -> None:
         self._starts = starts
-        self._places = np.full(len(starts) - 1, _CLOSED, np.int64)
-        sizes = [len(each) for each in labels.values()]
-        self._places[list(labels)] = np.cumsum([0, *sizes])[:-1]
+        self._offsets = np.full(len(starts) - 1, _CLOSED, np.int64)
+        sizes, numbers = [len(each) for each in labels.values()], list(labels)
+        self._offsets[numbers] = np.cumsum([0, *sizes])[:-1] - starts[numbers]
         self._values = np.concatenate([np.empty(0, np.int64), *labels.values()])
 
     def take(self, rows: np.ndarray) -> np.ndarray | None:
@@ -66,8 +66,5 @@ class LabelTable:
         Args:
             rows: (n, 2) int64, sample and view numbers.
         """
-        numbers = files_of(self._starts, rows)
-        places = self._places[numbers]
-        if (places == _CLOSED).any():
-            return None
-        return self._values[places + rows[:, 0] - self._starts[numbers]]
+        places = self._offsets[files_of(self._starts, rows)] + rows[:, 0]
+        return None if places.min() < 0 else self._values[places]
