@@ -10,6 +10,7 @@ BENCHMARKS = {
     "streaming": "how fast kdcache and every other loader read the same records, beside memcpy",
     "online": "what a training step costs with the teacher in the loop, and from its cache",
     "replay": "how fast views are replayed from a cache's own images, by decoder and by thread",
+    "scale": "what opening, ordering, resuming and dividing a cache of 100 million images cost",
     "analysis": "how long each analysis of a cache takes, and in how much memory",
     "codecs": "what each codec of tokens costs in bytes and time, and what it loses, beside outliers too",
     "kernels_plain": "the projected losses in plain torch on a CPU, in turns with eager torch: time and memory",

@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 
+_PHILOX_BLOCK = 4  # numbers for each step of Philox4x64's counter
+
 
 def derived_key(*parts: object) -> bytes:
     """32 bytes that depend on the parts and on nothing else; strings may hold surrogate escapes."""
@@ -16,10 +18,17 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(derived_key(*parts)[:8], "little") >> 1
 
 
-def derived_bits(count: int, *parts: object) -> np.ndarray:
-    """Random uint64 numbers. Philox bits are fixed across numpy versions, Generator methods are not (NEP 19)."""
+def derived_bits(count: int, *parts: object, skip: int = 0) -> np.ndarray:
+    """Random uint64 numbers. Philox bits are fixed across numpy versions, Generator methods are not (NEP 19).
+
+    Args:
+        count: How many.
+        parts: What they are for.
+        skip: Leave out so many first; takes no time, however many.
+    """
     key = int.from_bytes(derived_key(*parts)[:16], "little")
-    return np.random.Philox(key=key).random_raw(count)
+    blocks, rest = divmod(skip, _PHILOX_BLOCK)
+    return np.random.Philox(key=key).advance(blocks).random_raw(rest + count)[rest:]
 
 
 def uniforms(bits: np.ndarray) -> list[float]:

@@ -27,6 +27,13 @@ def test_bits_are_frozen() -> None:
     ]
 
 
+def test_skipped_bits_are_the_same_bits() -> None:
+    bits = derived_bits(40, "x")
+    for skip in range(40):
+        assert derived_bits(40 - skip, "x", skip=skip).tolist() == bits[skip:].tolist()
+    assert derived_bits(2, "x", skip=10**12).tolist() == derived_bits(6, "x", skip=10**12 - 4)[4:].tolist()
+
+
 def test_bits_of_names_that_are_not_unicode() -> None:
     assert derived_bits(4, b"\xff".decode("utf-8", "surrogateescape")).dtype == np.uint64
 

@@ -185,7 +185,7 @@ def _stall_share(loader: CacheLoader, step_s: float, seconds: float) -> float:
 
 def _order_facts(order: StreamOrder) -> dict[str, float]:
     """How well the order is mixed: 0 is what a full shuffle gives on average, 1 is no mixing at all."""
-    first, second = order.epoch(0), order.epoch(1)
+    first, second = order.epoch(0).whole(), order.epoch(1).whole()
     return {
         "window": order.window,
         "shards": len(order.shard_sizes),

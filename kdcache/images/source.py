@@ -10,7 +10,7 @@ from kdcache.errors import Remedy, SourceError
 UNLABELLED = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceImage:
     """One image of a source, not read yet.
 

@@ -17,6 +17,7 @@ from kdcache.images import Source
 from kdcache.stream.batch import Batch, BatchBuffers
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.device import DeviceCopies, resolved
+from kdcache.stream.epoch_order import EpochOrder
 from kdcache.stream.order import StreamState
 from kdcache.stream.prefetch import prefetched
 from kdcache.stream.readahead import ReadAhead
@@ -65,10 +66,10 @@ class CacheLoader:
         self.order = self.records.order
         self.device = resolved(torch.device(device))
         self._rank, self._world_size = rank, world_size
-        rows = len(self.order.batch(np.zeros(1, np.int64), epoch=0, step=0, rank=rank, world_size=world_size))
+        rows = self.order.rows_of_rank(world_size)
         pinned = self.device.type == "cuda"
         self._buffers = [self.records.new_buffers(rows, pinned=pinned) for _ in range(config.num_buffers)]
-        self._next_order: tuple[int, np.ndarray] | None = None
+        self._next_order: tuple[int, EpochOrder] | None = None
         self._copies = None if self.device.type == "cpu" else DeviceCopies(self.device)
         self._present: weakref.ref[Generator[tuple[int, Batch]]] | None = None
         self._epoch, self._step = 0, 0
@@ -133,7 +134,7 @@ class CacheLoader:
                 return
             yield one[0]
 
-    def _rows(self, order: np.ndarray, epoch: int, steps: range, ahead: ReadAhead) -> Iterator[np.ndarray]:
+    def _rows(self, order: EpochOrder, epoch: int, steps: range, ahead: ReadAhead) -> Iterator[np.ndarray]:
         for first in range(0, len(steps), _PLANNED_AT_ONCE):
             planned = steps[first : first + _PLANNED_AT_ONCE]
             rows = self.order.batches(order, epoch=epoch, steps=planned, rank=self._rank, world_size=self._world_size)
@@ -158,12 +159,15 @@ class CacheLoader:
             shards_ahead=self.records.memory.shards_ahead,
         )
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
+    def _epoch_order(self, epoch: int) -> EpochOrder:
         known = self._next_order
         return known[1] if known is not None and known[0] == epoch else self.order.epoch(epoch)
 
     def _remember_order(self, epoch: int) -> None:
-        self._next_order = epoch, self.order.epoch(epoch)
+        order = self.order.epoch(epoch)
+        # Makes and keeps the first window, which the next epoch would wait for.
+        self.order.batch(order, epoch=epoch, step=0, rank=self._rank, world_size=self._world_size)
+        self._next_order = epoch, order
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: before the batch that comes next."""

@@ -5,12 +5,13 @@ Where a stream stands in it is a few integers.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, final, get_args
 
 import numpy as np
 
 from kdcache.errors import CacheMismatchError
-from kdcache.seeds import derived_bits
+from kdcache.stream.epoch_order import EpochOrder, shard_order
 
 Tail = Literal["drop", "pad"]
 EpochOf = Literal["samples", "views"]
@@ -76,7 +77,7 @@ class StreamOrder:
                 f"at most {self.num_rows}"
             )
 
-    @property
+    @cached_property
     def num_samples(self) -> int:
         """Samples that an epoch draws from."""
         return sum(self.shard_sizes)
@@ -103,20 +104,35 @@ class StreamOrder:
         whole = f"{how}, {self.views_per_sample} of {self.num_views} views per sample{length}, {self.tail} the tail"
         return f"{whole}, {self.subset}" if self.subset else whole
 
-    def epoch(self, epoch: int) -> np.ndarray:
-        """Numbers of all samples in the order of an epoch, (num_samples,) int64; numbers count through the shards."""
-        order = epoch_order(self.shard_sizes, seed=self.seed, epoch=epoch, window=self.window, shuffle=self.shuffle)
-        return order if self.chosen is None else self.chosen[order]
+    def epoch(self, epoch: int) -> EpochOrder:
+        """Numbers of the samples in the order of an epoch, made where asked for; they count through the shards."""
+        return EpochOrder(
+            self.shard_sizes,
+            seed=self.seed,
+            epoch=epoch,
+            window=self.window,
+            shuffle=self.shuffle,
+            chosen=self.chosen,
+        )
 
     def shards(self, epoch: int) -> np.ndarray:
         """Numbers of all shards in the order of an epoch: the first `window` are mixed with each other, and so on."""
         return shard_order(len(self.shard_sizes), seed=self.seed, epoch=epoch, shuffle=self.shuffle)
 
-    def batch(self, order: np.ndarray, *, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
+    def rows_of_rank(self, world_size: int) -> int:
+        """Views in one rank's part of a global batch. Raises: ValueError when it does not divide among the ranks."""
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"a global batch of {self.batch_size} views does not divide among {world_size} ranks; choose a batch "
+                "size that does"
+            )
+        return self.batch_size // world_size
+
+    def batch(self, order: EpochOrder, *, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """One of what `batches` gives."""
         return self.batches(order, epoch=epoch, steps=range(step, step + 1), rank=rank, world_size=world_size)[0]
 
-    def batches(self, order: np.ndarray, *, epoch: int, steps: range, rank: int = 0, world_size: int = 1) -> np.ndarray:
+    def batches(self, order: EpochOrder, *, epoch: int, steps: range, rank: int = 0, world_size: int = 1) -> np.ndarray:
         """One rank's part of some global batches.
 
         Args:
@@ -128,12 +144,7 @@ class StreamOrder:
             sample are adjacent.
         Raises: ValueError when the batch does not divide among the ranks.
         """
-        if self.batch_size % world_size:
-            raise ValueError(
-                f"a global batch of {self.batch_size} views does not divide among {world_size} ranks; choose a batch "
-                "size that does"
-            )
-        share = self.batch_size // world_size
+        share = self.rows_of_rank(world_size)
         firsts = np.asarray(steps, np.int64) * self.batch_size + rank * share
         places, of_sample = np.divmod(firsts[:, None] + np.arange(share), self.views_per_sample)
         samples = order[places % len(order)]
@@ -205,37 +216,9 @@ def sample_starts(rows: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
 
 
-def shard_order(num_shards: int, *, seed: int, epoch: int, shuffle: bool = True) -> np.ndarray:
-    """Shard numbers in the order of one epoch, int64."""
-    if not shuffle:
-        return np.arange(num_shards)
-    return _ranking(derived_bits(num_shards, "shards", seed, epoch))
-
-
 def epoch_order(shard_sizes: Sequence[int], *, seed: int, epoch: int, window: int, shuffle: bool = True) -> np.ndarray:
     """Sample numbers in the order of one epoch; arguments as in StreamOrder."""
-    sizes = np.asarray(shard_sizes, np.int64)
-    total = int(sizes.sum())
-    if not shuffle:
-        return np.arange(total)
-    ranges = [np.arange(end - size, end) for size, end in zip(shard_sizes, np.cumsum(sizes).tolist(), strict=True)]
-    shards = shard_order(len(sizes), seed=seed, epoch=epoch)
-    bits = derived_bits(total, "samples", seed, epoch)
-    order = np.empty(total, np.int64)
-    position = 0
-    for first in range(0, len(shards), window):
-        samples = np.concatenate([ranges[shard] for shard in shards[first : first + window]])
-        ranking = _ranking(bits[position : position + len(samples)])
-        order[position : position + len(samples)] = samples[ranking]
-        position += len(samples)
-    return order
-
-
-def _ranking(bits: np.ndarray) -> np.ndarray:
-    """What a stable argsort gives, several times faster: only equal numbers, which hardly occur, need a stable one."""
-    ranking = np.argsort(bits)
-    ranked = bits[ranking]
-    return ranking if (ranked[1:] > ranked[:-1]).all() else np.argsort(bits, kind="stable")
+    return EpochOrder(shard_sizes, seed=seed, epoch=epoch, window=window, shuffle=shuffle).whole()
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:

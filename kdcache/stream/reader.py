@@ -18,6 +18,7 @@ from kdcache.cancel import CancelToken
 from kdcache.stream.checks import BACKGROUND_BYTES_PER_S, CheckPolicy, ShardChecks
 from kdcache.stream.files import Access, OpenFile, ReadMode, choose_access
 from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
+from kdcache.stream.labels import ShardLabels
 from kdcache.stream.lru import LRUCache, weakly
 from kdcache.stream.open_shard import OpenShard
 from kdcache.stream.record_sums import read_sums
@@ -63,7 +64,6 @@ class ShardReader:
         self.columns = list(columns)
         self.access: ReadMode = choose_access(access)
         cache.check_counts()
-        self.labels = np.full(cache.manifest.num_samples, -1, np.int64)
         self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._layouts = {column.name: column.layout() for column in columns}
         self._num_views = cache.num_views
@@ -82,6 +82,7 @@ class ShardReader:
             for name, layout in self._layouts.items()
         }
         self._tables: tuple[dict[int, OpenShard], dict[str, FileTable]] | None = None
+        self._labels = ShardLabels(self._starts)
 
     def stream_windows(self, window: int) -> int:
         """Say that so many shards will be in use together, and others opened ahead. Returns: shards that stay open.
@@ -97,19 +98,21 @@ class ShardReader:
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         return self.shard(number), sample - int(self._starts[number])
 
-    def gather(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> None:
+    def gather(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> Mapping[int, OpenShard]:
         """Fill rows of a batch.
 
         Args:
             rows: (n, 2) int64, sample and view numbers.
             into: For each column and each field of it (n, bytes) uint8, contiguous.
 
+        Returns: open shards by number, those of the rows among them.
         Raises: CorruptCacheError.
         """
         while not self.confirm(shards := self._gathered(rows, into), rows):
             pass
         if self._sums_of:
             self._check_records(shards, rows, into)
+        return shards
 
     def _gathered(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> dict[int, OpenShard]:
         """Fill rows of a batch. Returns: the shards that were open, those of the rows among them."""
@@ -165,6 +168,15 @@ class ShardReader:
         """The shards of some rows by number, opened where they are not. Raises: CorruptCacheError."""
         numbers = files_of(self._starts, rows)
         return {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
+
+    def labels_of(self, rows: np.ndarray, shards: Mapping[int, OpenShard]) -> np.ndarray:
+        """Labels of some rows, (n,) int64, -1 where there is none.
+
+        Args:
+            rows: (n, 2) int64, sample and view numbers.
+            shards: What `gather` gave for them; some may have been closed since.
+        """
+        return self._labels.of(rows, self._open_shards.snapshot(), shards)
 
     def _tables_of(self, shards: dict[int, OpenShard]) -> dict[str, FileTable]:
         known = self._tables
@@ -261,7 +273,6 @@ class ShardReader:
         if is_due:
             self._checks.hash(number, files, cancel)
         self.cache.check_shard(facts, index, self.columns)
-        self.labels[self._starts[number] : self._starts[number + 1]] = index.labels
         sums = read_sums(self.cache, facts, self._sums_of) if self._sums_of else {}
         return OpenShard(facts.name, index, files, self._jpeg_index(facts), sums)
 

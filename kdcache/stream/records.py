@@ -122,8 +122,8 @@ class CacheRecords:
         into = {name: [field[part] for field in fields] for name, fields in buffers.fields.items()}
         if self.pixels is not None and self._gathers_pixels:
             into[self.pixels.name] = [buffers.pixels[part].reshape(len(own), -1)]
-        self.reader.gather(own, into)
-        labels = buffers.labels[part] = self.reader.labels[own[:, 0]]
+        shards = self.reader.gather(own, into)
+        labels = buffers.labels[part] = self.reader.labels_of(own, shards)
         if self._config.require_labels and labels.min() < 0:
             self._refuse_unlabelled(int(own[labels.argmin(), 0]))
         if self._filler is None and self._replayer is None:

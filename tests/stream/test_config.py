@@ -95,7 +95,7 @@ def test_the_order_of_chosen_samples_keeps_to_their_shards() -> None:
     order = stream.order([4, 4, 4], 1, np.array([1, 3, 8, 9, 11]))
     assert order.shard_sizes == (2, 0, 3)
     for epoch in range(4):
-        samples = order.epoch(epoch).tolist()
+        samples = order.epoch(epoch).whole().tolist()
         assert sorted(samples) == [1, 3, 8, 9, 11]
         first = 2 if samples[0] < 4 else 3
         assert len({sample < 4 for sample in samples[:first]}) == 1, "a window of one shard"

@@ -213,10 +213,12 @@ def test_batches_without_pixels_say_so(tiny_cache: Cache) -> None:
         _ = batch.images
 
 
-def test_labels_can_be_required(tiny_cache: Cache) -> None:
+def test_labels_can_be_required(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = cache_loader(tiny_cache, require_labels=True)
     list(loader)
-    loader.records.reader.labels[7] = -1
+    shard, row = loader.records.reader.locate(7)
+    shard.index.labels[row] = -1
+    monkeypatch.setattr(loader.records.reader._labels, "_known", None)
     with pytest.raises(UsageError, match=r"key 'digit-.*': no label, and labels are needed"):
         for _ in range(2):
             list(loader)

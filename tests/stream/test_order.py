@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.errors import CacheMismatchError
-from kdcache.seeds import derived_bits
-from kdcache.stream.order import StreamOrder, StreamState, _ranking, epoch_order, rank_correlation, sample_starts
+from kdcache.stream.order import StreamOrder, StreamState, epoch_order, rank_correlation, sample_starts
 
 SIZES = (8, 8, 5, 8, 1)
 
@@ -66,8 +65,8 @@ def test_the_global_batch_does_not_depend_on_the_number_of_ranks(
 def test_drop_and_pad() -> None:
     dropped, padded = order(batch_size=7), order(batch_size=7, tail="pad")
     assert (dropped.steps_per_epoch, padded.steps_per_epoch) == (4, 5)
-    samples = padded.epoch(0)
-    last = padded.batch(samples, epoch=0, step=4)[:, 0]
+    samples = padded.epoch(0).whole()
+    last = padded.batch(padded.epoch(0), epoch=0, step=4)[:, 0]
     assert last.tolist() == [*samples[28:].tolist(), *samples[:5].tolist()]
 
 
@@ -121,7 +120,7 @@ def test_padded_epochs_of_views_go_on_to_the_next_samples() -> None:
     plan = order(batch_size=16, views_per_sample=2, epoch_of="views", tail="pad")
     rows = rows_of(plan, 0)
     assert (plan.steps_per_epoch, len(rows)) == (2, 32)
-    assert rows[::2, 0].tolist() == plan.epoch(0)[:16].tolist()
+    assert rows[::2, 0].tolist() == plan.epoch(0).whole()[:16].tolist()
 
 
 def test_runs_of_a_sample() -> None:
@@ -161,20 +160,13 @@ def test_the_quality_of_the_shuffle() -> None:
     settings = {"shard_sizes": (100,) * 64, "num_views": 1, "batch_size": 64}
     source = np.arange(6400)
     for window, most in ((1, 0.35), (16, 0.35), (64, 0.05)):
-        orders = [StreamOrder(**settings, window=window, seed=3).epoch(epoch) for epoch in range(12)]  # type: ignore[arg-type]
+        orders = [StreamOrder(**settings, window=window, seed=3).epoch(epoch).whole() for epoch in range(12)]  # type: ignore[arg-type]
         with_source = np.mean([abs(rank_correlation(order, source)) for order in orders])
         between = np.mean([abs(rank_correlation(*pair)) for pair in itertools.pairwise(orders)])
         assert max(with_source, between) < most
     assert rank_correlation(source, source) == pytest.approx(1)
     assert rank_correlation(source, source[::-1]) == pytest.approx(-1)
     assert rank_correlation(source[:1], source[:1]) == 0
-
-
-def test_equal_numbers_are_ranked_by_place() -> None:
-    bits = np.array([5, 1, 5, 0, 1, 5], np.uint64)
-    np.testing.assert_array_equal(_ranking(bits), [3, 1, 4, 0, 2, 5])
-    many = derived_bits(1000, "x")
-    np.testing.assert_array_equal(_ranking(many), np.argsort(many, kind="stable"))
 
 
 PLAN = order(batch_size=8, seed=3)

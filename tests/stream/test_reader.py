@@ -73,3 +73,12 @@ def test_open_files_are_bounded(tiny_cache: Cache) -> None:
 def test_unknown_policies() -> None:
     with pytest.raises(ValueError, match="full, records, background, size, got 'none'"):
         ShardReader(None, [], check="none")  # type: ignore[arg-type]
+
+
+def test_labels_of_rows_whose_shard_was_closed_since(tiny_cache: Cache) -> None:
+    reader = ShardReader(tiny_cache, [], max_open=1)
+    rows = np.array([[0, 0], [8, 1], [19, 0]])
+    shards = reader.gather(rows, {})
+    assert not all(reader.has(number) for number in range(3))
+    whole = np.concatenate([tiny_cache.index(shard).labels for shard in tiny_cache.manifest.shards])
+    assert reader.labels_of(rows, shards).tolist() == whole[[0, 8, 19]].tolist()
