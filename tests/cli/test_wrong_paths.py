@@ -12,6 +12,7 @@ import torch
 
 from kdcache.cli.main import VERBS
 from kdcache.cli.parser import verb_parser
+from kdcache.cli.places import local_path, place
 from kdcache.durable import sha256_file
 from kdcache.train.loop import train
 from tests.cli.test_mistakes import Reached, base_words, outcome, without
@@ -24,7 +25,8 @@ NAMES_TOO = ("--data", "--eval-data", "--probe-data", "--teacher-weights", "--st
 WORK = (
     "kdcache.cli.demo._teacher", "kdcache.teacher.extract.Teacher", "kdcache.train.loop.Run",
     "kdcache.train.evaluate.evaluate", "kdcache.teacher.rerun.Teacher", "kdcache.analysis.run._measure",
-    "kdcache.planning.plan.rehearse",
+    "kdcache.planning.plan.rehearse", "kdcache.convert.codec._fingerprint", "kdcache.convert.to_hdf5._lay_out",
+    "kdcache.convert.from_hdf5._write_all", "kdcache.convert.imported._write",
 )  # fmt: skip
 SMALL = (
     "--codec",
@@ -96,7 +98,10 @@ THINGS = (
 
 def paths_of(verb: str) -> list[Action]:
     parser = verb_parser(verb, importlib.import_module(f"kdcache.cli.{verb}"))
-    return [each for each in parser._actions if each.type is Path or (each.option_strings or [""])[0] in NAMES_TOO]
+    kinds = (Path, place, local_path)
+    found = [each for each in parser._actions if each.type in kinds or (each.option_strings or [""])[0] in NAMES_TOO]
+    assert found, "every verb has a path"
+    return found
 
 
 def state(folder: Path) -> dict[str, str]:
