@@ -77,6 +77,23 @@ def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
             assert torch.equal(moved.targets[name].decode().cpu(), targets.to(torch.device("cpu")).decode())
 
 
+@pytest.mark.parametrize("device", ["cuda"])
+def test_codecs_decode_on_the_device_as_in_numpy(tmp_path: Path, device: str) -> None:
+    codecs = ("fp8", "int4", "int8c")
+    taps = tuple(f"blocks.-1/patch:{codec}" for codec in codecs)
+    extract(tiny_extract(tmp_path / "c", device=device, precision="fp32", taps=taps, max_error=1.0))
+    cache = open_cache(tmp_path / "c")
+    for batch in CacheLoader(cache, cache.columns, StreamConfig(batch_size=10), device=device):
+        for targets in batch.targets.values():
+            # numpy has no name for e4m3.
+            fields = {
+                name: (each.view(torch.uint8) if each.dtype == torch.float8_e4m3fn else each).cpu().numpy()
+                for name, each in targets.fields.items()
+            }
+            wanted = targets.column.make_codec().decode(fields, tuple(targets.column.shape))
+            assert np.array_equal(targets.decode().cpu().numpy(), wanted)
+
+
 @pytest.mark.parametrize("images", ["pixels", "none", "encoded"])
 def test_batches_on_the_device_are_those_in_memory(gpu_root: Path, images: str) -> None:
     """Copied on a stream of their own while slow work is queued on the other: no slot is overwritten too early."""
