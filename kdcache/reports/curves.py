@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
 from kdcache.durable import write_file
 from kdcache.reports.repeats import mean_and_sd
 from kdcache.reports.run_terms import logged_terms
+from kdcache.reports.svg import log_y
 
 # Distinguishable without colour vision (Okabe and Ito), and by line style in print.
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
@@ -51,9 +52,7 @@ def draw_curves(
             _draw_row(axes, shown, ("step", label), looks[row], row)
         axes.set(xlabel="step", ylabel=label, title=f"Term {label}, before its weight: lower is closer")
         if axes.lines:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_minor_formatter(ScalarFormatter())
+            log_y(axes)
             axes.legend(fontsize="small")
     for axes in panels:
         axes.grid(alpha=0.3)
