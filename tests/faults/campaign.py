@@ -19,6 +19,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
+from benchmarks.record import environment
 from kdcache.cache.verify import Fault
 from kdcache.cli.main import main as kdcache
 from kdcache.errors import KdcacheError, Remedy
@@ -223,7 +226,8 @@ def main() -> int:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         outcomes = run_campaign(arguments.count, arguments.seed, Path(folder))
-    report = {"seed": arguments.seed, **summary(outcomes), "seconds": round(time.perf_counter() - started)}
+    report = {**environment(torch.device("cpu")), "seed": arguments.seed, **summary(outcomes)}
+    report["seconds"] = round(time.perf_counter() - started)
     text = json.dumps(report, indent=1)
     print(text)
     if arguments.out:
