@@ -5,7 +5,7 @@ from kdcache.planning.disk import DiskRates
 from kdcache.planning.plan import Plan
 from kdcache.planning.sizes import PlannedBytes
 from kdcache.planning.training import TrainingCosts
-from kdcache.planning.verdict import Figures, judge
+from kdcache.planning.verdict import Figures, decide
 from tests.planning.support import figures, tiny_plan
 
 
@@ -13,7 +13,7 @@ def plan(found: Figures, *, peaks: tuple[int, int] | None = None, fits: bool = T
     low, high = peaks or (None, None)
     costs = TrainingCosts("cpu" if peaks is None else "cuda", 4, 1e-3, 3e-3, 5e-4, 2e-3, low, high)
     sizes = PlannedBytes({"g/head-logits-fp16": 8 * 10**8}, 10**8, 10**8)
-    return Plan(found, judge(found), sizes, 250.0, "compute", 40, costs, DiskRates(5e8, 2e9), fits, 1e5)
+    return Plan(found, decide(found), sizes, 250.0, "compute", 40, costs, DiskRates(5e8, 2e9), fits, 1e5)
 
 
 def test_the_table_has_every_figure(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ undetected, lost, and exceptions that are not the project's.
 
 import argparse
 import errno
+import gc
 import json
 import random
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -153,6 +155,10 @@ def run_campaign(count: int, seed: int, folder: Path) -> list[Outcome]:
             outcomes.append(trial(world, scratch, random.Random(f"{seed} {number}"), number))
         except Exception as error:  # what a user would see as a traceback
             outcomes.append(Outcome(number, trial.__name__, "", "", (_CRASHED,), _where(error)))
+        # What a refused pass had open it leaves to the end of its process; here many share one.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
     return outcomes
 
 

@@ -163,7 +163,9 @@ def test_an_unfinished_cache(finished: Path, tmp_path: Path, capsys: pytest.Capt
     (finished / "manifest.json").unlink()
     capsys.readouterr()
     for words in (train_words(finished, tmp_path / "run"), ["verify", str(finished)], ["show", str(finished)]):
-        assert "the extraction has not finished; run the same `kdcache extract` again" in fails(capsys, words)
+        assert "the extraction has not finished; run the same `kdcache extract` (or `kdcache convert`) again" in fails(
+            capsys, words
+        )
 
 
 def test_no_images_left(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

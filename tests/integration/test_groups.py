@@ -64,7 +64,7 @@ def test_a_deleted_group_leaves_the_others_whole(groups_copy: Path) -> None:
     [
         ({"batch_size": 4}, "batch_size: the cache has 5, this run wants 4"),
         ({"precision": "fp32"}, "teacher.precision: the cache has 'bf16', this run wants 'fp32'"),
-        ({"taps": ("head/logits",)}, "columns.blocks-1-patch-int8"),
+        ({"taps": ("head/logits",)}, "columns: the cache has blocks-1-patch-int8, head-logits-fp16, this run wants"),
     ],
 )
 def test_another_plan_for_a_group_is_refused(groups_root: Path, changes: dict[str, Any], message: str) -> None:

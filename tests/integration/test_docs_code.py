@@ -1,4 +1,4 @@
-"""The Python in the README runs as printed, on smaller inputs."""
+"""The Python of the documents runs as printed, on smaller inputs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,19 @@ import pytest
 import torch
 from kdcache_kernels import quantize
 
-README = Path(__file__).parents[2] / "README.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def block(holding: str) -> str:
-    """The one block of Python that holds a word."""
-    blocks = [each.split("```")[0] for each in README.read_text().split("```python\n")[1:]]
+def block(page: Path, holding: str) -> str:
+    """The one block of Python of a page that holds a word."""
+    blocks = [each.split("```")[0] for each in page.read_text().split("```python\n")[1:]]
     (found,) = [each for each in blocks if holding in each]
     return found
 
 
 def test_the_loop_runs(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = block("CacheLoader")
+    page = DOCS / "training-loop.md"
+    code = block(page, "CacheLoader")
     for shown, small in {
         '"caches/inet"': repr(str(tiny_root)),
         "batch_size=64": "batch_size=8",
@@ -27,7 +28,7 @@ def test_the_loop_runs(tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> N
     }.items():
         assert shown in code
         code = code.replace(shown, small)
-    exec(compile(code, str(README), "exec"), {})
+    exec(compile(code, str(page), "exec"), {})
     assert float(capsys.readouterr().out.split()[0]) > 0
 
 
@@ -43,7 +44,8 @@ def test_the_kernels_run() -> None:
         "scale": scale,
         "teacher_tokens": teacher,
     }
-    exec(compile(block("proj_mse"), str(README), "exec"), scope)
+    page = DOCS / "kernels.md"
+    exec(compile(block(page, "proj_mse"), str(page), "exec"), scope)
     assert scope["loss"] > 0
     assert scope["bandwidth"].shape == (2, 7, 1)
     assert float(scope["energy"].sum()) == pytest.approx(1)
