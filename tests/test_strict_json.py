@@ -41,7 +41,7 @@ def test_damaged_or_hostile_json_is_refused_with_its_place(data: bytes) -> None:
 
 
 def test_a_repeated_name_among_very_many_is_found_at_once() -> None:
-    """Counting every name anew for each of them took minutes."""
+    """Counting every name again for each of them took minutes."""
     names = [f'"n{number}":0' for number in range(200_000)]
     began = time.monotonic()
     with pytest.raises(CorruptCacheError, match=r"repeated names \['n7'\]"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,7 @@ from kdcache.cache.facts import CodecChoice, CodecTrial
 from kdcache.cache.fidelity import Fidelity, decisive_error
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.job import Job
+from kdcache.cache.paths import CachePaths
 from kdcache.cache.places import writing_paths
 from kdcache.cache.record import Array
 from kdcache.distributed.env import WorkerEnv
@@ -59,27 +61,24 @@ class CodecChooser:
         return choose_codec(self._outputs[name], self._limit)
 
     @cached_property
+    def _paths(self) -> CachePaths:
+        # Once: for a cache on object storage this asks what is there.
+        return writing_paths(self._config.out).group(self._config.group_name)
+
+    @cached_property
     def _begun(self) -> GroupFingerprint | None:
-        paths = writing_paths(self._config.out).group(self._config.group_name)
-        if not paths.root.is_dir():
+        if not self._paths.root.is_dir():
             return None
-        job = Job(paths, self._env.job_id, GroupFingerprint)
-        try:
+        with closing(Job(self._paths, self._env.job_id, GroupFingerprint)) as job:
             return job.known()
-        finally:
-            job.close()
 
     @cached_property
     def _outputs(self) -> dict[str, Array]:
         """What the teacher gives for the first views."""
-        paths = writing_paths(self._config.out).group(self._config.group_name)
-        job = Job(paths, self._env.job_id, GroupFingerprint)
-        try:
+        with closing(Job(self._paths, self._env.job_id, GroupFingerprint)) as job:
             attempt = job.count_attempt(_ATTEMPT)
             pixels = self._first_pixels(is_suspect=attempt >= MAX_ATTEMPTS)
             remove(job.attempts(_ATTEMPT))
-        finally:
-            job.close()
         return self._teacher.run(pixels)
 
     def _first_pixels(self, *, is_suspect: bool) -> Array:
