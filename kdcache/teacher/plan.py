@@ -1,8 +1,9 @@
 """From what was asked to fingerprints: which images in which order, which views, which columns."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.images import Source, decoder_versions
 from kdcache.models import Tap, parse_tap
 from kdcache.per_class import few_shot
+from kdcache.pixel_rule import Exif
 from kdcache.seeds import derived_key
 from kdcache.teacher.config import AUTO, DEFAULT_TAPS, ExtractConfig
 from kdcache.teacher.model import TapFacts, Teacher
@@ -171,7 +173,8 @@ def base_fingerprint(
         mean=teacher.facts.mean,
         std=teacher.facts.std,
         jpeg_quality=config.jpeg_quality,
-        exif=config.exif,
+        # A default is left out of the plan, and msgspec knows it by identity: words that were typed or sent are equal.
+        exif=cast(Exif, sys.intern(config.exif)),
         alpha=config.alpha,
     )
     return BaseFingerprint(

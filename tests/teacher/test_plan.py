@@ -176,6 +176,12 @@ def made(teacher: Teacher, **changes: Any) -> tuple[BaseFingerprint, dict[str, G
     return base, group_fingerprints(asked, base, teacher)
 
 
+def test_a_default_that_is_typed_is_the_default(teacher: Teacher) -> None:
+    """Words of a command line, and those that come from another process, are equal to a default and not the same."""
+    typed, _ = made(teacher, exif="".join(["ign", "ore"]))
+    assert fingerprint_digest(typed) == fingerprint_digest(made(teacher)[0])
+
+
 def test_what_decides_no_bytes_changes_no_fingerprint(teacher: Teacher) -> None:
     for same in ({"threads": 7}, {"max_bad": 0.5}, {"check_space": False}, {"image_timeout_s": 1.0}):
         assert made(teacher, **same) == made(teacher)
