@@ -231,6 +231,11 @@ class Extraction:
         base = _assembled(self.paths, names, partial(assemble_base, self.paths, self.base, names))
         return None if base is None else (base, manifest_digest(base))
 
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files of workers of this pass that have died."""
+        for job in self._all_jobs():
+            job.remove_temporaries()
+
     def close(self) -> None:
         """Release the locks."""
         for job in self._all_jobs():

@@ -168,6 +168,12 @@ class Job(Generic[Fingerprint]):
         """The file that counts attempts at a shard; gone once the shard is done."""
         return self.paths.job / "attempts" / f"{name}.json"
 
+    def remove_temporaries(self) -> None:
+        """Remove the unfinished files of writers that have died; those of live ones stay."""
+        for folder in (self.paths.root, *(path for path in entries(self.paths.root) if path.is_dir())):
+            remove_stale_temporaries(folder)
+        remove_stale_temporaries(self.paths.job / "attempts")
+
     def close(self) -> None:
         """Release the lock."""
         self._lock.close()
@@ -177,9 +183,7 @@ class Job(Generic[Fingerprint]):
         return remote is not None and remote.find(self.paths.object_name(self.paths.shard(INDEX, name))) is not None
 
     def _remove_leftovers(self) -> None:
-        for folder in (self.paths.root, *(path for path in entries(self.paths.root) if path.is_dir())):
-            remove_stale_temporaries(folder)
-        remove_stale_temporaries(self.paths.job / "attempts")
+        self.remove_temporaries()
         for path in entries(self.paths.job):
             if path.name.startswith(HERE_PREFIX):
                 shutil.rmtree(path, ignore_errors=True)

@@ -25,13 +25,13 @@ from kdcache.models import TimmModel
 from kdcache.models.taps import num_prefix_tokens
 from kdcache.teacher.batches import RecordBatch, TaskImages, plan_batches
 from kdcache.teacher.config import AUTO, ExtractConfig
-from kdcache.teacher.extract import known_bad
 from kdcache.teacher.forward import TeacherOutputs
 from kdcache.teacher.images_of import committed_images, planned_images
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.out_folder import refuse_another_base, refuse_other_kinds
 from kdcache.teacher.plan import base_fingerprint, group_fingerprints, plan_recipe, plan_source
 from kdcache.teacher.reading import ImageReader
+from kdcache.teacher.worker import known_bad
 from kdcache.teacher.writing import ShardSink
 
 

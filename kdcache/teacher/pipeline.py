@@ -39,6 +39,12 @@ class StageTimes:
         times = {"read": self.read_s, "compute": self.compute_s, "write": self.write_s}
         return max(times, key=lambda stage: times[stage])
 
+    def add(self, other: "StageTimes") -> None:
+        """Add the seconds of another worker."""
+        self.read_s += other.read_s
+        self.compute_s += other.compute_s
+        self.write_s += other.write_s
+
     def shares(self) -> dict[str, float]:
         """Each stage's fraction of the time."""
         total = max(self.read_s + self.compute_s + self.write_s, 1e-9)

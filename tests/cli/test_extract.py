@@ -102,7 +102,7 @@ def test_a_few_images_of_each_class(photos: Path, tmp_path: Path, capsys: pytest
 def test_images_labels_and_classes_are_shown_before_the_teacher_is_loaded(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdcache.teacher.extract.Teacher", lambda *_, **__: pytest.fail("the teacher was loaded"))
+    monkeypatch.setattr("kdcache.teacher.begin.Teacher", lambda *_, **__: pytest.fail("the teacher was loaded"))
     (photos / "cat" / "raw.heic").touch()
     (tmp_path / "map.txt").write_text("dog\nfish\ncat\n")
     words = extract_words(tmp_path / "c", "--class-map", str(tmp_path / "map.txt"), data=str(photos))

@@ -15,7 +15,7 @@ from tests.conftest import TEACHER
 WORK = {
     "demo": ["kdcache.cli.demo._teacher"],
     "plan": ["kdcache.planning.plan.rehearse"],
-    "extract": ["kdcache.teacher.extract.Teacher"],
+    "extract": ["kdcache.teacher.begin.Teacher"],
     "convert": ["kdcache.convert.codec.open_cache", "kdcache.convert.to_hdf5.open_cache"],
     "verify": ["kdcache.cache.cache.open_cache"],
     "show": ["kdcache.cache.cache.open_cache"],
@@ -98,7 +98,7 @@ def test_no_value_of_any_flag_ends_in_a_traceback(
 
     for name in WORK[verb]:
         monkeypatch.setattr(name, reached)
-    monkeypatch.setattr("kdcache.teacher.extract.estimate_pass", lambda *_: None)
+    monkeypatch.setattr("kdcache.teacher.begin.estimate_pass", lambda *_: None)
     monkeypatch.setattr("kdcache.cli.extract.source_text", lambda *_: "")
     monkeypatch.chdir(tmp_path)
     problems: list[str] = []

@@ -23,7 +23,7 @@ from tests.train.support import tiny_run
 NAMES_TOO = ("--data", "--eval-data", "--probe-data", "--teacher-weights", "--student-weights", "--weights", "--model")
 # What would be begun with a mistake that nobody noticed.
 WORK = (
-    "kdcache.cli.demo._teacher", "kdcache.teacher.extract.Teacher", "kdcache.train.loop.Run",
+    "kdcache.cli.demo._teacher", "kdcache.teacher.begin.Teacher", "kdcache.train.loop.Run",
     "kdcache.train.evaluate.evaluate", "kdcache.teacher.rerun.Teacher", "kdcache.analysis.run._measure",
     "kdcache.planning.plan.rehearse", "kdcache.convert.codec._fingerprint", "kdcache.convert.to_hdf5._lay_out",
     "kdcache.convert.from_hdf5._write_all", "kdcache.convert.imported._write",
@@ -132,7 +132,7 @@ def no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in WORK:
         module, _, attribute = name.rpartition(".")
         monkeypatch.setattr(importlib.import_module(module), attribute, reached)
-    monkeypatch.setattr("kdcache.teacher.extract.estimate_pass", lambda *_: None)
+    monkeypatch.setattr("kdcache.teacher.begin.estimate_pass", lambda *_: None)
     monkeypatch.setattr("kdcache.cli.extract.source_text", lambda *_: "")
     monkeypatch.setattr("kdcache.cli.verify._check", lambda *_, **__: [])
     monkeypatch.setattr("kdcache.reports.page.render_page", lambda *_: "")

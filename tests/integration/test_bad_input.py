@@ -108,12 +108,12 @@ def test_a_full_disk_while_training(tiny_root: Path, tmp_path: Path, capsys: pyt
 def test_a_folder_that_cannot_be_written_is_refused_before_the_teacher_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kdcache.teacher import extract as extract_module
+    from kdcache.teacher import begin
 
-    monkeypatch.setattr(extract_module, "Teacher", lambda *_, **__: pytest.fail("the teacher was loaded"))
+    monkeypatch.setattr(begin, "Teacher", lambda *_, **__: pytest.fail("the teacher was loaded"))
     # Another user may not even read the digits, where the virtual environment is this user's alone.
-    digits = extract_module.open_source("digits:train")
-    monkeypatch.setattr(extract_module, "open_source", lambda *_: digits)
+    digits = begin.open_source("digits:train")
+    monkeypatch.setattr(begin, "open_source", lambda *_: digits)
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     (tmp_path / "locked").mkdir(mode=0o555)

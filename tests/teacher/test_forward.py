@@ -8,7 +8,6 @@ from kdcache.cache.group_index import read_group_index
 from kdcache.cache.paths import INDEX
 from kdcache.durable import sha256_file
 from kdcache.errors import BadRecordError
-from kdcache.teacher import extract as extract_module
 from kdcache.teacher.extract import extract
 from kdcache.teacher.forward import Forward
 from kdcache.teacher.model import Teacher
@@ -24,7 +23,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
         forward._queued = 1
         return forward
 
-    monkeypatch.setattr(extract_module, "Forward", made)
+    monkeypatch.setattr("kdcache.teacher.worker.Forward", made)
 
 
 @pytest.mark.usefixtures("on_device")

@@ -11,7 +11,6 @@ from kdcache.cache.extraction import Extraction
 from kdcache.cache.group_writer import GroupShardWriter
 from kdcache.distributed.env import worker_env
 from kdcache.errors import BadRecordError, DiskFullError, IncompleteCacheError, Remedy, TooManyBadImagesError
-from kdcache.teacher import extract as extract_module
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
 from kdcache.teacher.model import Teacher
@@ -49,7 +48,7 @@ def test_tokens_that_a_codec_ruins_are_refused_by_default(
             for tap, values in outputs.items()
         }
 
-    monkeypatch.setattr(extract_module.Teacher, "outputs", massive)
+    monkeypatch.setattr(Teacher, "outputs", massive)
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:int8",), limit=8)
     with pytest.raises(BadRecordError, match=r"\d+% of the channels more than a tenth\), more than max_error, 0\.1"):
         extract(config)
@@ -106,7 +105,7 @@ def test_the_codec_that_a_refusal_advises_can_be_taken(tmp_path: Path, monkeypat
     def large(self: Teacher, *arguments: Any, **keywords: Any) -> Any:
         return {tap: values * 1e7 for tap, values in original(self, *arguments, **keywords).items()}
 
-    monkeypatch.setattr(extract_module.Teacher, "outputs", large)
+    monkeypatch.setattr(Teacher, "outputs", large)
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch",))
     for _ in range(2):
         with pytest.raises(BadRecordError, match=r"codec fp16 makes of the teacher's value -?inf") as caught:
@@ -125,7 +124,7 @@ def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         outputs = original(self, *arguments, **keywords)  # type: ignore[arg-type]
         return {tap: values if tap == "head/logits" else values * 0 for tap, values in outputs.items()}
 
-    monkeypatch.setattr(extract_module.Teacher, "outputs", dead)
+    monkeypatch.setattr(Teacher, "outputs", dead)
     for _ in range(2):
         with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):
             extract(tiny_extract(tmp_path / "c"))
@@ -143,7 +142,7 @@ def test_a_dead_teacher_never_makes_a_cache(
         outputs = original(self, *arguments, **keywords)
         return {tap: values * 0 + 0.3 for tap, values in outputs.items()}
 
-    monkeypatch.setattr(extract_module.Teacher, "outputs", dead)
+    monkeypatch.setattr(Teacher, "outputs", dead)
     config = tiny_extract(tmp_path / "c", limit=3, views=1, shard_samples=shard_samples, taps=("blocks.1/prefix",))
     for _ in range(2):
         with pytest.raises(BadRecordError, match="outputs are exactly the same for every token"):

@@ -17,7 +17,7 @@ from tests.cli.test_mistakes import Reached
 from tests.conftest import TEACHER, tiny_extract
 
 # Where a run begins its work, and a pass its forwards.
-TRAINING, TEACHER_BUILT = "kdcache.train.loop.Run", "kdcache.teacher.extract.Teacher"
+TRAINING, TEACHER_BUILT = "kdcache.train.loop.Run", "kdcache.teacher.begin.Teacher"
 STUDENT = ("patch_size=4", "depth=1", "embed_dim=12", "num_heads=3")
 
 
@@ -44,7 +44,7 @@ class World:
 
         monkeypatch.setattr(remedies, "remedy_text", recorded)
         # Half a second each.
-        monkeypatch.setattr("kdcache.teacher.extract.estimate_pass", lambda *_: None)
+        monkeypatch.setattr("kdcache.teacher.begin.estimate_pass", lambda *_: None)
         monkeypatch.setattr("kdcache.cli.extract.source_text", lambda *_: "")
 
     def fails(self, remedy: Remedy, *words: str | Path) -> str:
