@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "kdcache/__init__.py").re
 assert VERSION is not None
 
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"]
+RAY = "ray>=2.44"
 CLOUD = ["obstore>=0.6", "tenacity>=8.2"]
 EXTRAS = {
     "cloud": CLOUD,
@@ -21,6 +22,7 @@ EXTRAS = {
         "sphinxcontrib-programoutput>=0.17",
     ],
     "onnx": ONNX,
+    "ray": [RAY],
     "tensorboard": ["tensorboard>=2.16"],
     "test": [
         "accelerate>=1.0",
@@ -32,6 +34,7 @@ EXTRAS = {
         "ruff==0.17.6",
         "tensorboard>=2.16",
         "moto[server]>=5.0",
+        RAY,
         *CLOUD,
         *ONNX,
     ],

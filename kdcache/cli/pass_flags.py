@@ -29,7 +29,7 @@ def add_images(parser: argparse.ArgumentParser, *, note: str = "") -> None:
     data.add_argument("--per-class-seed", type=int, metavar="S", default=default, help="of that draw (the seed)")
     add_rules(data)
     data.add_argument(
-        "--order", choices=("shuffle", "source"), default=default, help="order in the cache (default: shuffle)"
+        "--order", choices=("shuffle", "source"), metavar="O", default=default, help="shuffle or source (shuffle)"
     )
     data.add_argument(
         "--exif", metavar="ignore|apply", default=default, help="turn images as EXIF says? (ignore, as timm does)"
@@ -58,7 +58,13 @@ def add_teacher(parser: argparse.ArgumentParser) -> None:
     teacher.add_argument(
         "--teacher-kwargs", action="extend", nargs="+", metavar="K=V", default=[], help="further arguments of the model"
     )
-    teacher.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default=default, help="autocast type")
+    teacher.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        metavar="P",
+        default=default,
+        help="autocast type: fp32, bf16, fp16 or auto (auto)",
+    )
     teacher.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1")
     teacher.add_argument("--cpu-threads", type=int, metavar="N", default=default, help="of a forward on a CPU (cores)")
     teacher.add_argument("--batch-size", type=int, metavar="N", default=default, help="views in one forward (32)")
@@ -86,7 +92,13 @@ def add_kept(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         default=default,
         help="most that a codec may lose (0.1); auto keeps to it",
     )
-    kept.add_argument("--statistics", choices=("full", "light"), default=default, help="second moments too? (full)")
+    kept.add_argument(
+        "--statistics",
+        choices=("full", "light"),
+        metavar="S",
+        default=default,
+        help="full, or light without second moments (full)",
+    )
     kept.add_argument(
         "--pixels",
         metavar="P",

@@ -18,6 +18,7 @@ HEAVY = (
     "webdataset",
     "scipy",
     "jinja2",
+    "ray",
 )
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,3 +154,27 @@ def test_pixels_are_added(cache_copy: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["extract", "--add", "--pixels", "raw", "--out", str(cache_copy)]) == 0
     assert "pixels/raw: " in capsys.readouterr().out
     assert main(["verify", str(cache_copy)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--ray-address", "auto"), "--ray-address would be ignored: give --engine ray as well"),
+        (("--ray-actors", "2"), "--ray-actors would be ignored: give --engine ray as well"),
+        (("--engine", "ray", "--ray-actors", "0"), "ray_actors must be at least 1, got 0"),
+        (("--engine", "ray", "--ray-address", "ray://head:1"), "must be HOST:PORT, auto or local"),
+    ],
+)
+def test_a_cluster_is_asked_for_as_a_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+) -> None:
+    assert message in fails(capsys, extract_words(tmp_path / "c", *more), code=2)
+    assert not (tmp_path / "c").exists()
+
+
+def test_without_ray_its_extra_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    message = fails(capsys, extract_words(tmp_path / "c", "--engine", "ray"))
+    assert "needs ray, which is not installed: pip install 'kdcache[ray]'" in message

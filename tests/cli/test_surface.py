@@ -13,7 +13,7 @@ SURFACE = {
         --teacher --teacher-weights --teacher-kwargs --precision
         --device --cpu-threads --batch-size --tap --codec --max-error --images --statistics --views --view-recipe
         --view-params --image-size --interpolation --exif --alpha-color --seed --out --add --group --pixels --split
-        --shard-samples --threads --no-space-check --accept-versions --json""",
+        --shard-samples --threads --no-space-check --accept-versions --json --engine --ray-address --ray-actors""",
     "plan": """
         --data --labels --label-member --image-member --tar-keys --key-prefix --class-order --class-map
         --limit --per-class --per-class-seed --order --max-bad --image-timeout

@@ -30,6 +30,16 @@ SRUN = {
 }  # fmt: skip
 
 
+def test_a_slurm_array_as_the_documents_name_its_tasks() -> None:
+    """Its tasks are one job; a task that is submitted again alone takes what is pending."""
+    array = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "slurm-array"}
+    first, last = (worker_env({**array, "RANK": rank, "WORLD_SIZE": "2", "MASTER_PORT": "812"}) for rank in ("0", "1"))
+    assert [(env.rank, env.world_size, env.local_rank) for env in (first, last)] == [(0, 2, 0), (1, 2, 0)]
+    assert first.job_id == last.job_id
+    assert first.job_id != worker_env({**array, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "813"}).job_id
+    assert worker_env({**array, "RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "814"}).world_size == 1
+
+
 def test_srun() -> None:
     env = worker_env(SRUN)
     assert (env.rank, env.world_size, env.local_rank) == (2, 4, 0), "those of the step, not of the whole allocation"
