@@ -24,7 +24,8 @@ def start(out: Path | str) -> "subprocess.Popen[str]":
     """A pass on two actors in a process group of its own, as a terminal starts it."""
     engine = ["--engine", "ray", "--ray-actors", "2", "--ray-address", "local"]
     words = extract_words(out, *engine, limit=40)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "kernels")))}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.Popen(
         [sys.executable, "-m", "kdcache", *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True,

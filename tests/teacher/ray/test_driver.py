@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.job import read_ledger
-from kdcache.errors import InterruptedRunError, ModelError, RankLostError, UsageError
+from kdcache.errors import BadRecordError, InterruptedRunError, RankLostError, UsageError
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import ExtractReport, extract
 from kdcache.teacher.ray import RayCluster, extract_on_ray
 from kdcache.teacher.ray.cluster import import_ray
 from kdcache.teacher.worker import Progress
-from tests.conftest import file_hashes, tiny_add, tiny_extract
+from tests.conftest import TEACHER, TEACHER_KWARGS, file_hashes, tiny_add, tiny_extract
 from tests.teacher.ray.faulty_actor import FOLDER, FaultyActor, FaultyReader
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +34,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     faults = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(faults))
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "kernels"))))
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
+        )
         patch.delenv("RAY_ADDRESS", raising=False)
         ray = import_ray()
         ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, logging_level="ERROR")
@@ -122,11 +125,10 @@ def test_an_image_that_hangs_costs_its_actor_and_not_the_pass(fault: Fault, tiny
 
 def test_a_dead_teacher_is_reported_once_and_at_once(fault: Fault, tmp_path: Path) -> None:
     notes: list[str] = []
-    with pytest.raises(ModelError, match="vit_no_such_model"):
-        on_ray(tiny_extract(tmp_path / "c", teacher="vit_no_such_model"), notes)
-    weights = {"head.bias": torch.full((10,), torch.nan)}
+    weights = timm.create_model(TEACHER, **TEACHER_KWARGS).state_dict()
+    weights["blocks.0.mlp.fc1.bias"][0] = torch.nan
     torch.save(weights, tmp_path / "weights.pth")
-    with pytest.raises(ModelError):
+    with pytest.raises(BadRecordError, match=r"nan|finite"):
         on_ray(tiny_extract(tmp_path / "c", teacher_weights=str(tmp_path / "weights.pth")), notes)
     fault("teacher", "always")
     began = time.monotonic()
