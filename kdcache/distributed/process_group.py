@@ -1,6 +1,7 @@
 """The process group of a training run, and the few collectives it needs."""
 
 import datetime
+import gc
 import os
 import re
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def process_group(env: WorkerEnv, device: torch.device, *, timeout_s: float = RA
         ) from None
     finally:
         if dist.is_initialized():
+            gc.collect()  # models that hold the group, see `Trainer.close`
             dist.destroy_process_group()
 
 

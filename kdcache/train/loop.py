@@ -113,6 +113,7 @@ def train(
         finally:
             if log is not None:
                 log.close()
+            run.trainer.close()
         summary = _summary(run)
         _finish(folder, run, summary)
         return summary

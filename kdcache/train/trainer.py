@@ -159,6 +159,14 @@ class Trainer:
         """Set the learning rate of a step of the whole run, from 0, and return it."""
         return self._learning_rate.set(step)
 
+    def close(self) -> None:
+        """Let go of DDP, before the process group ends.
+
+        Its reducer would be the last to hold the group, and end it under the interpreter's lock, for which a thread of
+        gloo may wait that the end waits for: with torch 2.11 a rank hung so after its last step.
+        """
+        self._forward = self._step
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a step changes, whole on the main rank; all ranks call this.
 
