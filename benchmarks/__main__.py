@@ -11,6 +11,7 @@ BENCHMARKS = {
     "online": "what a training step costs with the teacher in the loop, and from its cache",
     "replay": "how fast views are replayed from a cache's own images, by decoder and by thread",
     "scale": "what opening, ordering, resuming and dividing a cache of 100 million images cost",
+    "parallel": "what a rank holds of a student: all of its weights (DDP), or its part of them (FSDP2)",
     "analysis": "how long each analysis of a cache takes, and in how much memory",
     "codecs": "what each codec of tokens costs in bytes and time, and what it loses, beside outliers too",
     "kernels_plain": "the projected losses in plain torch on a CPU, in turns with eager torch: time and memory",

@@ -34,7 +34,7 @@ EXAMPLE = f"""examples:
   kdcache train --cache caches/two --student deit_tiny_patch16_224 --method feature \\
       --term tokens:teacher=cait:blocks.-1/patch+dino:blocks.-1/patch,transform=phi-s --out runs/two
   kdcache train em-lift-logit-mse --cache caches/inet --out runs/lift --set optimizer.weight_decay=0.1
-  torchrun --nproc-per-node 8 -m kdcache train --cache ... (as above)
+  torchrun --nproc-per-node 8 -m kdcache train --cache ... [--set parallel=fsdp]
 
 terms, --term NAME:key=value,key=value; weight=0 leaves one out, and lists take + between their values:
 {chr(10).join(f"  {name:<18}{line}" for name, (_, line) in TERMS.items())}

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -48,10 +49,11 @@ class Features(ABC):
         name, data = self.names[key], self.read(key)
         try:
             if name.endswith(".npy"):
-                # Nothing is unpickled, whoever wrote the file.
-                return _as_float(np.load(io.BytesIO(data), allow_pickle=False), name)
+                return _as_float(_load_npy(data), name)
             held = safetensors.numpy.load(data)
-        except (ValueError, EOFError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except BadRecordError:
+            raise
+        except Exception as error:  # NumPy parses a header as Python, and fails in as many ways
             raise BadRecordError(f"{name}: cannot be read as an array ({error}); nothing was converted of it") from None
         if tensor is None and len(held) == 1:
             return _as_float(next(iter(held.values())), name)
@@ -68,6 +70,18 @@ class Features(ABC):
         """The key of an image's features: its own, or that without the extension of a file."""
         path = PurePosixPath(image)
         return next((key for key in (image, path.with_suffix("").as_posix()) if key in self.names), None)
+
+
+def _load_npy(data: bytes) -> Array:
+    """As numpy.load, which would also unpickle, open zip files, and allocate whatever a header says."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, _, dtype = read(file)
+    size_bytes, held_bytes = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
+    if size_bytes > held_bytes:
+        raise ValueError(f"its header says {size_bytes} bytes of shape {shape}, and {held_bytes} follow")
+    return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def _as_float(values: Array, name: str) -> Array:

@@ -1,7 +1,8 @@
 """A cache from one HDF5 file, with the bytes that it had; a kill at any moment loses at most a file's work."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def from_hdf5(
     """
     if not path.is_file() or not h5py.is_hdf5(path):
         raise UsageError(f"{path}: is no HDF5 file")
-    with reading_errors(path), h5py.File(path, "r") as file:
+    with _damage(path), h5py.File(path, "r") as file:
         source = _opened(path, file)
         paths = CachePaths(root)
         _refuse_other(paths, source)
@@ -85,6 +86,16 @@ def from_hdf5(
         finally:
             lock.close()
     return RestoredCache(root, sum(written), len(written) - sum(written))
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn what h5py raises for a damaged file, which is of many classes, into one error."""
+    try:
+        with reading_errors(path):
+            yield
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CorruptCacheError(f"{path}: damaged ({error}); write the file again from the cache") from error
 
 
 def _opened(path: Path, file: Any) -> _Source:
@@ -123,7 +134,8 @@ def _dataset(path: Path, file: Any, name: str, shape: tuple[int, ...] | None, dt
         if not isinstance(link, h5py.HardLink):
             raise CorruptCacheError(f"{path}: no dataset {name}")
         at = at[part]
-    if not isinstance(at, h5py.Dataset) or at.is_virtual or at.external:
+    is_here = isinstance(at, h5py.Dataset) and not at.is_virtual and not at.external
+    if not is_here or at.nbytes > path.stat().st_size:
         raise CorruptCacheError(f"{path}: {name} is no dataset with its bytes in this file")
     if at.dtype != dtype or (shape is not None and at.shape != shape) or (shape is None and at.ndim != 1):
         raise CorruptCacheError(f"{path}: {name} is {at.dtype} {at.shape}, wanted {dtype} {shape or '(bytes,)'}")

@@ -1,6 +1,8 @@
 """The process group of a training run, and the few collectives it needs."""
 
 import datetime
+import gc
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from kdcache.distributed.env import WorkerEnv
+from kdcache.distributed.roll_call import RollCall
 from kdcache.errors import RankLostError, UsageError
 
 # gloo's own limit is 30 minutes; a rank that hangs should not cost that much.
@@ -50,15 +53,14 @@ def process_group(env: WorkerEnv, device: torch.device, *, timeout_s: float = RA
         device: Where it computes.
         timeout_s: Seconds for which the other ranks may not answer, at the beginning or in any collective.
 
-    Raises: RankLostError where they do not, or where one has ended.
+    Raises: RankLostError where they do not, or where one has ended, naming those that are missing, within `ROLL_CALL_S`
+        of the failed collective.
     """
     if env.world_size == 1:
         yield
         return
     try:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout_s)
-        )
+        roll_call = _join(env, device, timeout_s)
     except (RuntimeError, ValueError) as error:
         raise RankLostError(
             f"rank {env.rank}: the {env.world_size} ranks that RANK and WORLD_SIZE in the environment speak of did not "
@@ -70,13 +72,38 @@ def process_group(env: WorkerEnv, device: torch.device, *, timeout_s: float = RA
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
             raise
+        dist.destroy_process_group()  # the ranks that wait for this one notice
         raise RankLostError(
-            f"rank {env.rank}: another of the {env.world_size} ranks has ended, or did not answer for {timeout_s:g} s "
+            f"rank {env.rank}: {_lost(roll_call, env)}, or did not answer for {timeout_s:g} s "
             f"({_first_line(error)}); what was saved is safe. Its own output says more: end what is left of the job, "
             "and run the same command again to resume"
         ) from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            gc.collect()  # models that hold the group, see `Trainer.close`
+            dist.destroy_process_group()
+
+
+def _join(env: WorkerEnv, device: torch.device, timeout_s: float) -> RollCall:
+    timeout = datetime.timedelta(seconds=timeout_s)
+    store, _, _ = next(dist.rendezvous("env://", env.rank, env.world_size, timeout=timeout))
+    store.set_timeout(timeout)
+    # torchrun restarts a group on the store of the one before it.
+    store = dist.PrefixStore(f"kdcache/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=env.rank, world_size=env.world_size, timeout=timeout)
+    return RollCall(store, env)
+
+
+def _lost(roll_call: RollCall, env: WorkerEnv) -> str:
+    """Which ranks have ended, in words."""
+    missing = roll_call.missing()
+    if not missing:
+        return f"one of the {env.world_size} ranks has ended"
+    named = [f"{rank} ({place})" if (place := roll_call.place(rank)) else f"{rank}" for rank in missing]
+    if len(named) == 1:
+        return f"rank {named[0]} of {env.world_size} has ended"
+    return f"ranks {', '.join(named)} of {env.world_size} have ended"
 
 
 def _first_line(error: BaseException) -> str:

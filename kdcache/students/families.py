@@ -52,13 +52,23 @@ def family_of(model: nn.Module, *, change: str) -> Family:
 
     Raises: ModelError naming the families there are.
     """
-    for family in _FAMILIES:
-        if isinstance(model, family.kind):
-            return family
+    if (family := _known(model)) is not None:
+        return family
     raise ModelError(
         f"{change} knows the blocks of {', '.join(family.name for family in _FAMILIES)} models of timm, "
         f"{type(model).__name__} is not one of them; choose such a student, or another method"
     )
+
+
+def _known(model: nn.Module) -> Family | None:
+    return next((family for family in _FAMILIES if isinstance(model, family.kind)), None)
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """All blocks of a timm model, in order; none for a model of a family that is not known here."""
+    family = _known(model)
+    lists = [] if family is None else block_lists(model, family).values()
+    return [block for each in lists for block in each.children()]
 
 
 def block_lists(model: nn.Module, family: Family) -> dict[str, nn.Module]:

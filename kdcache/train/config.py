@@ -16,6 +16,7 @@ from kdcache.stream.pixels import PixelOrigin
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,8 @@ class RunConfig:
         online: Whether the teachers run beside the student on the same views, in place of their cached outputs: slower,
             and only for comparison.
         log_every: Optimizer steps between two lines of metrics.
+        parallel: Under torchrun or srun, ``ddp`` keeps all weights on every rank; ``fsdp`` (FSDP2) divides weights,
+            gradients and optimizer state among the ranks. Losses and checkpoints are the same.
         rank_timeout_s: Under torchrun or srun, seconds after which a rank that does not answer ends the others.
         tensorboard: Whether to write TensorBoard events as well (needs the extra ``tensorboard``).
         optimizer, scheduler, data, eval, checkpoint: Groups.
@@ -170,6 +173,7 @@ class RunConfig:
     teacher: str | None = None
     online: bool = False
     log_every: int = 10
+    parallel: Parallel = "ddp"
     rank_timeout_s: float = 300.0
     tensorboard: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -191,5 +195,9 @@ class RunConfig:
             raise ValueError(f"student_kwargs num_classes={found!r} would be ignored: the run decides; set num_classes")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
+        if self.parallel not in get_args(Parallel):
+            raise ValueError(f"parallel must be one of {', '.join(get_args(Parallel))}, got {self.parallel!r}")
+        if self.compile and self.parallel == "fsdp":
+            raise ValueError("compile=true does not go with parallel=fsdp; leave one of them out")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}")

@@ -1,6 +1,6 @@
 """A run folder: who trains in it, and the finished student with its figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcache.cache.lock import JobLock
 from kdcache.config import as_plain
@@ -70,12 +70,13 @@ def save_student_facts(folder: Path, spec: StudentSpec, view: EvalView, class_na
     write_changed(folder / _STUDENT, dump_sealed(facts))
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state as safetensors, durably, with a hash of the tensors in its metadata.
+def save_weights(path: Path, model: nn.Module | Mapping[str, Tensor]) -> None:
+    """Write the state of a model, or that of its `state_dict`, as safetensors, durably, with a hash in its metadata.
 
     One entry alone: safetensors writes several in any order, and the same weights shall be the same bytes.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_file(path, safetensors.torch.save(tensors, {_HASH: tensors_sha256(tensors)}))
 
 

@@ -99,6 +99,9 @@ def train(
         if env.is_main:
             save_facts(folder, setup, cache, online=config.online)
             _announce(setup, config.batch_size if is_open else None, on_event)
+            if config.parallel == "fsdp" and env.world_size == 1:
+                text = "parallel=fsdp: one process has nobody to divide the weights with, and trains as without"
+                on_event("warning", {"text": text})
         online = None if load_teachers is None else load_teachers(cache, setup.columns, device)
         run = Run(config, folder, setup, loader, env, device, online, eval_source)
         log = _open_log(run, run.restore(on_event), on_event)
@@ -110,9 +113,9 @@ def train(
         finally:
             if log is not None:
                 log.close()
+            run.trainer.close()
         summary = _summary(run)
-        if env.is_main:
-            _finish(folder, run, summary)
+        _finish(folder, run, summary)
         return summary
 
 
@@ -217,8 +220,9 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _finish(folder: Path, run: Run, summary: dict[str, Any]) -> None:
-    save_weights(folder / WEIGHTS, run.trainer.student.model)  # pyright: ignore[reportArgumentType]
-    averaged = run.trainer.averaged_student
-    if averaged is not None:
-        save_weights(folder / AVERAGED_WEIGHTS, averaged.model)  # pyright: ignore[reportArgumentType]
-    write_summary(folder, summary)
+    run.save_weights(WEIGHTS)
+    averaged = run.trainer.averaged_weights()
+    if run.env.is_main:
+        if averaged is not None:
+            save_weights(folder / AVERAGED_WEIGHTS, averaged)
+        write_summary(folder, summary)

@@ -88,7 +88,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     """What `write` made a line of; None for anything else."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_entry = isinstance(entry, dict) and isinstance(entry.get("kind"), str) and isinstance(entry.get("step"), int)
     return entry if is_entry else None

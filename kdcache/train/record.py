@@ -19,7 +19,7 @@ from kdcache.train.folder import CONFIG, read_finished
 
 # What may change while a run is interrupted: paths, whose contents are compared by digest, and what is only seen.
 _ANYHOW = {
-    "": ("device", "tensorboard", "log_every", "rank_timeout_s"),
+    "": ("device", "tensorboard", "log_every", "parallel", "rank_timeout_s"),
     "data": ("source", "num_threads", "memory_budget", "access"),
     "eval": ("data",),
 }

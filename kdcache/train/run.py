@@ -24,6 +24,7 @@ from kdcache.train.folder import save_weights
 from kdcache.train.kept_weights import kept_names
 from kdcache.train.metrics import MetricsLog
 from kdcache.train.setup import Setup
+from kdcache.train.sharding import own_part
 from kdcache.train.trainer import Trainer
 
 OnEvent = Callable[[str, dict[str, Any]], None]
@@ -91,7 +92,7 @@ class Run:
         """
         states = [self.trainer.student, self.trainer.averaged_student]
         tensors = [each for state in states if state is not None for each in state.state_dict().values()]
-        finite = torch.stack([each.isfinite().all() for each in tensors]).all()
+        finite = torch.stack([own_part(each).isfinite().all() for each in tensors]).all()
         bad_loss = not (self._loss is None or bool(self._loss.isfinite()))
         if not any_rank(bad_loss or not finite, self.env, self.device):
             return
@@ -102,16 +103,17 @@ class Run:
         raise KdcacheError(f"{what}, and nothing of them was saved; {kept}", remedy=Remedy.STABILISE)
 
     def save(self, log: MetricsLog | None) -> None:
-        """Write a checkpoint, once everything in it is known to be finite; only the main rank writes.
+        """Write a checkpoint, once everything in it is known to be finite; all ranks call this, the main one writes.
 
         Raises: as `check_finite`.
         """
         self.check_finite()
+        trained = self.trainer.state_dict()
         if log is not None:
             self.checkpoints.save(
                 self.progress.steps,
                 {
-                    "trainer": self.trainer.state_dict(),
+                    "trainer": trained,
                     "stream": self.loader.state_dict(),
                     "progress": asdict(self.progress),
                     "metrics_bytes": log.sync(),
@@ -120,13 +122,19 @@ class Run:
             )
 
     def keep_weights(self) -> None:
-        """Write the weights of the epoch just finished where they are to be kept; only the main rank does."""
+        """Write the weights of the epoch just finished where they are to be kept; all ranks call this."""
         progress = self.progress
-        if self.env.is_main and progress.epochs and progress.steps == progress.epochs * len(self.loader):
+        if progress.epochs and progress.steps == progress.epochs * len(self.loader):
             is_best = progress.best_epoch == progress.epochs
-            names = kept_names(progress.epochs, is_best=is_best, every=self.config.checkpoint.milestone_every)
-            for name in names:
-                save_weights(self.folder / name, self.trainer.student.model)  # pyright: ignore[reportArgumentType]
+            self.save_weights(
+                *kept_names(progress.epochs, is_best=is_best, every=self.config.checkpoint.milestone_every)
+            )
+
+    def save_weights(self, *names: str) -> None:
+        """Write the student's raw weights under these names; all ranks call this, and the main one writes."""
+        weights = self.trainer.weights() if names else {}
+        for name in names if self.env.is_main else ():
+            save_weights(self.folder / name, weights)
 
     def train_epoch(self, log: MetricsLog | None, stop: StopRequest, on_event: OnEvent) -> None:
         """Train to the end of the current epoch.
@@ -200,7 +208,7 @@ class Run:
         if self.eval_source is None or not due:
             return
         accuracy: Accuracy = evaluate(
-            self.trainer.student,
+            self.trainer.whole_student(),
             self.eval_source,
             self.setup.view,
             num_classes=self.setup.spec.num_classes,

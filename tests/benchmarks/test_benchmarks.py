@@ -175,3 +175,14 @@ def test_the_replay_compares_what_it_says(tmp_path: Path) -> None:
     assert [fast for name, fast in decoders.items() if "Pillow" in name] == [False, False]
     assert decoders["replay, simplejpeg, views by the extension"] == (jpeg.simplejpeg is not None)
     assert all(np.array_equal(each, pixels[0]) for each in pixels)
+
+
+def test_what_a_rank_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--student", "test_vit", "--image-size", "160", "--steps", "1", "--out", str(tmp_path / "p.json")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "parallel", *words])
+    assert main() == 0
+    ranks = json.loads((tmp_path / "p.json").read_text())["ranks"]
+    for held in ("weights", "gradients", "optimizer"):
+        whole = ranks["ddp"][0][held]
+        assert [each[held] for each in ranks["ddp"]] == [whole, whole]
+        assert whole <= sum(each[held] for each in ranks["fsdp"]) < 1.01 * whole

@@ -76,6 +76,14 @@ def test_what_is_no_array_is_named_and_nothing_is_unpickled(tmp_path: Path, name
         features.load("a", None)
 
 
+def test_a_header_of_terabytes_allocates_nothing(tmp_path: Path) -> None:
+    whole = npy(np.zeros((3, 5), np.float32))
+    for shape in (b"(3000000, 5000000)", b"(((((((((((((3, 5)"):
+        path = write_members(tmp_path / "x.tar", {"a.npy": whole.replace(b"(3, 5), }" + b" " * 9, shape + b", }")})
+        with pytest.raises(BadRecordError, match=r"cannot be read as an array"):
+            open_features(path).load("a", None)
+
+
 def test_links_and_devices_in_tars_are_passed_over(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         info = tarfile.TarInfo("a.npy")

@@ -1,3 +1,5 @@
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +49,28 @@ def test_two_processes_have_one_mean(tmp_path: Path) -> None:
     ]
     found = [process.communicate(timeout=240)[0].strip() for process in processes]
     assert found == ["[1.5, 10.0] [1.0, 10.0]", "[1.5, 10.0] [2.0, 10.0]"]
+
+
+OF_SRUN = """
+import torch
+from kdcache.distributed.env import worker_env
+from kdcache.distributed.process_group import process_group, sum_over_ranks
+env = worker_env()
+with process_group(env, torch.device("cpu")):
+    print(sum_over_ranks(torch.tensor([env.rank + 1]), env).tolist())
+"""
+
+
+def test_ranks_of_srun_meet_where_the_environment_says() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OF_SRUN],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **place, "SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": "2"},
+        )
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=240)[0].strip() for process in processes] == ["[3]", "[3]"]

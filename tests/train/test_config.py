@@ -53,3 +53,10 @@ def test_it_is_recorded_whole() -> None:
     assert [term["name"] for term in plain["method"]["terms"]] == ["cross-entropy", "logits", "tokens"]
     assert plain["method"]["change"] == {"name": "lift", "width": None, "init": "timm"}
     assert plain["optimizer"]["betas"] == [0.9, 0.999]
+
+
+def test_how_weights_are_shared() -> None:
+    with pytest.raises(ValueError, match="parallel must be one of ddp, fsdp, got 'zero'"):
+        RunConfig(student="m", method=lift(), parallel="zero")  # pyright: ignore
+    with pytest.raises(ValueError, match="compile=true does not go with parallel=fsdp"):
+        RunConfig(student="m", method=lift(), parallel="fsdp", compile=True)

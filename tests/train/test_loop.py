@@ -138,6 +138,16 @@ def test_going_on_keeps_the_threads_the_run_began_with(tiny_root: Path, tmp_path
         torch.set_num_threads(before)
 
 
+def test_one_process_says_that_it_divides_no_weights(tiny_root: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    train(tiny_root, tmp_path, tiny_run("epochs=1"))
+    one = losses(tmp_path)
+    config = tiny_run("epochs=1", "parallel=fsdp")
+    train(tiny_root, tmp_path / "two", config, on_event=lambda kind, values: seen.append(values.get("text", "")))
+    assert any("parallel=fsdp: one process has nobody to divide the weights with" in text for text in seen)
+    assert losses(tmp_path / "two") == one
+
+
 def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(tiny_root, tmp_path / "run", tiny_run())
 

@@ -33,8 +33,9 @@ def test_a_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
 DAMAGED = b'{"kind":"step","step":1}\n{"kind":"step","st\xfd":2}\n{"kind":"step","step":3}\n'
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_bytes(DAMAGED)
+@pytest.mark.parametrize("data", [DAMAGED, DAMAGED.replace(b'"st\xfd"', b"[" * 100_000)], ids=["a byte", "nested"])
+def test_a_damaged_line_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(data)
     with pytest.raises(RunMismatchError, match=r"metrics\.jsonl: line 2 is damaged"):
         read_metrics(tmp_path, "step")
 

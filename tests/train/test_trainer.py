@@ -1,7 +1,12 @@
+import gc
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from kdcache.cache import Cache
 from kdcache.distributed import WorkerEnv
@@ -112,6 +117,23 @@ def test_gradients_are_clipped(tiny_cache: Cache) -> None:
     clipped, _ = trained(tiny_cache, "optimizer.name=sgd", "optimizer.lr=1.0", "optimizer.clip_grad=1e-4", steps=1)
     start = weights(make(tiny_cache))
     assert (weights(clipped) - start).norm() < 0.1 * (weights(free) - start).norm()
+
+
+def test_nothing_of_ddp_outlives_the_group(tiny_cache: Cache, tmp_path: Path) -> None:
+    """Its reducer, ended last, may wait for ever."""
+    config = tiny_run(batch_size=8)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        env = WorkerEnv(0, 2, 0, "job")
+        trainer = Trainer(config, prepare(config, tiny_cache), env, CPU, steps_per_epoch=5)
+        trainer.step(one_batch(tiny_cache), 0)
+        held = weakref.ref(trainer._forward)
+        assert isinstance(held(), DistributedDataParallel)
+        trainer.close()
+        gc.collect()
+        assert held() is None
+    finally:
+        dist.destroy_process_group()
 
 
 def test_what_a_cpu_cannot_do(tiny_cache: Cache) -> None:

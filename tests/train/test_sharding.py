@@ -1,0 +1,83 @@
+"""Two processes, with all weights each (DDP) or half of them (FSDP2), against one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdcache.distributed.env import RESTART_VARIABLE, WorkerEnv
+from kdcache.errors import UsageError
+from kdcache.train.sharding import check_divisible, divide_like, gather, own_part
+from tests.train.parallel_worker import CASES, trained
+
+ROOT = Path(__file__).parents[2]
+ALONE = WorkerEnv(0, 1, 0, "job")
+
+
+@pytest.fixture(scope="module")
+def two(tiny_root: Path, blocks_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two processes make of every case, by how they share the weights."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, RESTART_VARIABLE: "1", "PYTHONPATH": path}
+    found: dict[str, Any] = {}
+    for parallel in ("ddp", "fsdp"):
+        out = tmp_path_factory.mktemp("two") / "found.pt"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command += ["tests/train/parallel_worker.py", str(tiny_root), str(blocks_root), parallel, str(out)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False, timeout=240
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        found[parallel] = torch.load(out)
+    return found
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any], *, half: bool = False) -> None:
+    for each in (found, wanted):
+        # The one value that is not a mean over images: CKA of the tokens that a rank has.
+        each["state"]["model"].pop("adapters.leap.similarity", None)
+    assert len(found["losses"]) == len(wanted["losses"]) == 5
+    assert found["losses"] == pytest.approx(wanted["losses"], rel=5e-3 if half else 1e-5)
+    near = {"rtol": 2e-2, "atol": 2e-3} if half else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(found["state"], wanted["state"], **near)
+    torch.testing.assert_close(found["logits"], wanted["logits"], rtol=near["rtol"], atol=10 * near["atol"])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_have_the_losses_and_the_state_of_one(
+    two: dict[str, Any], tiny_root: Path, blocks_root: Path, name: str, parallel: str
+) -> None:
+    assert_same(two[parallel][name], trained(name, (tiny_root, blocks_root), ALONE), half="bf16" in name)
+
+
+def test_divided_weights_and_batch_statistics_are_as_under_ddp(two: dict[str, Any]) -> None:
+    assert_same(two["fsdp"]["resnet"], two["ddp"]["resnet"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_process_holds_half(two: dict[str, Any], name: str) -> None:
+    """And a little more where a first side is odd."""
+    whole = two["ddp"][name]["held"]
+    assert whole / 2 <= two["fsdp"][name]["held"] < 0.56 * whole
+
+
+def test_an_optimizer_that_looks_at_whole_weights_is_refused() -> None:
+    for name in ("adamw", "sgd", "momentum", "nadam"):
+        check_divisible(name)
+    with pytest.raises(UsageError, match=r"parallel=fsdp divides every weight among the ranks, .* and lamb does not"):
+        check_divisible("lamb")
+
+
+def test_what_is_not_divided_stays_as_it_is() -> None:
+    values = {"weights": [torch.ones(2), (3, None)], "step": 1}
+    assert gather(values)["step"] == 1
+    assert torch.equal(gather(values)["weights"][0], torch.ones(2))
+    assert gather(values, keep=False) == {"weights": [None, (3, None)], "step": 1}
+    plain = {"one": torch.ones(2)}
+    assert divide_like(plain, {"one": torch.zeros(2)})["one"] is plain["one"]
+    assert own_part(plain["one"]) is plain["one"]
