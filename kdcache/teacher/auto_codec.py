@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kdcache.cache.codecs import CODECS, Codec, make_codec
+from kdcache.cache.codecs import CODECS, Codec, parse_codec
 from kdcache.cache.facts import CodecChoice, CodecTrial
 from kdcache.cache.fidelity import Fidelity, decisive_error
 from kdcache.cache.group import GroupFingerprint
@@ -118,18 +118,18 @@ def choose_codec(values: Array, limit: float) -> tuple[Codec, CodecChoice]:
     """
     shape = values.shape[1:]
     trials: list[CodecTrial] = []
-    for name in sorted(CODECS):
+    for text in (each for name in sorted(CODECS) for each in CODECS[name].candidates(shape)):
         try:
-            codec = make_codec(name)
+            codec = parse_codec(text)
             size = codec.layout(shape).stride_bytes
         except ValueError:
             continue  # needs parameters, or does not store this shape
         if codec.for_logits is not True:
-            trials.append(CodecTrial(codec=name, stride_bytes=size, error=_error(codec, values)))
+            trials.append(CodecTrial(codec=text, stride_bytes=size, error=_error(codec, values)))
     trials.sort(key=lambda each: (each.stride_bytes, np.inf if each.error is None else each.error))
     chosen = next((each for each in trials if each.error is not None and each.error <= _MARGIN * limit), None)
     choice = CodecChoice(max_error=limit, num_views=len(values), trials=trials)
-    return make_codec("fp32" if chosen is None else chosen.codec), choice
+    return parse_codec("fp32" if chosen is None else chosen.codec), choice
 
 
 def _error(codec: Codec, values: Array) -> float | None:

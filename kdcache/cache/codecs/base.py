@@ -57,6 +57,14 @@ class Codec(ABC):
             raise ValueError(f"{cls.name} takes no parameter")
         return {}
 
+    @classmethod
+    def candidates(cls, shape: tuple[int, ...]) -> tuple[str, ...]:
+        """What ``--codec auto`` tries for values of this shape, as `parse_codec` takes it.
+
+        A codec that needs parameters names some, or nothing: by default it is not tried.
+        """
+        return (cls.name,)
+
     @property
     def params(self) -> dict[str, Any]:
         """The parameters that decoding needs, as plain JSON."""
