@@ -59,7 +59,7 @@ class Codec(ABC):
 
     @classmethod
     def candidates(cls, shape: tuple[int, ...]) -> tuple[str, ...]:
-        """What ``--codec auto`` tries for values of this shape, as `parse_codec` takes it.
+        """What the codec ``auto`` tries for values of this shape, as `parse_codec` takes it.
 
         A codec that needs parameters names some, or nothing: by default it is not tried.
         """

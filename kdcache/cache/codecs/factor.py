@@ -134,13 +134,13 @@ def _least_squares(left: Array, spread: Array) -> Array:
     gram = left @ left.transpose(0, 2, 1)
     # Rounded columns may depend on one another, or be zero.
     gram += np.eye(gram.shape[-1]) * 1e-9 * (1 + np.trace(gram, axis1=1, axis2=2)[:, None, None])
-    return np.linalg.solve(gram, left @ spread)
+    return np.asarray(np.linalg.solve(gram, left @ spread), np.float64)
 
 
 def _nearest(rows: Array) -> tuple[Array, Array]:
     """Rows (B, r, n) as integers, and the steps (B, r) of least squared error among a few."""
-    largest = np.abs(rows).max(axis=-1)
-    integers, step, least = np.zeros_like(rows), largest * 0, np.full(largest.shape, np.inf)
+    largest: Array = np.abs(rows).max(axis=-1)
+    integers, step, least = np.zeros_like(rows), np.zeros_like(largest), np.full(largest.shape, np.inf)
     for level in _LEVELS:
         found = _rounded(rows, largest / level)
         error = np.square(found * (largest / level)[..., None] - rows).sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Class probabilities by an unbiased sample: what a student learns from it is, on average, the teacher's distribution."""
+"""Class probabilities by an unbiased sample: on average a student learns the teacher's distribution from it."""
 
 import hashlib
 from typing import Any
@@ -19,7 +19,7 @@ class Sampled(Codec):
 
     Every class is kept with a probability pi = min(1, c p), p its softmax at temperature 1 and c such that k are kept,
     and is given the probability p / pi: its own where it is always kept, else 1 / c. The expectation of what a class is
-    given is therefore p, that of the gradient of a cross-entropy or a Kullback-Leibler divergence too, and the sum is 1.
+    given is therefore p, and the gradient of a cross-entropy or a Kullback-Leibler divergence is right on average too.
     `topk` gives all others one probability in every record, which is biased. Use it at temperature 1: the sample was
     drawn for that.
 
@@ -77,8 +77,8 @@ def _draw(probabilities: Array, k: int, start: float) -> tuple[Array, Array]:
     m = int((largest[:k] * (k - np.arange(k)) <= remaining[:k]).argmax())
     ends = np.cumsum(largest[m:])
     spacing = ends[-1] / (k - m)
-    drawn = m + np.searchsorted(ends, (np.arange(k - m) + start) * spacing, side="right")
-    return order[np.concatenate([np.arange(m), drawn])], np.concatenate([largest[:m], np.full(k - m, spacing)])
+    drawn = np.asarray(np.searchsorted(ends, (np.arange(k - m) + start) * spacing, side="right"), np.int64)
+    return np.concatenate([order[:m], order[m:][drawn]]), np.concatenate([largest[:m], np.full(k - m, spacing)])
 
 
 def _uniform(values: Array) -> float:

@@ -41,7 +41,9 @@ def test_classes_that_are_always_kept_have_their_own_probability(many: np.ndarra
     exact, found = softmax(many)[0], given("sampled", 8, many)
     certain = (found > 0).all(axis=0)
     assert 0 < certain.sum() < 8
-    np.testing.assert_allclose(found[:, certain], np.broadcast_to(exact[certain], (len(many), certain.sum())), rtol=6e-3)
+    np.testing.assert_allclose(
+        found[:, certain], np.broadcast_to(exact[certain], (len(many), certain.sum())), rtol=6e-3
+    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 3000.0])
