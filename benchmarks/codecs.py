@@ -63,10 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         speeds = _speeds(codecs, values, arguments.repeats)
         for outliers, changed in with_outliers(values).items():
             facts = {"features": name, "shape": values.shape, "outliers": outliers}
-            found = [
-                {**facts, "codec": text, **measure(codec, changed), **speeds[text]} for text, codec in codecs.items()
-            ]
-            rows += mark_dominated(found)
+            rows += mark_dominated(
+                [{**facts, "codec": text, **measure(codec, changed), **speeds[text]} for text, codec in codecs.items()]
+            )
     for title, cells in _sections(rows):
         print(f"\n{title}\n\n{text_table(_HEADINGS, cells)}")
     if arguments.out is not None:

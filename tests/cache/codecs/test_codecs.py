@@ -58,7 +58,7 @@ CASES = {
     "int4 with mean": Case(make_codec("int4"), (49, 70), _rotated),
     "int4 embedding": Case(make_codec("int4"), (33,), _rotated),
     "factor": Case(make_codec("factor", {"rank": 4}), (7, 5), _whole_record),
-    "factor of few channels": Case(make_codec("factor", {"rank": 2}), (49, 3), _whole_record),
+    "factor of few channels": Case(make_codec("factor", {"rank": 4}), (49, 4), _whole_record),
     "factor of many tokens": Case(make_codec("factor", {"rank": 12}), (49, 70), _whole_record),
     "fp32 logits": Case(make_codec("fp32"), (9,), np.zeros_like),
     "fp16 logits": Case(make_codec("fp16"), (9,), _half),

@@ -1,4 +1,4 @@
-"""Tokens as a product of two thin matrices of 4-bit integers."""
+"""Tokens as a product of two thin matrices of integers."""
 
 import numpy as np
 import pytest
@@ -32,15 +32,18 @@ def tokens(random: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rank", [4, 16, 32, 64])
-def test_it_keeps_what_the_svd_keeps_less_some_two_percent(tokens: np.ndarray, rank: int) -> None:
+def test_it_keeps_what_the_svd_keeps_less_half_a_percent(tokens: np.ndarray, rank: int) -> None:
     codec = Factor(rank)
     found = kept(tokens, codec.decode(codec.encode(tokens), SHAPE))
-    assert by_svd(tokens, rank) - 0.025 < found < by_svd(tokens, rank)
+    assert by_svd(tokens, rank) - 5e-3 < found < by_svd(tokens, rank)
 
 
-def test_thirty_two_directions_take_a_fifteenth_of_fp16s_bytes() -> None:
-    sizes = [parse_codec(text).layout(SHAPE).payload_bytes for text in ("factor=32", "fp16")]
-    assert sizes[0] < sizes[1] / 14
+def test_of_tokens_that_vary_in_few_directions_it_keeps_more_than_int4_in_half_the_bytes(tokens: np.ndarray) -> None:
+    codecs = [parse_codec(text) for text in ("factor=64", "int4")]
+    found = [kept(tokens, codec.decode(codec.encode(tokens), SHAPE)) for codec in codecs]
+    assert 1 - found[0] < 0.7 * (1 - found[1])
+    sizes = [codec.layout(SHAPE).payload_bytes for codec in codecs]
+    assert sizes[0] < 0.6 * sizes[1]
 
 
 def test_a_channel_that_is_large_in_all_tokens_costs_nothing(tokens: np.ndarray) -> None:
@@ -57,25 +60,23 @@ def test_more_tokens_than_channels(random: np.random.Generator) -> None:
     assert kept(tokens, codec.decode(codec.encode(tokens), (256, 32))) > 0.97
 
 
-@pytest.mark.parametrize("rank", [2, 64, 192])
+@pytest.mark.parametrize("rank", [4, 64, 192])
 def test_the_product_is_exact_in_any_order_and_in_bfloat16(tokens: np.ndarray, rank: int) -> None:
     """Largest integers: sums stay below 2**24, and a weighted integer has at most eight binary digits."""
     codec = Factor(rank)
     fields = codec.encode(tokens)
     weight = fields["weight"].astype(np.int64)
     assert weight.min() >= 1
-    assert (weight.sum(axis=1) * 49).max() <= 1 << 24
-    for level in range(1, 8):
-        weighted = torch.from_numpy(level * weight).float()
+    num_fine = 2 * max(1, rank // 8)
+    largest = np.where(np.arange(rank) < num_fine, 127, 7)
+    assert (weight @ largest**2).max() <= 1 << 24
+    for level in range(1, 128):
+        weighted = torch.from_numpy(np.minimum(level, largest) * weight).float()
         assert torch.equal(weighted.bfloat16().float(), weighted)
-    backwards = {name: values[..., ::-1] if name == "weight" else values for name, values in fields.items()}
-    backwards |= {name: _reversed(fields[name], rank) for name in ("left", "right")}
-    np.testing.assert_array_equal(codec.decode(backwards, SHAPE), codec.decode(fields, SHAPE))
-
-
-def _reversed(pairs: np.ndarray, rank: int) -> np.ndarray:
-    integers = np.concatenate([pairs & 15, pairs >> 4], -1)[..., ::-1]
-    return integers[..., : rank // 2] | (integers[..., rank // 2 :] << 4)
+    left, right = (codec._integers(fields[name], np).astype(np.float64) for name in ("left", "right"))
+    sums = (left * weight[:, None]) @ right.transpose(0, 2, 1)
+    expected = sums.astype(np.float32) * fields["scale"][:, None, None] + fields["mean"].astype(np.float32)[:, None]
+    np.testing.assert_array_equal(codec.decode(fields, SHAPE), expected)
 
 
 def test_it_decodes_in_a_compiled_step_and_under_autocast(tokens: np.ndarray) -> None:
@@ -98,12 +99,12 @@ def test_overflow_is_not_finite_for_the_writer_to_refuse(tokens: np.ndarray, val
     assert not np.isfinite(found[1]).any()
 
 
-@pytest.mark.parametrize(("shape", "wanted"), [((196, 384), 5), ((16, 96), 3), ((384,), 0)])
+@pytest.mark.parametrize(("shape", "wanted"), [((196, 384), 6), ((16, 96), 3), ((384,), 0)])
 def test_what_auto_tries_fits_and_is_smaller_than_int4(shape: tuple[int, ...], wanted: int) -> None:
     texts = Factor.candidates(shape)
     assert len(texts) == wanted
     for text in texts:
-        assert parse_codec(text).layout(shape).payload_bytes < 0.8 * make_codec("int4").layout(shape).payload_bytes
+        assert parse_codec(text).layout(shape).payload_bytes < 0.95 * make_codec("int4").layout(shape).payload_bytes
 
 
 @pytest.mark.parametrize(
@@ -111,8 +112,8 @@ def test_what_auto_tries_fits_and_is_smaller_than_int4(shape: tuple[int, ...], w
     [
         ("factor", "needs the rank"),
         ("factor=x", "needs the rank"),
-        ("factor=3", "even rank of 2 or more, got 3"),
-        ("factor=0", "even rank of 2 or more, got 0"),
+        ("factor=5", "even rank of 4 or more, got 5"),
+        ("factor=2", "even rank of 4 or more, got 2"),
     ],
 )
 def test_what_users_mistype(text: str, said: str) -> None:
