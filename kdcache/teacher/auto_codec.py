@@ -111,8 +111,9 @@ def choose_codec(values: Array, limit: float) -> tuple[Codec, CodecChoice]:
         values: (B, N, C) tokens or (B, C) embeddings, float32.
         limit: Largest `decisive_error`.
 
-    Returns: the smallest codec whose error is at most its `auto_share` of the limit, the most exact one of those of that
-        size, and what all of them lose; float32 where none is, as of values that are not finite, which the writer names.
+    Returns: the smallest codec whose error is at most its `auto_share` of the limit, the most exact one of those of
+        that size, and what all of them lose; float32 where none is, as of values that are not finite, which the
+        writer names.
     """
     shape = values.shape[1:]
     trials: list[CodecTrial] = []

@@ -26,8 +26,8 @@ class Codec(ABC):
             loss then gets decoded targets.
         for_logits: Whether it stores class logits (K,) rather than features, (N, C) tokens or a (C,) embedding;
             None for both.
-        auto_share: Part of the error that is allowed which it may lose on the first views to be chosen by ``auto``; other
-            images lose more, and the whole is held to the error that is allowed.
+        auto_share: Part of the allowed error that it may lose on the first views to be chosen by ``auto``; other images
+            lose more, and the whole is held to the allowed error.
         device_form: How the teacher's device gives tokens the very bytes of `encode`: by converting them to the stored
             number, ``cast``, or to 8 bits with one scale a token, ``int8`` or ``fp8``; None where the writer encodes.
     """
