@@ -12,6 +12,8 @@ from kdcache.students.wide_last import WideLastChange
 
 STUDENT = "vit_tiny_patch16_224"
 _TAP = "blocks.-1/patch"
+# Beside fp16, the largest first; the rank of factor is a share of the tokens of a view.
+SMALL_CODECS = ("int8c", "int8", "int4", "factor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,19 +132,26 @@ def rows_of(grid: Grid) -> dict[str, Row]:
         "widelast without tokens": Row(method=("--method", f"widelast:feature_weight=0,width={wide}")),
         "GAP + LayerNorm": Row(method=("--method", f"lift:feature_weight=0,width={narrow}")),
         "uniform width": Row(method=("--method", "logit"), width=uniform_width(grid)),
-        "feature, int8": Row(method=("--method", "feature"), codec="int8"),
-        "lift, int8": Row(method=("--method", "lift"), codec="int8"),
+        **{
+            f"{method}, {codec}": Row(method=("--method", method), codec=codec)
+            for codec in SMALL_CODECS
+            for method in ("feature", "lift")
+        },
         "lift, online": Row(method=("--method", "lift"), codec="fp16", online=True),
     }
 
 
 def extract_words(grid: Grid, work: Path, *, train: str, device: str) -> list[str]:
-    """``kdcache extract``: one cache with the logits and the tokens under both codecs, and with raw pixels."""
+    """``kdcache extract``: one cache with the logits and the tokens under every codec, and with raw pixels."""
+    side = grid.teacher.size // grid.teacher.kwargs["patch_size"]
+    codecs = ["fp16", *(f"factor={side**2 * 3 // 8}" if codec == "factor" else codec for codec in SMALL_CODECS)]
     return [
         *("extract", "--data", train, "--out", str(work / "cache"), "--limit", str(grid.images)),
         *("--teacher", grid.teacher.name, "--teacher-weights", str(work / "teacher.safetensors")),
         *("--teacher-kwargs", *_pairs(grid.teacher.kwargs), "--image-size", str(grid.teacher.size)),
-        *("--tap", f"{_TAP}:fp16", "--tap", f"{_TAP}:int8", "--tap", "head/logits", "--pixels", "raw"),
+        *(word for codec in codecs for word in ("--tap", f"{_TAP}:{codec}")),
+        # What factor=RANK loses is what is measured.
+        *("--tap", "head/logits", "--pixels", "raw", "--max-error", "1"),
         *("--views", str(grid.views), "--view-recipe", "rrc-flip"),
         *("--view-params", f"scale={list(grid.scale)}", "--batch-size", "250"),
         *("--statistics", "light", "--device", device, "--cpu-threads", str(grid.cpu_threads)),
@@ -189,8 +198,7 @@ PAIRS = (
     ("logit + gram", "feature"),
     ("logit + token-similarity", "feature"),
     ("lift", "logit + gram"),
-    ("feature, int8", "feature"),
-    ("lift, int8", "lift"),
+    *((f"{method}, {codec}", method) for codec in SMALL_CODECS for method in ("feature", "lift")),
     ("lift, online", "lift"),
 )
 

@@ -7,6 +7,7 @@ unless its weights are given, and of caches that hold a column of fp32 or fp16 t
 """
 
 import argparse
+import contextlib
 import os
 import tempfile
 import time
@@ -20,7 +21,7 @@ import torch
 
 from benchmarks.record import environment, spread, write
 from kdcache.cache import open_cache
-from kdcache.cache.codecs import CODECS, Codec, make_codec
+from kdcache.cache.codecs import CODECS, Codec, make_codec, parse_codec
 from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.record import Array
 from kdcache.images import decode_image, open_source
@@ -56,13 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
     features = {"digits": _digits_features(arguments)}
     for path in arguments.cache:
         features[path.name] = _cache_features(path, arguments.images)
-    codecs = [make_codec(name) for name, codec in CODECS.items() if not codec.for_logits]
     rows: list[dict[str, Any]] = []
     for name, values in features.items():
+        codecs = token_codecs(values.shape[1:])
         speeds = _speeds(codecs, values, arguments.repeats)
         for outliers, changed in with_outliers(values).items():
             facts = {"features": name, "shape": values.shape, "outliers": outliers}
-            rows += mark_dominated([{**facts, **measure(codec, changed), **speeds[codec.name]} for codec in codecs])
+            rows += mark_dominated(
+                [{**facts, "codec": text, **measure(codec, changed), **speeds[text]} for text, codec in codecs.items()]
+            )
     for title, cells in _sections(rows):
         print(f"\n{title}\n\n{text_table(_HEADINGS, cells)}")
     if arguments.out is not None:
@@ -76,6 +79,16 @@ def run(arguments: argparse.Namespace) -> int:
         write(arguments.out, result)
         arguments.out.with_suffix(".md").write_text(_markdown(rows))
     return 0
+
+
+def token_codecs(shape: tuple[int, ...]) -> dict[str, Codec]:
+    """Codecs of tokens (N, C) by what users type: each, and those with a parameter at a few values of it."""
+    found: dict[str, Codec] = {}
+    for text in (text for codec in CODECS.values() if not codec.for_logits for text in codec.candidates(shape)):
+        with contextlib.suppress(ValueError):  # it does not store this shape
+            parse_codec(text).layout(shape)
+            found[text] = parse_codec(text)
+    return found
 
 
 def with_outliers(values: Array) -> dict[str, Array]:
@@ -97,7 +110,6 @@ def measure(codec: Codec, values: Array) -> dict[str, Any]:
     errors = fidelity.summary()
     sizes = [each.layout(shape).payload_bytes for each in (codec, make_codec("fp16"))]
     return {
-        "codec": codec.name,
         "bytes_a_view": sizes[0],
         "of_fp16": sizes[0] / sizes[1],
         "centred_energy_kept": 1 - errors["centred_error"] ** 2,
@@ -119,14 +131,14 @@ def _is_better(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
 
 
-def _speeds(codecs: list[Codec], values: Array, repeats: int) -> dict[str, dict[str, Any]]:
+def _speeds(codecs: Mapping[str, Codec], values: Array, repeats: int) -> dict[str, dict[str, Any]]:
     """GB of float32 values a second of a core: encoded by numpy, decoded by numpy and by torch.
 
     Time of this thread, not of the clock: other work on the same cores counts less.
     """
     batch = values[: max(1, _TIMED_BYTES // values[0].nbytes)]
-    rates: dict[str, dict[str, list[float]]] = {codec.name: {} for codec in codecs}
-    work = {codec.name: _work(codec, batch) for codec in codecs}
+    rates: dict[str, dict[str, list[float]]] = {text: {} for text in codecs}
+    work = {text: _work(codec, batch) for text, codec in codecs.items()}
     for turn in range(repeats + 1):
         for name, steps in work.items():
             for step, function in steps.items():

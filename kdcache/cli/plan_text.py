@@ -63,6 +63,7 @@ def _training_rows(plan: "Plan", config: "PlanConfig") -> list[tuple[str, str]]:
             f"student's step {_ms(figures.step_s)}, teacher beside it {_ms(figures.teacher_s)}, reading "
             f"{_ms(figures.cached_read_s)} from the cache and {_ms(figures.online_read_s)} without",
         ),
+        ("pixels", _pixels_text(plan)),
         ("student", f"{config.student.name}, steps of {counted(costs.batch_size, 'view')} on {costs.device}"),
         (
             "an epoch",
@@ -73,6 +74,22 @@ def _training_rows(plan: "Plan", config: "PlanConfig") -> list[tuple[str, str]]:
         ("memory saved", "not measured on a CPU" if saved is None else f"{size_text(saved)} of the accelerator"),
     ]
     return rows
+
+
+def _pixels_text(plan: "Plan") -> str:
+    """What each way to a view's pixels takes, and the one to take."""
+    from kdcache.planning.pixel_forms import smallest_that_keeps_up
+
+    num_records = plan.figures.num_images * plan.figures.num_views
+    forms = ", ".join(
+        f"{form.name} {size_text(round(form.bytes_per_view * num_records))} and {_ms(form.read_s)} a view"
+        for form in plan.pixel_forms
+    )
+    best = smallest_that_keeps_up(plan.pixel_forms, plan.figures.step_s)
+    why = (
+        "the smallest that keeps up with a step" if best.read_s <= plan.figures.step_s else "none keeps up with a step"
+    )
+    return f"{forms}; take --pixels {best.name}: {why}"
 
 
 def _ms(seconds: float) -> str:

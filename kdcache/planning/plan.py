@@ -14,6 +14,7 @@ from kdcache.images import Source, open_source
 from kdcache.models import create_timm_model
 from kdcache.planning.disk import DiskRates, disk_rates
 from kdcache.planning.pictures import IMAGE_BYTES, write_pictures
+from kdcache.planning.pixel_forms import PixelForm, measure_pixel_forms
 from kdcache.planning.rehearsal import Rehearsal, rehearse
 from kdcache.planning.sizes import PlannedBytes, plan_bytes
 from kdcache.planning.training import StudentConfig, TrainingCosts, measure_training
@@ -79,6 +80,7 @@ class Plan:
         limited_by: What the pass waited for: read, compute or write.
         num_measured: Views of the pass that was measured.
         training: Steps, teacher and reading.
+        pixel_forms: Ways to the pixels of a view, from the smallest to the largest.
         disk: Rates of the disk.
         fits_memory: Whether a whole cache stays in memory after its first epoch, so that the disk does not limit it.
         image_bytes: Mean size of an image file.
@@ -91,6 +93,7 @@ class Plan:
     limited_by: str
     num_measured: int
     training: TrainingCosts
+    pixel_forms: list[PixelForm]
     disk: DiskRates
     fits_memory: bool
     image_bytes: float
@@ -159,10 +162,14 @@ def make_plan(config: PlanConfig, *, on_note: Callable[[str], None] = lambda _: 
         cache, refers = rehearsals[-1].cache, config.extract.images == "reference"
         source = images.source if refers else None
         training = measure_training(cache, config.student, source=source, seconds=config.seconds / 2)
+        on_note("the same views stored as JPEG and as raw pixels")
+        forms = measure_pixel_forms(
+            pass_config, folder, cache=cache, replay_s=training.online_read_s, seconds=config.seconds / 2
+        )
         sizes = _sizes(config, images, rehearsals)
         on_note("disk")
         rates = disk_rates(config.disk, _record_bytes(cache.columns), seconds=config.seconds / 4)
-    return _plan(config, images, rehearsals[-1], training, sizes, rates, free)
+    return _plan(config, images, rehearsals[-1], training, forms, sizes, rates, free)
 
 
 def _images(config: PlanConfig, folder: Path) -> _Images:
@@ -204,6 +211,7 @@ def _plan(
     images: _Images,
     rehearsal: Rehearsal,
     training: TrainingCosts,
+    forms: list[PixelForm],
     sizes: PlannedBytes,
     rates: DiskRates,
     free: int,
@@ -238,6 +246,7 @@ def _plan(
         limited,
         rehearsal.report.num_records,
         training,
+        forms,
         rates,
         fits,
         image_bytes,

@@ -66,7 +66,7 @@ def rehearse(
     count = min(_FIRST_IMAGES, most_images)
     while True:
         on_note(f"teacher pass over {count} images")
-        done.append(_pass(config, folder / f"pass-{count}", count))
+        done.append(rehearsal_pass(config, folder / f"pass-{count}", count))
         wanted = min(most_images, _enough(config, done[-1], seconds))
         # Two sizes tell a shard's bytes from an image's; what grows by less than half would say nothing new.
         if count == most_images or (len(done) > 1 and wanted < 1.5 * count):
@@ -83,7 +83,16 @@ def _enough(config: ExtractConfig, last: Rehearsal, seconds: float) -> int:
     return int(max(batches, seconds * rate))
 
 
-def _pass(config: ExtractConfig, out: Path, count: int) -> Rehearsal:
+def rehearsal_pass(config: ExtractConfig, out: Path, count: int) -> Rehearsal:
+    """One pass with random weights.
+
+    Args:
+        config: Of the pass; its folder, weights and number of images are not used.
+        out: Folder of the small cache.
+        count: Images.
+
+    Raises: any KdcacheError that the planned pass would raise.
+    """
     small = replace(
         config,
         out=out,

@@ -10,12 +10,12 @@ import torch
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
-from kdcache.costs.streaming import stream_rate
 from kdcache.distributed.env import WorkerEnv
 from kdcache.distributed.process_group import choose_device
 from kdcache.errors import UsageError
 from kdcache.images import Source
 from kdcache.methods.base import Method
+from kdcache.planning.pixel_forms import read_seconds
 from kdcache.stream.batch import Batch
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
@@ -30,8 +30,6 @@ from kdcache.train.trainer import Trainer
 _ALONE = WorkerEnv(0, 1, 0, "plan")
 _PROBE_ROWS = 4
 _WANTED_REPEATS, _MOST_REPEATS = 2, 20
-# Batches in an epoch of the small cache while reading is timed.
-_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +129,8 @@ def measure_training(cache: Cache, student: StudentConfig, *, source: Source | N
         size,
         step_s,
         teacher_s,
-        _read_s(cache, cache.columns, "auto", source, seconds),
-        _read_s(cache, [], "replay", source, seconds),
+        read_seconds(cache, cache.columns, "auto", source, seconds),
+        read_seconds(cache, [], "replay", source, seconds),
         cached_peak,
         _peak(device),
     )
@@ -144,14 +142,6 @@ def _reference(column: Column) -> str:
 
 def _batch(cache: Cache, columns: list[Column], size: int, source: Source | None) -> Batch:
     return next(iter(CacheLoader(cache, columns, StreamConfig(batch_size=size), source=source))).clone()
-
-
-def _read_s(cache: Cache, columns: list[Column], pixels: Any, source: Source | None, seconds: float) -> float:
-    size = max(1, cache.manifest.num_samples // _BATCHES)
-    loader = CacheLoader(cache, columns, StreamConfig(batch_size=size, pixels=pixels), source=source)
-    for _ in loader:  # opens and hashes files
-        pass
-    return 1 / stream_rate(loader, seconds / 2).samples_per_s
 
 
 def _median_s(work: Callable[[], object], device: torch.device, seconds: float) -> float:

@@ -99,7 +99,9 @@ def decode(fields: Mapping[str, Tensor], codec: Codec, shape: tuple[int, ...]) -
     """
     packed = codec.packed
     if packed is None:
-        return codec.unpack(fields, shape, torch)
+        # A product of matrices would come out in half precision under autocast.
+        with torch.autocast(next(iter(fields.values())).device.type, enabled=False):
+            return codec.unpack(fields, shape, torch)
     if isinstance(packed, SparseLogits):
         logits = fields[packed.other].float().unsqueeze(1).repeat(1, shape[0])
         return logits.scatter(1, fields[packed.index].long(), fields[packed.values].float())

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kdcache.cache.codecs import CODECS, Codec, make_codec
+from kdcache.cache.codecs import CODECS, Codec, parse_codec
 from kdcache.cache.facts import CodecChoice, CodecTrial
 from kdcache.cache.fidelity import Fidelity, decisive_error
 from kdcache.cache.group import GroupFingerprint
@@ -23,8 +23,6 @@ from kdcache.teacher.model import TapFacts, Teacher
 from kdcache.teacher.quarantine import MAX_ATTEMPTS, find_poison
 from kdcache.teacher.reading import Reader, ReadImage, read_shard
 
-# Other images lose more than the few that are looked at; the whole is held to the limit itself.
-_MARGIN = 0.9
 _ATTEMPT = "codec-choice"
 
 
@@ -47,7 +45,7 @@ class CodecChooser:
         self._limit = DEFAULT_MAX_ERROR if config.max_error is None else config.max_error
 
     def __call__(self, tap: TapFacts) -> tuple[Codec, CodecChoice]:
-        """The smallest codec that loses at most nine tenths of the limit of these views, and what each one loses.
+        """The smallest codec that loses at most its `auto_share` of the limit of these views, and what each one loses.
 
         Args:
             tap: Of tokens or an embedding.
@@ -113,23 +111,28 @@ def choose_codec(values: Array, limit: float) -> tuple[Codec, CodecChoice]:
         values: (B, N, C) tokens or (B, C) embeddings, float32.
         limit: Largest `decisive_error`.
 
-    Returns: the smallest codec whose error is at most nine tenths of it, the most exact one of those of that size, and
-        what all of them lose; float32 where none is, as of values that are not finite, which the writer names.
+    Returns: the smallest codec whose error is at most its `auto_share` of the limit, the most exact one of those of
+        that size, and what all of them lose; float32 where none is, as of values that are not finite, which the
+        writer names.
     """
     shape = values.shape[1:]
     trials: list[CodecTrial] = []
-    for name in sorted(CODECS):
+    fits: set[str] = set()
+    for text in (each for name in sorted(CODECS) for each in CODECS[name].candidates(shape)):
         try:
-            codec = make_codec(name)
+            codec = parse_codec(text)
             size = codec.layout(shape).stride_bytes
         except ValueError:
             continue  # needs parameters, or does not store this shape
         if codec.for_logits is not True:
-            trials.append(CodecTrial(codec=name, stride_bytes=size, error=_error(codec, values)))
+            error = _error(codec, values)
+            trials.append(CodecTrial(codec=text, stride_bytes=size, error=error))
+            if error is not None and error <= codec.auto_share * limit:
+                fits.add(text)
     trials.sort(key=lambda each: (each.stride_bytes, np.inf if each.error is None else each.error))
-    chosen = next((each for each in trials if each.error is not None and each.error <= _MARGIN * limit), None)
+    chosen = next((each.codec for each in trials if each.codec in fits), "fp32")
     choice = CodecChoice(max_error=limit, num_views=len(values), trials=trials)
-    return make_codec("fp32" if chosen is None else chosen.codec), choice
+    return parse_codec(chosen), choice
 
 
 def _error(codec: Codec, values: Array) -> float | None:

@@ -1,4 +1,4 @@
-"""The teacher's class distribution (arXiv:1503.02531), from dense or top-k logits."""
+"""The teacher's class distribution (arXiv:1503.02531), from dense, top-k or sampled logits."""
 
 from dataclasses import dataclass
 from typing import Literal, final
@@ -13,12 +13,12 @@ from kdcache.terms.base import Inputs, Needs, Site, Term, check_weight, teacher_
 @final
 @dataclass(frozen=True, kw_only=True)
 class Logits(Term):
-    """KL from the teacher's class distribution to the student's, from dense or top-k logits.
+    """KL from the teacher's class distribution to the student's, from dense, top-k or sampled logits.
 
     Args:
         weight: Its factor.
         teacher: ``[GROUP:]head/logits[:CODEC]``; empty for the only logits of the cache.
-        temperature: T; the term is scaled by T**2. Top-k logits are known at T = 1 only.
+        temperature: T; the term is scaled by T**2. Top-k and sampled logits are known at T = 1 only.
     """
 
     name: Literal["logits"] = "logits"
@@ -42,8 +42,8 @@ class Logits(Term):
         (column,) = site.teacher
         if self.temperature != 1 and isinstance(column.make_codec().packed, SparseLogits):
             raise ValueError(
-                f"temperature {self.temperature} needs all logits, and column {column.name} keeps the largest "
-                "and the others' mass at temperature 1; set temperature=1, or extract dense logits"
+                f"temperature {self.temperature} needs all logits, and column {column.name} keeps "
+                "some, with the probability of the others at temperature 1; set temperature=1, or extract dense logits"
             )
         return None
 

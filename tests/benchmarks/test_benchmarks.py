@@ -129,9 +129,10 @@ def test_the_codecs(tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "argv", ["benchmarks", "codecs", *words, "--out", str(out)])
     assert main() == 0
     rows = json.loads(out.read_text())["rows"]
-    own = {row["codec"] for row in rows}
-    assert {"fp32", "fp16", "bf16", "int8", "fp8", "int4"} <= own
-    assert len(rows) == len(own) * 2 * 4
+    own = {(row["features"], row["codec"]) for row in rows}
+    every = {"fp32", "fp16", "bf16", "int8", "fp8", "int4", "factor=4"}
+    assert all(every <= {codec for features, codec in own if features == name} for name, _ in own)
+    assert len(rows) == 4 * len(own)
     assert all(row["encode_gb_per_s"]["median"] > 0 for row in rows)
     assert {tuple(row["shape"]) for row in rows} == {(8, 16, 96), (8, *tiny_cache.columns[0].shape)}
     found = {(row["codec"], row["outliers"]): row for row in rows if row["features"] == "digits"}

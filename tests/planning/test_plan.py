@@ -25,7 +25,8 @@ def test_a_plan_of_data(tmp_path: Path) -> None:
     assert figures.pass_s >= (1 - 1e-12) / plan.views_per_s
     assert plan.verdict.text.startswith(("cache", "do not cache"))
     assert plan.memory_saved_bytes is None
-    assert [note.split()[0] for note in notes][-2:] == ["steps", "disk"]
+    assert [note.split()[0] for note in notes][-3:] == ["steps", "the", "disk"]
+    assert [form.name for form in plan.pixel_forms] == ["replay", "jpeg", "raw"]
     assert list(tmp_path.iterdir()) == []
     facts = load_json(dump_json(plan.facts()), where="facts")
     assert facts["size_bytes"] == plan.sizes.total

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kdcache.cache.codecs import CODECS
-from kdcache.cache.facts import ColumnFacts
+from kdcache.cache.facts import CodecChoice, ColumnFacts
 from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.job import Job
 from kdcache.cache.paths import CachePaths
@@ -36,7 +36,8 @@ def tokens(random: np.random.Generator) -> np.ndarray:
 def test_the_smallest_codec_within_the_limit_is_taken(tokens: np.ndarray, limit: float, expected: str) -> None:
     codec, choice = choose_codec(tokens, limit)
     assert codec.name == expected
-    assert [trial.codec for trial in choice.trials][:2] == ["int4", "int8"], "the smaller first, then the more exact"
+    whole = [trial.codec for trial in choice.trials if not trial.codec.startswith("factor")]
+    assert whole[:2] == ["int4", "int8"], "the smaller first, then the more exact"
     errors = {trial.codec: trial.error for trial in choice.trials}
     assert errors["fp32"] == 0
     assert errors[expected] <= 0.9 * limit
@@ -53,11 +54,19 @@ def test_beside_a_channel_that_is_huge_in_few_tokens_it_does_not_take_what_ruins
 
 
 def test_codecs_that_do_not_fit_are_left_out(tokens: np.ndarray) -> None:
-    assert {trial.codec for trial in choose_codec(tokens, 1.0)[1].trials} == set(auto_codec.CODECS) - {"topk"}
-    assert {trial.codec for trial in choose_codec(tokens[:, 0], 1.0)[1].trials} == set(auto_codec.CODECS) - {
-        "topk",
-        "int8c",
-    }
+    assert _names(choose_codec(tokens, 1.0)[1]) == set(auto_codec.CODECS) - {"topk", "sampled"}
+    assert _names(choose_codec(tokens[:, 0], 1.0)[1]) == set(auto_codec.CODECS) - {"topk", "sampled", "int8c", "factor"}
+
+
+def _names(choice: CodecChoice) -> set[str]:
+    return {trial.codec.partition("=")[0] for trial in choice.trials}
+
+
+def test_much_error_is_room_for_few_directions(tokens: np.ndarray, random: np.random.Generator) -> None:
+    low = (random.standard_normal((4, 64, 8)) @ random.standard_normal((4, 8, 96))).astype(np.float32) + tokens / 10
+    codec, choice = choose_codec(low, 0.3)
+    assert (codec.name, codec.params) == ("factor", {"rank": 12}), choice
+    assert choose_codec(tokens, 0.3)[0].name == "int4", "where all directions vary alike it does not pay"
 
 
 def test_values_beyond_fp16_are_kept_by_what_can_and_those_that_are_not_finite_are_left_to_the_writer(
@@ -65,7 +74,8 @@ def test_values_beyond_fp16_are_kept_by_what_can_and_those_that_are_not_finite_a
 ) -> None:
     codec, choice = choose_codec(tokens * 1e6, 0.001)
     assert codec.name == "fp32"
-    assert {trial.codec for trial in choice.trials if trial.error is None} == {"fp16", "int4", "int8c"}
+    out_of_range = {trial.codec.partition("=")[0] for trial in choice.trials if trial.error is None}
+    assert out_of_range == {"fp16", "int4", "int8c", "factor"}
     tokens[0, 0, 0] = np.nan
     codec, choice = choose_codec(tokens, 0.1)
     assert codec.name == "fp32"

@@ -1,16 +1,19 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from kdcache.cache import Cache
+from kdcache.cache.codecs import make_codec
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
 from kdcache.stream.targets import PackedTargets
 from kdcache.terms.base import Inputs, Site, TeacherNeed
 from kdcache.terms.logits import Logits
+from tests.cache.codecs.conformance import Case, packed_targets
 from tests.conftest import GROUP
 from tests.terms import support
 from tests.terms.support import draw
@@ -58,6 +61,22 @@ def test_top_k_is_a_lower_bound_of_the_dense_one(stored: dict[str, PackedTargets
         both.append(torch.cat([kept, 1 - kept.sum(1, keepdim=True)], 1).log())
     assert found == pytest.approx(divergence(both[0], both[1], 1.0), rel=1e-2)
     assert 0 < found < float(loss(Logits(), student, stored["fp16"]))
+
+
+def test_the_gradient_of_sampled_logits_is_the_dense_one_on_average() -> None:
+    """20,000 draws from one distribution; top-k, which knows nothing of its other classes, is the control."""
+    teacher, student = 2 * draw(1, 20), draw(1, 20).requires_grad_()
+    exact = (student.softmax(1) - teacher.softmax(1)).detach()
+    logits = (teacher + 1e-3 * torch.arange(20_000)[:, None]).numpy()
+    error: dict[str, Tensor] = {}
+    for name in ("sampled", "topk"):
+        codec = make_codec(name, {"k": 4})
+        targets = packed_targets(Case(codec, (20,), np.abs), codec.encode(logits))
+        value = loss(Logits(), student.expand(len(logits), 20), targets)
+        (gradient,) = torch.autograd.grad(value, student)
+        error[name] = (gradient - exact).abs().max()
+    assert error["sampled"] < 3e-3
+    assert error["topk"] > 5 * error["sampled"]
 
 
 @pytest.mark.parametrize("codec", ["fp16", "topk"])

@@ -26,6 +26,8 @@ class Codec(ABC):
             loss then gets decoded targets.
         for_logits: Whether it stores class logits (K,) rather than features, (N, C) tokens or a (C,) embedding;
             None for both.
+        auto_share: Part of the allowed error that it may lose on the first views to be chosen by ``auto``; other images
+            lose more, and the whole is held to the allowed error.
         device_form: How the teacher's device gives tokens the very bytes of `encode`: by converting them to the stored
             number, ``cast``, or to 8 bits with one scale a token, ``int8`` or ``fp8``; None where the writer encodes.
     """
@@ -33,6 +35,7 @@ class Codec(ABC):
     name: ClassVar[str]
     packed: ClassVar[PackedForm | None] = None
     for_logits: ClassVar[bool | None] = None
+    auto_share: ClassVar[float] = 0.9
     device_form: ClassVar[DeviceForm | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -56,6 +59,14 @@ class Codec(ABC):
         if argument is not None:
             raise ValueError(f"{cls.name} takes no parameter")
         return {}
+
+    @classmethod
+    def candidates(cls, shape: tuple[int, ...]) -> tuple[str, ...]:
+        """What the codec ``auto`` tries for values of this shape, as `parse_codec` takes it.
+
+        A codec that needs parameters names some, or nothing: by default it is not tried.
+        """
+        return (cls.name,)
 
     @property
     def params(self) -> dict[str, Any]:

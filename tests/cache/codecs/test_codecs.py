@@ -36,6 +36,13 @@ def _by_channel(values: np.ndarray) -> np.ndarray:
     return spread * (values.shape[1] ** 0.5 / 254 * 1.01) + 1e-5
 
 
+def _whole_record(values: np.ndarray) -> np.ndarray:
+    # Directions that are dropped, and what 4 bits leave of the others, are less than all that varies.
+    mean = values.mean(axis=1, keepdims=True)
+    energy = np.square(values - mean).sum(axis=(1, 2), keepdims=True)
+    return np.sqrt(energy) * np.ones_like(values) + np.abs(mean) * 2.0**-11 + 1e-5
+
+
 CASES = {
     "fp32": Case(make_codec("fp32"), (7, 5), np.zeros_like),
     "fp16": Case(make_codec("fp16"), (7, 5), _half),
@@ -50,6 +57,9 @@ CASES = {
     "int4 of groups": Case(make_codec("int4"), (7, 96), _rotated),
     "int4 with mean": Case(make_codec("int4"), (49, 70), _rotated),
     "int4 embedding": Case(make_codec("int4"), (33,), _rotated),
+    "factor": Case(make_codec("factor", {"rank": 4}), (7, 5), _whole_record),
+    "factor of few channels": Case(make_codec("factor", {"rank": 4}), (49, 4), _whole_record),
+    "factor of many tokens": Case(make_codec("factor", {"rank": 12}), (49, 70), _whole_record),
     "fp32 logits": Case(make_codec("fp32"), (9,), np.zeros_like),
     "fp16 logits": Case(make_codec("fp16"), (9,), _half),
     "topk of all": Case(make_codec("topk", {"k": 9}), (9,), _half),
@@ -57,6 +67,9 @@ CASES = {
     "topk of some": Case(
         make_codec("topk", {"k": 3}), (9,), lambda values: np.ptp(values, -1, keepdims=True) + _half(values)
     ),
+    # Logits of classes that are not drawn are -1e4; those that are, are logarithms of probabilities.
+    "sampled": Case(make_codec("sampled", {"k": 3}), (9,), lambda values: np.abs(values) + 1e4),
+    "sampled all": Case(make_codec("sampled", {"k": 9}), (9,), lambda values: np.abs(values) + 1e4),
 }
 
 
