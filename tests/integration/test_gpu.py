@@ -79,8 +79,8 @@ def test_packed_targets_decode_the_same_on_the_device(gpu_root: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda"])
 def test_codecs_decode_on_the_device_as_in_numpy(tmp_path: Path, device: str) -> None:
-    codecs = ("fp8", "int4", "int8c")
-    taps = tuple(f"blocks.-1/patch:{codec}" for codec in codecs)
+    codecs = ("fp8", "int4", "int8c", "factor=8")
+    taps = (*(f"blocks.-1/patch:{codec}" for codec in codecs), "head/logits:sampled=4")
     extract(tiny_extract(tmp_path / "c", device=device, precision="fp32", taps=taps, max_error=1.0))
     cache = open_cache(tmp_path / "c")
     for batch in CacheLoader(cache, cache.columns, StreamConfig(batch_size=10), device=device):
