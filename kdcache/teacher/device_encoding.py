@@ -110,6 +110,8 @@ class DeviceEncoder:
         if form == "cast":
             [field] = self._layout.fields
             return {field.name: values.to(field_dtype(field, packed))}
+        if form == "fields":
+            return self._codec.encode_fields(values, torch)
         assert form is not None and isinstance(packed, Packed) and packed.scale is not None, "8-bit values have a scale"
         stored, scale, *_ = quantize(values.contiguous(), codec=form)
         return {packed.values: stored, packed.scale: scale}

@@ -9,7 +9,7 @@ import numpy as np
 from kdcache.cache.codecs.packed import PackedForm, SparseLogits
 from kdcache.cache.record import Array, Fields, RecordLayout
 
-DeviceForm = Literal["cast", "int8", "fp8"]
+DeviceForm = Literal["cast", "int8", "fp8", "fields"]
 # Every codec that was defined, by name; a class statement is all it takes.
 CODECS: dict[str, type["Codec"]] = {}
 
@@ -29,7 +29,8 @@ class Codec(ABC):
         auto_share: Part of the allowed error that it may lose on the first views to be chosen by ``auto``; other images
             lose more, and the whole is held to the allowed error.
         device_form: How the teacher's device gives tokens the very bytes of `encode`: by converting them to the stored
-            number, ``cast``, or to 8 bits with one scale a token, ``int8`` or ``fp8``; None where the writer encodes.
+            number, ``cast``, to 8 bits with one scale a token, ``int8`` or ``fp8``, or by `encode_fields`, ``fields``;
+            None where the writer encodes.
     """
 
     name: ClassVar[str]
@@ -86,6 +87,17 @@ class Codec(ABC):
 
         The result may hold Inf where the values exceed the codec's range; the caller refuses those.
         """
+
+    def encode_fields(self, values: Any, xp: Any) -> dict[str, Any]:
+        """What `encode` gives, written once for numpy and torch, where `device_form` is ``fields``.
+
+        Steps that both round in one way; sums whose order differs are taken in float64 and rounded to far fewer digits.
+
+        Args:
+            values: (B, N, C) float32 of that library.
+            xp: The library, ``numpy`` or ``torch``.
+        """
+        raise NotImplementedError(f"codec {self.name} encodes with numpy alone")
 
     def widen(self, stored: Array) -> Array:
         """Stored numbers as float32, exactly; overridden where numpy has no name for them."""

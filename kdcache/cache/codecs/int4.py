@@ -32,6 +32,7 @@ class Int4(Codec):
 
     name = "int4"
     for_logits = False
+    device_form = "fields"
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
         groups = (*shape[:-1], _num_groups(shape[-1]))
@@ -39,19 +40,22 @@ class Int4(Codec):
         return RecordLayout.structured(parts | ({"mean": ("<f2", shape[-1:])} if _has_mean(shape) else {}))
 
     def encode(self, values: Array) -> dict[str, Array]:
-        values = values.astype(np.float32, copy=False)
-        mean: dict[str, Array] = {}
         # What exceeds float16 decodes to Inf or NaN: the writer refuses such a record.
         with np.errstate(over="ignore", invalid="ignore"):
-            if _has_mean(values.shape[1:]):
-                mean["mean"] = values.mean(axis=1, dtype=np.float64).astype("<f2")
-                values = values - mean["mean"].astype(np.float32)[:, None]
-            filling = [*[(0, 0)] * (values.ndim - 1), (0, -values.shape[-1] % _GROUP)]
-            groups = np.pad(values, filling).reshape(*values.shape[:-1], _num_groups(values.shape[-1]), _GROUP)
-            integers, scale = _quantized(groups.reshape(-1, _GROUP))
-        pairs = integers[:, 0::2] | (integers[:, 1::2] << 4)
-        shape = groups.shape[:-1]
-        return {"values": pairs.reshape(*shape, _GROUP // 2), "scale": scale.reshape(shape), **mean}
+            return self.encode_fields(values.astype(np.float32, copy=False), np)
+
+    def encode_fields(self, values: Any, xp: Any) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        if _has_mean(values.shape[1:]):
+            mean = xp.asarray(xp.mean(values, axis=1, dtype=xp.float64), dtype=xp.float32)
+            fields["mean"] = xp.asarray(mean, dtype=xp.float16)
+            values = values - xp.asarray(fields["mean"], dtype=xp.float32)[:, None]
+        groups = (*values.shape[:-1], _num_groups(values.shape[-1]))
+        if missing := -values.shape[-1] % _GROUP:
+            zeros = xp.broadcast_to(xp.zeros_like(values[..., :1]), (*values.shape[:-1], missing))
+            values = xp.concatenate([values, zeros], -1)
+        pairs, scale = _quantized(values.reshape(-1, _GROUP), xp)
+        return {"values": pairs.reshape(*groups, _GROUP // 2), "scale": scale.reshape(groups), **fields}
 
     def unpack(self, fields: Mapping[str, Any], shape: tuple[int, ...], xp: Any) -> Any:
         pairs, scale = fields["values"], fields["scale"]
@@ -82,35 +86,44 @@ def _num_groups(num_channels: int) -> int:
     return -(-num_channels // _GROUP)
 
 
-def _quantized(groups: Array) -> tuple[Array, Array]:
-    """Rotate groups (G, 32) and quantise them: integers from 0 to 15, (G, 32) uint8, and float16 scales (G,)."""
-    integers, scale = np.empty(groups.shape, np.uint8), np.empty(len(groups), "<f2")
+def _quantized(groups: Any, xp: Any) -> tuple[Any, Any]:
+    """Rotate groups (G, 32) and quantise them: integers from 0 to 15, two a byte, (G, 16), and float16 scales (G,)."""
+    if xp is not np:
+        return _nearest(groups, xp)
+    pairs, scale = np.empty((len(groups), _GROUP // 2), np.uint8), np.empty(len(groups), "<f2")
     # Blocks that stay in a core's own memory: twice as fast as all at once.
     for start in range(0, len(groups), _BLOCK):
         part = slice(start, start + _BLOCK)
-        integers[part], scale[part] = _nearest(_hadamard(groups[part], np) / np.float32(_GROUP))
-    return integers, scale
+        pairs[part], scale[part] = _nearest(groups[part], xp)
+    return pairs, scale
 
 
-def _nearest(groups: Array) -> tuple[Array, Array]:
-    """Integers (G, 32) from 0 to 15 and the float16 scales (G,) of least squared error."""
-    index = np.abs(groups).argmax(axis=-1)[:, None]
-    largest = np.take_along_axis(groups, index, axis=-1)
-    scale = (largest / np.float32(_LEVELS[0])).astype("<f2")
+def _nearest(groups: Any, xp: Any) -> tuple[Any, Any]:
+    """Integers of groups (G, 32), two a byte, and the float16 scales of least squared error."""
+    rotated = _hadamard(groups, xp) / _GROUP
+    highest, lowest = xp.amax(rotated, axis=-1)[:, None], xp.amin(rotated, axis=-1)[:, None]
+    largest = xp.where(highest >= -lowest, highest, lowest)
+    scale = xp.asarray(largest / _LEVELS[0], dtype=xp.float16)
     # NaN where it overflows: no error is below the one of NaN, and 0 * Inf would be a warning when decoding.
-    scale[~np.isfinite(scale)] = np.nan
-    integers, least = _at_scale(groups, scale)
+    scale = xp.where(xp.isfinite(scale), scale, xp.full_like(scale, np.nan))
+    integers, least = _at_scale(rotated, scale, xp)
     for level in _LEVELS[1:]:
-        other = (largest / np.float32(level)).astype("<f2")
-        found, error = _at_scale(groups, other)
+        other = xp.asarray(largest / level, dtype=xp.float16)
+        found, error = _at_scale(rotated, other, xp)
         better = error < least
-        integers, scale = np.where(better, found, integers), np.where(better, other, scale)
-        least = np.minimum(least, error)
-    return (integers - _LOWEST).astype(np.uint8), scale[:, 0]
+        integers, scale = xp.where(better, found, integers), xp.where(better, other, scale)
+        least = xp.where(better, error, least)
+    shifted = xp.asarray(xp.nan_to_num(integers, nan=0.0) - _LOWEST, dtype=xp.uint8)
+    return shifted[:, 0::2] | (shifted[:, 1::2] << 4), scale[:, 0]
 
 
-def _at_scale(groups: Array, scale: Array) -> tuple[Array, Array]:
+def _at_scale(groups: Any, scale: Any, xp: Any) -> tuple[Any, Any]:
     """The nearest integers (G, 32), as float32, and the squared error (G, 1) of these scales (G, 1)."""
-    step = scale.astype(np.float32)
-    integers = np.clip(np.rint(groups / np.where(step == 0, np.float32(1), step)), _LOWEST, _HIGHEST)
-    return integers, np.square(integers * step - groups).sum(axis=-1, keepdims=True)
+    step = xp.asarray(scale, dtype=xp.float32)
+    integers = xp.clip(xp.round(groups / xp.where(step == 0, xp.ones_like(step), step)), _LOWEST, _HIGHEST)
+    error = xp.square(integers * step - groups)
+    # Halves onto each other: one order of sums for every library and device.
+    while error.shape[-1] > 1:
+        half = error.shape[-1] // 2
+        error = error[:, :half] + error[:, half:]
+    return integers, error

@@ -29,6 +29,7 @@ class Int8C(Codec):
 
     name = "int8c"
     for_logits = False
+    device_form = "fields"
 
     def layout(self, shape: tuple[int, ...]) -> RecordLayout:
         if len(shape) != 2 or shape[0] < _FEWEST_TOKENS:
@@ -59,9 +60,23 @@ class Int8C(Codec):
         step = max(1, _BLOCK_VALUES // (num_tokens * num_channels))
         for start in range(0, num_records, step):
             part = slice(start, start + step)
-            for name, found in _encoded(values[part].astype(np.float32, copy=False)).items():
+            # What exceeds float16 decodes to Inf or NaN: the writer refuses such a record.
+            with np.errstate(over="ignore", invalid="ignore"):
+                encoded = self.encode_fields(values[part].astype(np.float32, copy=False), np)
+            for name, found in encoded.items():
                 fields[name][part] = found
         return fields
+
+    def encode_fields(self, values: Any, xp: Any) -> dict[str, Any]:
+        mean = _half(xp.mean(values, axis=1, dtype=xp.float64), xp)
+        spread = values - _single(mean, xp)[:, None]
+        energy = xp.mean(xp.square(xp.asarray(spread, dtype=xp.float64)), axis=1)
+        channel_scale = _half(xp.sqrt(energy), xp)
+        spread = spread / _divisor(channel_scale, xp)[:, None] * (channel_scale > 0)[:, None]
+        token_scale = _half(xp.amax(xp.abs(spread), axis=-1) / _LARGEST, xp)
+        steps = xp.clip(xp.round(spread / _divisor(token_scale, xp)[..., None]), -_LARGEST, _LARGEST)
+        integers = xp.asarray(xp.nan_to_num(steps, nan=0.0), dtype=xp.int8)
+        return {"values": integers, "token_scale": token_scale, "channel_scale": channel_scale, "mean": mean}
 
     def unpack(self, fields: Mapping[str, Any], shape: tuple[int, ...], xp: Any) -> Any:
         values, token_scale, channel_scale, mean = (
@@ -71,23 +86,15 @@ class Int8C(Codec):
         return values * token_scale[:, :, None] * channel_scale[:, None] + mean[:, None]
 
 
-def _encoded(values: Array) -> dict[str, Array]:
-    """The fields of records (B, N, C) of float32."""
-    # What exceeds float16 decodes to Inf or NaN: the writer refuses such a record.
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = values.mean(axis=1, dtype=np.float64).astype("<f2")
-        spread = values - mean.astype(np.float32)[:, None]
-        energy = np.einsum("btc,btc->bc", spread, spread, dtype=np.float64)
-        channel_scale = np.sqrt(energy / values.shape[1]).astype("<f2")
-        spread /= _divisor(channel_scale)[:, None]
-        spread *= (channel_scale > 0)[:, None]
-        token_scale = (np.abs(spread).max(axis=-1) / np.float32(_LARGEST)).astype("<f2")
-        spread /= _divisor(token_scale)[..., None]
-        np.clip(np.rint(spread, out=spread), -_LARGEST, _LARGEST, out=spread)
-        integers = np.nan_to_num(spread, copy=False, nan=0.0).astype(np.int8)
-    return {"values": integers, "token_scale": token_scale, "channel_scale": channel_scale, "mean": mean}
+def _half(values: Any, xp: Any) -> Any:
+    # By way of float32, as torch takes it from float64.
+    return xp.asarray(_single(values, xp), dtype=xp.float16)
 
 
-def _divisor(scale: Array) -> Array:
+def _single(values: Any, xp: Any) -> Any:
+    return xp.asarray(values, dtype=xp.float32)
+
+
+def _divisor(scale: Any, xp: Any) -> Any:
     """The scales as float32, 1 for those of 0, whose channels or tokens decode to the mean."""
-    return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
+    return xp.where(scale > 0, _single(scale, xp), xp.ones_like(_single(scale, xp)))

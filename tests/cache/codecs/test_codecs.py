@@ -82,6 +82,19 @@ class TestConformance(Conformance):
     """The codecs of the package."""
 
 
+@pytest.mark.parametrize("name", ["int4", "int8c"])
+def test_torch_encodes_the_same_bytes(random: np.random.Generator, name: str) -> None:
+    """Millions of values, huge channels, integers whose sums are exact, groups with ties."""
+    tokens = (random.standard_normal((8, 196, 384)) * np.geomspace(0.1, 10, 384)).astype(np.float32)
+    tokens[:4, :, 3] += 300
+    tokens[0] = random.integers(-3, 4, tokens.shape[1:])
+    tokens[1, :, 5:] = 0
+    codec = make_codec(name)
+    found = codec.encode_fields(torch.from_numpy(tokens), torch)
+    for field, values in codec.encode(tokens).items():
+        np.testing.assert_array_equal(found[field].numpy(), values)
+
+
 def test_every_codec_is_covered() -> None:
     own = {name for name, codec in CODECS.items() if codec.__module__.startswith("kdcache.")}
     assert {case.codec.name for case in CASES.values()} == own
