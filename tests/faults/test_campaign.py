@@ -23,4 +23,4 @@ def test_a_bad_outcome_is_reported() -> None:
     fine = Outcome(0, "cache", "x.tar", "bit flipped", ("detected",))
     bad = dataclasses.replace(fine, number=1, results=("UNDETECTED",))
     assert [outcome.is_bad for outcome in (fine, bad)] == [False, True]
-    assert [each["number"] for each in summary([fine, bad])["bad"]] == [1]  # type: ignore[index, attr-defined]
+    assert [each["number"] for each in summary([fine, bad])["bad"]] == [1]

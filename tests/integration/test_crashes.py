@@ -68,7 +68,7 @@ def killed_when(condition: object, words: list[str], path: Path) -> None:
         [sys.executable, "-m", "kdcache", *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not condition(path):  # type: ignore[operator]
+    while not condition(path):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
