@@ -77,3 +77,16 @@ def test_steps_of_the_workflow_name_extras_that_exist() -> None:
 def test_the_changelog_is_of_this_version() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased" or headings[0].startswith(kdcache.__version__)
+
+
+def test_a_folder_with_slow_tests_has_quick_ones_too() -> None:
+    slow, quick = set(), set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tree = ast.parse(path.read_text())
+        whole_file = "pytestmark = pytest.mark.slow" in map(ast.unparse, tree.body)
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                is_slow = whole_file or "pytest.mark.slow" in map(ast.unparse, node.decorator_list)
+                (slow if is_slow else quick).add(path.parent)
+    assert slow
+    assert slow <= quick
