@@ -66,7 +66,7 @@ setup(
         "h5py>=3.10",
         "jinja2>=3.1",
         "matplotlib>=3.8",
-        "msgspec>=0.18",
+        "msgspec>=0.18.5",
         "numpy>=1.26",
         "pillow>=10.3",
         "rich>=13.7",

@@ -23,6 +23,11 @@ from kdcache.teacher.worker import Progress
 from tests.conftest import TEACHER, TEACHER_KWARGS, file_hashes, tiny_add, tiny_extract
 from tests.teacher.ray.faulty_actor import FOLDER, FaultyActor, FaultyReader
 
+# Ray 2.44 leaves its log open, and its server to the end of the process.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file .*/ray/session_:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+]
 ROOT = Path(__file__).parents[3]
 Fault = Callable[[str, str], None]
 
