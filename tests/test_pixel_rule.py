@@ -28,7 +28,7 @@ def test_the_usual_rule_is_timms() -> None:
 )
 def test_others_are_refused(exif: str, alpha: str) -> None:
     with pytest.raises(ValueError, match=r"exif must be one of|alpha must be a colour"):
-        PixelRule(exif, alpha)  # pyright: ignore[reportArgumentType]
+        PixelRule(exif, alpha)
 
 
 def photos(root: Path) -> Path:

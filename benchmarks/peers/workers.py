@@ -31,5 +31,5 @@ def end_workers(loader: "DataLoader[Any]") -> None:
     """Stop the persistent workers of a loader and wait for them."""
     iterator: Iterator[Any] | None = getattr(loader, "_iterator", None)
     if iterator is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]
+        iterator._shutdown_workers()
         loader._iterator = None

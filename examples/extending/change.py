@@ -44,7 +44,7 @@ CHANGES["registers"] = (f"{__name__}:Registers", "register tokens beside the cla
 def main(cache_folder: str, run: str, student: str = "deit_tiny_patch16_224", **settings: object) -> None:
     """Train with plain feature distillation, then build the student again from what was saved."""
     method = replace(feature(), change=Registers(number=2))
-    config = kdcache.RunConfig(student=student, method=method, **settings)  # type: ignore[arg-type]
+    config = kdcache.RunConfig(student=student, method=method, **settings)
     kdcache.train(Path(cache_folder), Path(run), config)
     saved, *_ = load_student(Path(run))
     print(f"{run}: {saved.model.num_prefix_tokens} prefix tokens")

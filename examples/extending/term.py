@@ -48,7 +48,7 @@ TERMS["attention"] = (f"{__name__}:Attention", "where an image's tokens are larg
 def main(cache_folder: str, run: str, student: str = "deit_tiny_patch16_224", **settings: object) -> None:
     """Train with labels, logits and the new term."""
     method = Method(name="attention-transfer", terms=(*label_terms(0.9, 1.0, 0.1), Attention(weight=10.0)))
-    config = kdcache.RunConfig(student=student, method=method, log_every=1, **settings)  # type: ignore[arg-type]
+    config = kdcache.RunConfig(student=student, method=method, log_every=1, **settings)
     summary = kdcache.train(Path(cache_folder), Path(run), config)
     print(f"{run}: {summary['steps']} steps, loss by term", {each["label"]: each["loss"] for each in summary["terms"]})
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from kdcache.analysis.result import Depth, Dynamics

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator  # pyright: ignore[reportMissingTypeStubs]
-from scipy.optimize import brentq  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import brentq
 
 from kdcache.analysis.result import EffectiveRank
 from kdcache.cache.record import Array

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-import h5py as typeless_h5py  # pyright: ignore[reportMissingTypeStubs]
+import h5py as typeless_h5py
 import msgspec
 
 from kdcache.analysis.result import FORMAT, Analysis, Curves

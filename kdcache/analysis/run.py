@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import h5py as typeless_h5py  # pyright: ignore[reportMissingTypeStubs]
+import h5py as typeless_h5py
 import numpy as np
-import scipy  # pyright: ignore[reportMissingTypeStubs]
+import scipy
 import timm
 import torch
 from torch import Tensor

@@ -169,7 +169,7 @@ def _refuse_ignored(preset: "Callable[..., Method]", given: dict[str, Any], meth
 
 def _fields(change: "Change") -> set[str]:
     """Names of a change's settings; a method's settings of these names are those of its change."""
-    return {field.name for field in fields(change)}  # pyright: ignore[reportArgumentType]
+    return {field.name for field in fields(change)}
 
 
 def _term(text: str, method: "Method") -> "Term":
@@ -179,6 +179,6 @@ def _term(text: str, method: "Method") -> "Term":
     given = keywords(kind, values, f"--term {text}")
     own = [term for term in method.terms if term.name == name]
     try:
-        return replace(own[0], **given) if len(own) == 1 else kind(**given)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return replace(own[0], **given) if len(own) == 1 else kind(**given)
     except ValueError as error:
         raise UsageError(f"--term {text}: {error}") from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py as typeless_h5py  # pyright: ignore[reportMissingTypeStubs]
+import h5py as typeless_h5py
 import numpy as np
 
 from kdcache.cache.base import BaseManifest

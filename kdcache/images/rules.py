@@ -60,4 +60,4 @@ def recorded_rules(recorded: Mapping[str, str]) -> SourceRules:
         recorded: As in the cache's source facts.
     """
     known = {name: value for name, value in recorded.items() if name in _OF_KEYS}
-    return replace(SourceRules(label_member=NO_LABELS), **known)  # pyright: ignore[reportArgumentType]
+    return replace(SourceRules(label_member=NO_LABELS), **known)

@@ -218,7 +218,7 @@ def _conv(in_width: int, width: int, *, stride: int = 1) -> nn.Conv2d:
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(
-        MultiDepthNet,  # pyright: ignore[reportArgumentType]
+        MultiDepthNet,
         name,
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},

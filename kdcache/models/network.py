@@ -15,7 +15,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def _eager(function: _Function) -> _Function:
     """Keep torch.compile out of a function whose hooks come and go with each call."""
-    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType, reportArgumentType, reportCallIssue]
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType]
 
 
 @final
@@ -105,7 +105,7 @@ class Network:
         block = self.blocks[number]
         if getattr(self._model, "grad_checkpointing", False) and torch.is_grad_enabled():
             # Reentrant checkpointing gives no gradient at all for an input that has none.
-            return checkpoint(block, tokens, use_reentrant=False)  # pyright: ignore[reportReturnType]
+            return checkpoint(block, tokens, use_reentrant=False)
         return block(tokens)
 
     def embedding_shape(self, image_size: int) -> tuple[int, int]:

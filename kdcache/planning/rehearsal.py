@@ -101,7 +101,7 @@ def rehearsal_pass(config: ExtractConfig, out: Path, count: int) -> Rehearsal:
         per_class_seed=None,
         shard_samples=max(config.shard_samples, count),
         teacher_weights="random",
-        **_LENIENT,  # pyright: ignore[reportArgumentType]
+        **_LENIENT,
     )
     report = extract(small, env=WorkerEnv(0, 1, 0, f"plan-{uuid.uuid4().hex}"))
     files = (path for path in out.rglob("*") if path.is_file() and JOB not in path.relative_to(out).parts)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import studentized_range  # pyright: ignore[reportMissingTypeStubs]
+from scipy.stats import studentized_range
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:

@@ -63,7 +63,7 @@ def depth_colours(count: int) -> list[tuple[float, float, float]]:
     return [
         tuple(((1 - share) * a**2.2 + share * b**2.2) ** (1 / 2.2) for a, b in zip(first, last, strict=True))
         for share in mixed
-    ]  # pyright: ignore[reportReturnType]
+    ]
 
 
 def reference_line(axes: Axes, x: Sequence[float], y: Sequence[float], label: str) -> None:

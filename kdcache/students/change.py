@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self, final, get_args
+from typing import Any, Literal, NamedTuple, final, get_args
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from kdcache.errors import ModelError
 from kdcache.ops import LiftedTokens

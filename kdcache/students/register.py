@@ -74,7 +74,7 @@ def _entrypoint(change: str, line: str) -> Callable[..., nn.Module]:
 
     entrypoint.__name__ = _timm_name(change)
     # What `kdcache.models.arguments` lets through.
-    entrypoint.__signature__ = inspect.signature(_changed)  # pyright: ignore[reportFunctionMemberAccess]
+    entrypoint.__signature__ = inspect.signature(_changed)
     entrypoint.__doc__ = f"A timm model changed: {line}."
     return entrypoint
 

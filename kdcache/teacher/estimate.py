@@ -68,7 +68,7 @@ def estimate_pass(config: ExtractConfig, plan: SourcePlan, env: WorkerEnv) -> Pa
     free = shutil.disk_usage(_existing(paths.root)).free
     try:
         model = _EmptyTeacher(config, choose_device(config.device, env))
-        columns = plan_columns(config, model)  # type: ignore[arg-type]
+        columns = plan_columns(config, model)  # pyright: ignore[reportArgumentType]
         seconds = model.seconds_per_view(config.batch_size) * num_views / env.world_size if numbers else 0.0
     except Exception as error:
         # An estimate stops no pass: whatever is wrong is refused in its own words when the teacher is built.

@@ -133,7 +133,7 @@ def _read(path: Path, digest: str) -> Features | None:
     if not path.is_file():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as file:  # pyright: ignore[reportPrivateImportUsage]
+        with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             values, labels = file.get_tensor("values"), file.get_tensor("labels")
     except Exception:  # damage shows in many ways; whatever it is, the features are computed again

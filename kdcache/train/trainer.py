@@ -98,7 +98,7 @@ class Trainer:
     @property
     def averaged_student(self) -> Student | None:
         """The student with averaged weights, if the run keeps them; under FSDP this rank's part of them."""
-        return self._ema.module if self._ema is not None else None  # pyright: ignore[reportReturnType]
+        return self._ema.module if self._ema is not None else None
 
     def weights(self) -> Mapping[str, Tensor]:
         """The state of the student's model, whole on the main rank; all ranks call this."""

@@ -3,10 +3,10 @@ from kdcache.analysis.tokens import LayerFacts, TokenSource
 
 def test_a_source_stores_nothing_unless_it_says_so() -> None:
     class Nothing(TokenSource):
-        def batches(self):  # type: ignore[no-untyped-def]
+        def batches(self):
             return iter(())
 
-        def pictures(self, count: int):  # type: ignore[no-untyped-def]
+        def pictures(self, count: int):
             raise NotImplementedError
 
     assert Nothing().stored() is None

@@ -30,9 +30,9 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = Teacher.outputs
 
     def counted(self: Teacher, pixels: object) -> object:
-        if pixels.any():  # type: ignore[attr-defined]
-            sizes.append(len(pixels))  # type: ignore[arg-type]
-        return original(self, pixels)  # type: ignore[arg-type]
+        if pixels.any():
+            sizes.append(len(pixels))
+        return original(self, pixels)
 
     monkeypatch.setattr(Teacher, "outputs", counted)
     return sizes

@@ -37,7 +37,7 @@ def test_the_strided_view_equals_tar_and_numpy(shard: tuple[StridedShard, dict[s
     with tarfile.open(strided.path) as tar:
         assert tar.getnames() == [*NAMES, META_MEMBER]
         for number, name in enumerate(NAMES):
-            record = np.load(io.BytesIO(tar.extractfile(name).read()), allow_pickle=False)  # pyright: ignore
+            record = np.load(io.BytesIO(tar.extractfile(name).read()), allow_pickle=False)
             np.testing.assert_array_equal(record["values"], fields["values"][number])
             np.testing.assert_array_equal(record["scale"], fields["scale"][number])
 

@@ -23,7 +23,7 @@ def test_python_and_gnu_tar_read_it(tmp_path: Path) -> None:
     path = tmp_path / "shard.tar"
     make_tar(path, MEMBERS)
     with tarfile.open(path, "r:") as tar:
-        assert {member.name: tar.extractfile(member).read() for member in tar} == MEMBERS  # pyright: ignore
+        assert {member.name: tar.extractfile(member).read() for member in tar} == MEMBERS
         assert {(member.mode, member.mtime, member.uid) for member in tar.getmembers()} == {(0o444, 0, 0)}
     listed = subprocess.run(["tar", "tf", path], capture_output=True, text=True, check=True)
     assert listed.stdout.split() == list(MEMBERS)

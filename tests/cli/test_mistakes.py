@@ -67,7 +67,7 @@ def mistakes(verb: str) -> list[tuple[str, str]]:
     for action in parser._actions:
         if not action.option_strings or action.nargs == 0:
             continue
-        values = {int: NUMBERS, float: FRACTIONS}.get(action.type, TEXTS)  # type: ignore[call-overload]
+        values = {int: NUMBERS, float: FRACTIONS}.get(action.type, TEXTS)
         found += [(action.option_strings[0], value) for value in (["nonsense", ""] if action.choices else values)]
     return found
 

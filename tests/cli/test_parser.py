@@ -34,7 +34,7 @@ def test_no_flag_loses_its_first_value(verb: str, flag: str, capsys: pytest.Capt
     if action.nargs == 0:
         return
     kind = action.type if action.type in WORDS else None
-    first, second = map(str, list(action.choices or ())[:2] or WORDS[kind])  # type: ignore[index]
+    first, second = map(str, list(action.choices or ())[:2] or WORDS[kind])
     if kind is None and not action.choices:
         # A file to write has an ending.
         first, second = (text + Path(str(action.metavar)).suffix for text in (first, second))

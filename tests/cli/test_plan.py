@@ -20,7 +20,7 @@ WORDS = [
 
 def parsed(module: object, words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)  # type: ignore[attr-defined]
+    module.add_arguments(parser)
     return parser.parse_args(words)
 
 

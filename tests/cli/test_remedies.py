@@ -37,7 +37,7 @@ def uses(source: str) -> Iterator[tuple[str, set[str]]]:
             for name in remedies_in(given["remedy"]):
                 yield name, {str(field) for field in given} - {"remedy"}
             given["remedy"] = ast.Constant(None)
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "remedy"]  # type: ignore[attr-defined]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "remedy"]
     for name in remedies_in(tree):
         yield name, OF_A_FAULT
 

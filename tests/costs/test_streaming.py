@@ -43,7 +43,7 @@ def test_a_slow_step_never_waits_and_a_fast_one_does(tiny_cache: Cache, monkeypa
 
 @pytest.mark.parametrize("images", ["none", "encoded"])
 def test_streams_without_pixels(tiny_cache: Cache, images: str) -> None:
-    config = replace(CONFIG, images=images)  # type: ignore[arg-type]
+    config = replace(CONFIG, images=images)
     result = bench_stream(tiny_cache, tiny_cache.columns[:1], config, seconds=0.05, step_ms=1)
     assert result["images"] == images
 

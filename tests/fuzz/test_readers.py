@@ -60,13 +60,16 @@ def test_whole_files_are_read(known: dict[str, Reader], tmp_path: Path, name: st
         reader.read(tmp_path / reader.name)
 
 
+@pytest.mark.parametrize("num_changes", [10, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
-def test_changed_files_are_refused_or_read(known: dict[str, Reader], tmp_path: Path, name: str) -> None:
+def test_changed_files_are_refused_or_read(
+    known: dict[str, Reader], tmp_path: Path, name: str, num_changes: int
+) -> None:
     reader, folder = known[name], tmp_path / "changed"
     given_number = os.environ.get(EXAMPLES)
 
     @settings(
-        max_examples=int(given_number or 40),
+        max_examples=int(given_number or num_changes),
         derandomize=given_number is None,
         database=None,
         deadline=None,

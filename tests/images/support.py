@@ -12,7 +12,7 @@ from PIL import Image
 def write_tar(path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, bytes]], mode: str = "w") -> Path:
     """A tar of some members; pairs may repeat a name."""
     pairs = members.items() if isinstance(members, Mapping) else members
-    with tarfile.open(path, mode) as tar:  # pyright: ignore[reportCallIssue, reportArgumentType]
+    with tarfile.open(path, mode) as tar:
         for name, data in pairs:
             info = tarfile.TarInfo(name)
             info.size = len(data)

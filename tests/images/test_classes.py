@@ -38,7 +38,7 @@ def test_code_points_can_be_asked_for() -> None:
     assert ClassRule(order="sorted").class_names(names, where="d") == ["10", "9", "B", "a"]
     assert ClassRule().class_names(names, where="d") == ["9", "10", "a", "B"]
     with pytest.raises(ValueError, match="one of natural, sorted, got 'random'"):
-        ClassRule(order="random")  # type: ignore[arg-type]
+        ClassRule(order="random")
 
 
 def test_a_class_map_gives_the_indices_of_another_data_set(photos: Path, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import io
 import lzma
 import pickle
 import sqlite3
+import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -48,9 +50,11 @@ def hdf5_bytes() -> bytes:
 
 
 def sqlite_bytes() -> bytes:
-    connection = sqlite3.connect(":memory:")
-    connection.execute("create table images (a)")
-    return connection.serialize()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "d.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("create table images (a)")
+        return path.read_bytes()
 
 
 @pytest.mark.parametrize(

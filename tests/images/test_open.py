@@ -82,7 +82,7 @@ def test_sources_survive_pickling(photos: Path, tmp_path: Path) -> None:
 
 
 def test_real_cifar_test_shard(shared_data: object) -> None:
-    path = shared_data("cifar10/test-000.tar.gz")  # type: ignore[operator]
+    path = shared_data("cifar10/test-000.tar.gz")
     source = open_source(str(path))
     assert len(source.images) == 10_000
     assert source.num_classes == 10

@@ -18,4 +18,4 @@ def test_a_cache_remembers_what_its_keys_depend_on() -> None:
 )
 def test_what_is_no_rule_is_refused(values: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
-        SourceRules(**values)  # type: ignore[arg-type]
+        SourceRules(**values)

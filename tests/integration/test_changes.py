@@ -91,7 +91,7 @@ def test_frozen_weights_do_not_move(run_of: Any, tiny_root: Path, tmp_path: Path
     student, *_ = load_student(tmp_path / "run")
     full = timm.create_model(TEACHER, **TEACHER_KWARGS)
     load_weights(full, tmp_path / "teacher.safetensors")
-    block: Any = student.network.blocks[0]  # type: ignore[index]
+    block: Any = student.network.blocks[0]
     torch.testing.assert_close(block.attn.qkv.linear.weight, full.blocks[0].attn.qkv.weight, rtol=0, atol=0)
     torch.testing.assert_close(block.norm1.weight, full.blocks[0].norm1.weight, rtol=0, atol=0)
     assert bool(block.attn.qkv.up.abs().sum() > 0)

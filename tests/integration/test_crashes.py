@@ -23,6 +23,7 @@ from tests.train.support import losses
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_of_writing_a_cache(groups_root: Path, tmp_path: Path) -> None:
     """Of a pass that writes a base, a teacher's group and raw pixels, then of one that adds a group."""
     cache = open_cache(groups_root)
@@ -44,6 +45,7 @@ def test_killed_at_every_step_of_writing_a_cache(groups_root: Path, tmp_path: Pa
     assert found["kills"][1] > 40
 
 
+@pytest.mark.slow
 def test_an_add_killed_at_ten_random_moments(tiny_root: Path, tmp_path: Path) -> None:
     """The base and the other group keep their hashes; a rerun gives those of an uninterrupted run."""
     kwargs = [f"{name}={value}" for name, value in SECOND_KWARGS.items()]
@@ -68,7 +70,7 @@ def killed_when(condition: object, words: list[str], path: Path) -> None:
         [sys.executable, "-m", "kdcache", *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not condition(path):  # type: ignore[operator]
+    while not condition(path):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -102,7 +104,7 @@ def test_an_extraction_killed_in_the_middle_continues_to_the_same_hashes(tmp_pat
     assert open_cache(tmp_path / "cut").digest == open_cache(tmp_path / "whole").digest
 
 
-@pytest.mark.parametrize("every_steps", ["none", "3"])
+@pytest.mark.parametrize("every_steps", [pytest.param("none", marks=pytest.mark.slow), "3"])
 def test_training_killed_in_the_middle_of_an_epoch_continues_to_the_same_losses(
     tiny_root: Path, tmp_path: Path, every_steps: str
 ) -> None:

@@ -132,7 +132,7 @@ def test_the_integers_decide_the_pixels(deit_root: Path) -> None:
     facts = open_cache(deit_root).manifest.fingerprint.views
     changed: set[str] = set()
     with tarfile.open(next(iter(sorted((deit_root / "samples").glob("*.tar"))))) as tar:
-        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        members = {member.name: tar.extractfile(member).read() for member in tar}
     for name, data in members.items():
         if not name.endswith(".json"):
             continue

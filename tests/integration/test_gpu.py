@@ -99,7 +99,7 @@ def test_batches_on_the_device_are_those_in_memory(gpu_root: Path, images: str) 
     """Copied on a stream of their own while slow work is queued on the other: no slot is overwritten too early."""
     cache = open_cache(gpu_root)
     columns = cache.columns
-    config = StreamConfig(batch_size=4, images=images, check_pixels=1.0)  # type: ignore[arg-type]
+    config = StreamConfig(batch_size=4, images=images, check_pixels=1.0)
     here, there = (CacheLoader(cache, columns, config, device=device) for device in ("cpu", "cuda"))
     for _ in range(3):
         found = []

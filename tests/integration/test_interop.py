@@ -86,7 +86,7 @@ def test_a_batch_of_the_stream_equals_records_read_that_way(tiny_root: Path, tin
         for path in (tiny_root / GROUP / name).glob("*.tar"):
             with tarfile.open(path) as tar:
                 for member in (each for each in tar if each.name.endswith(".npy")):
-                    data = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    data = tar.extractfile(member).read()
                     records[name, member.name] = np.load(io.BytesIO(data), allow_pickle=False)
     for batch in CacheLoader(tiny_cache, columns, StreamConfig(batch_size=10)):
         for row, (sample, view) in enumerate(zip(batch.samples.tolist(), batch.views.tolist(), strict=True)):

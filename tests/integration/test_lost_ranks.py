@@ -46,8 +46,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize(
     ("end", "parallel"),
-    [(signal.SIGSTOP, "ddp"), (signal.SIGKILL, "ddp"), (signal.SIGKILL, "fsdp")],
-    ids=["stopped", "killed", "killed, divided weights"],
+    [
+        pytest.param(signal.SIGSTOP, "ddp", id="stopped", marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "ddp", id="killed"),
+        pytest.param(signal.SIGKILL, "fsdp", id="killed, divided weights", marks=pytest.mark.slow),
+    ],
 )
 def test_a_rank_that_stops_or_dies_ends_the_other(
     end: signal.Signals, parallel: str, tiny_root: Path, tmp_path: Path
@@ -91,6 +94,7 @@ def rank_process(rank: int, parent: int) -> int:
     raise AssertionError(f"no rank {rank} below {parent}")
 
 
+@pytest.mark.slow
 def test_torchrun_starts_all_ranks_again_and_the_run_goes_on(tiny_root: Path, tmp_path: Path) -> None:
     more = ["--epochs", "8", "--set", "log_every=1", "--set", "checkpoint.every_steps=4", "--set", "parallel=fsdp"]
     assert main(train_words(tiny_root, tmp_path / "whole", *more)) == 0

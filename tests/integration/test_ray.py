@@ -15,6 +15,7 @@ from tests.cli.support import extract_words
 from tests.integration.test_object_storage import as_on_disk
 
 pytest.importorskip("ray", reason="Ray is not installed")
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 # Of starting and ending a cluster on a machine that others use.
 LIMIT_S = 300

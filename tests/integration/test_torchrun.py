@@ -97,6 +97,7 @@ def test_divided_weights_make_the_run_of_one_process(whole: dict[str, Path]) -> 
     assert_same_run(whole["fsdp"], whole["one"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("begun", "resumed"), [("fsdp", "one"), ("one", "fsdp"), ("fsdp", "ddp")])
 def test_a_run_resumes_on_other_ranks(
     whole: dict[str, Path], tiny_root: Path, tmp_path: Path, begun: str, resumed: str

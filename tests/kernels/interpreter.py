@@ -22,7 +22,7 @@ def repair() -> None:
     builder.create_dot = _repaired_dot(builder.create_dot)
     builder.binary_op = _repaired_binary(builder.binary_op)
     builder.create_fma = _fused
-    interpreter._patch_lang_tensor = _repaired_patch(interpreter._patch_lang_tensor)  # pyright: ignore
+    interpreter._patch_lang_tensor = _repaired_patch(interpreter._patch_lang_tensor)
     builder.knows_bfloat16 = True
 
 

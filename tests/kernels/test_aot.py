@@ -57,7 +57,7 @@ REGISTER_OPERAND = "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%f1,%
 
 def resources(**changes: object) -> Resources:
     plain = {"registers": 64, "spill_bytes": 0, "stack_bytes": 0, "shared_bytes": 0, "shared_limit_bytes": 1024}
-    return Resources(**{**plain, **changes})  # pyright: ignore
+    return Resources(**{**plain, **changes})
 
 
 def test_every_number_of_an_nvidia_kernel_is_found() -> None:

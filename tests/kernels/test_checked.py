@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "helper.py").write_text(HELPER)
     monkeypatch.setattr(checked, "_DEVICE", tmp_path)
     checked._functions.cache_clear()
-    yield tmp_path  # type: ignore[misc]
+    yield tmp_path
     checked._functions.cache_clear()
 
 

@@ -38,7 +38,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnGpu:
     dispatch._chosen.cache_clear()
     dispatch._is_checked.cache_clear()
     dispatch._warn_once.cache_clear()
-    yield OnGpu()  # type: ignore[misc]
+    yield OnGpu()
     dispatch._read_document.cache_clear()
     dispatch._chosen.cache_clear()
     dispatch._is_checked.cache_clear()
@@ -46,14 +46,14 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnGpu:
 
 
 def test_a_gpu_with_entries_runs_triton(hopper: OnGpu) -> None:
-    chosen = choose(["sums", "ds"], hopper, 192)  # type: ignore[arg-type]
+    chosen = choose(["sums", "ds"], hopper, 192)
     assert (chosen.form, chosen.configs) == ("triton", {"sums": {"tile": 64}, "ds": {"tile": 8}})
 
 
 def test_an_unknown_width_runs_torch_and_warns_once(hopper: OnGpu, recwarn: pytest.WarningsRecorder) -> None:
     with pytest.warns(UserWarning, match="no sums for width 100"):
-        assert choose(["sums"], hopper, 100).form == "torch"  # type: ignore[arg-type]
-    assert choose(["sums"], hopper, 100).form == "torch"  # type: ignore[arg-type]
+        assert choose(["sums"], hopper, 100).form == "torch"
+    assert choose(["sums"], hopper, 100).form == "torch"
 
 
 def test_a_kernel_that_changed_since_its_check_waits_to_be_asked_for(
@@ -64,24 +64,24 @@ def test_a_kernel_that_changed_since_its_check_waits_to_be_asked_for(
     document["kernels"]["sums"]["192"]["tile"] = 128
     file.write_text(json.dumps(document))
     with pytest.warns(UserWarning, match=r"sums was not checked on sm_90 as it is now \(KD_KERNELS=triton uses it"):
-        assert choose(["sums"], hopper, 192).form == "torch"  # type: ignore[arg-type]
-    assert choose(["ds"], hopper, 192).form == "triton"  # type: ignore[arg-type]
+        assert choose(["sums"], hopper, 192).form == "torch"
+    assert choose(["ds"], hopper, 192).form == "triton"
     monkeypatch.setenv("KD_KERNELS", "triton")
-    assert choose(["sums"], hopper, 192).configs == {"sums": {"tile": 128}}  # type: ignore[arg-type]
+    assert choose(["sums"], hopper, 192).configs == {"sums": {"tile": 128}}
 
 
 def test_where_library_products_were_faster_they_run(hopper: OnGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = choose(["sums"], hopper, 384)  # type: ignore[arg-type]
+    chosen = choose(["sums"], hopper, 384)
     assert chosen.form == "torch"
     assert "faster" in chosen.reason
     monkeypatch.setenv("KD_KERNELS", "triton")
-    assert choose(["sums"], hopper, 384).configs == {"sums": {"tile": 1}}  # type: ignore[arg-type]
+    assert choose(["sums"], hopper, 384).configs == {"sums": {"tile": 1}}
 
 
 def test_insisting_on_triton_fails_where_it_cannot_be_had(hopper: OnGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KD_KERNELS", "triton")
     with pytest.raises(RuntimeError, match="no sums for width 100; make an entry"):
-        choose(["sums"], hopper, 100)  # type: ignore[arg-type]
+        choose(["sums"], hopper, 100)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(RuntimeError, match="tensors on cpu have no Triton"):
         choose(["sums"], CPU, 192)

@@ -10,7 +10,7 @@ from tests.kernels.problems import make
 
 def module(**options: object) -> FeatureLoss:
     torch.manual_seed(0)
-    return FeatureLoss(12, 24, **options)  # type: ignore[arg-type]
+    return FeatureLoss(12, 24, **options)
 
 
 @pytest.mark.parametrize("loss", ["mse", "smooth_l1", "cosine"])

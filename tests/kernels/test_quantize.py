@@ -104,7 +104,7 @@ def test_sums_are_as_exact_as_torch(shape: tuple[int, ...], dtype: torch.dtype, 
 @pytest.mark.parametrize("codec", ["int8", "fp8"])
 def test_what_is_decoded_is_near(codec: str, device: str) -> None:
     tokens = some_tokens((64, 96), torch.float32, device)
-    values, scale, _, _ = quantize(tokens, codec=codec)  # pyright: ignore
+    values, scale, _, _ = quantize(tokens, codec=codec)
     error = (dequantize(values, scale) - tokens).abs().amax(-1)
     largest = tokens.abs().amax(-1)
     # Half a step of int8; e4m3's widest step, 32 of 448, is between 256 and 448.
@@ -117,7 +117,7 @@ def test_a_scale_tells_of_nan_and_infinity(codec: str, device: str) -> None:
     tokens[5, 3] = float("nan")
     tokens[6, 39] = float("inf")
     tokens[7, 0] = -float("inf")
-    _, scale, _, _ = quantize(tokens, codec=codec)  # pyright: ignore
+    _, scale, _, _ = quantize(tokens, codec=codec)
     bad = ~torch.isfinite(scale).cpu()
     assert bad.nonzero().flatten().tolist() == [5, 6, 7]
 
@@ -126,8 +126,8 @@ def test_a_scale_tells_of_nan_and_infinity(codec: str, device: str) -> None:
 def test_views_are_read_in_place(codec: str, device: str) -> None:
     everything = some_tokens((3, 9, 48), torch.float32, device)
     for view in (everything[:, 2:], everything[:, :, 8:40], everything[:, 1:8:3], everything[:, 0]):
-        expected = quantize(view.contiguous(), codec=codec)  # pyright: ignore
-        found = quantize(view, codec=codec)  # pyright: ignore
+        expected = quantize(view.contiguous(), codec=codec)
+        found = quantize(view, codec=codec)
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.shape == theirs.shape
             torch.testing.assert_close(ours.float(), theirs.float(), rtol=0, atol=0)
@@ -138,8 +138,8 @@ def test_library_contract(codec: str, device: str) -> None:
     tokens = some_tokens((3, 5, 16), torch.float32, device)
     torch.library.opcheck(_quantize, (tokens, codec))
     torch.library.opcheck(_quantize, (tokens[:, 1:, 4:], codec))
-    compiled = torch.compile(lambda each: quantize(each, codec=codec), fullgraph=True, backend="aot_eager")  # pyright: ignore
-    for ours, theirs in zip(compiled(tokens), quantize(tokens, codec=codec), strict=True):  # pyright: ignore
+    compiled = torch.compile(lambda each: quantize(each, codec=codec), fullgraph=True, backend="aot_eager")
+    for ours, theirs in zip(compiled(tokens), quantize(tokens, codec=codec), strict=True):
         torch.testing.assert_close(ours.float(), theirs.float(), rtol=0, atol=0)
 
 
@@ -157,7 +157,7 @@ def test_library_contract(codec: str, device: str) -> None:
 )
 def test_other_input_is_refused(tokens: Tensor, codec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        quantize(tokens, codec=codec)  # pyright: ignore
+        quantize(tokens, codec=codec)
 
 
 def test_rows_too_wide_for_a_program_run_in_torch(triton_form: str) -> None:

@@ -22,7 +22,7 @@ def maps(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, *, seed: in
 def both(loss: object, student: Tensor, teacher: Tensor, upstream: float = 3.0) -> tuple[Tensor, Tensor]:
     """A loss and its gradient under an upstream gradient, float64 on the CPU."""
     student = student.detach().requires_grad_()
-    value = loss(student, teacher)  # type: ignore[operator]
+    value = loss(student, teacher)
     (value * upstream).backward()
     assert student.grad is not None and student.grad.dtype == student.dtype
     return value.detach().double().cpu(), student.grad.double().cpu()

@@ -16,7 +16,7 @@ def test_labels_logits_and_spectra() -> None:
 def test_settings_reach_the_terms() -> None:
     taps = ("blocks.0/patch", "blocks.-1/patch")
     method = spectral(feature_weight=0.05, teacher=taps, student_block=(0, -1), temperature=2.0)
-    assert method.terms[1].temperature == 2.0  # type: ignore[attr-defined]
+    assert method.terms[1].temperature == 2.0
     assert method.terms[2] == Spectral(weight=0.05, teacher=taps, student_block=(0, -1))
 
 

@@ -67,7 +67,7 @@ def safetensors_by_another_name(folder: Path) -> Path:
     return folder / "w.bin"
 
 
-class Settings(dict):  # type: ignore[type-arg]
+class Settings(dict):
     """As a trainer's attribute dictionary, which weights_only does not know."""
 
 
@@ -182,7 +182,7 @@ def cut(folder: Path) -> Path:
 
 
 def scripted(folder: Path) -> Path:
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), folder / "w.pt")  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), folder / "w.pt")
     return folder / "w.pt"
 
 

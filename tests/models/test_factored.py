@@ -44,6 +44,6 @@ def test_the_parameters_before_are_known() -> None:
     before = count_parameters(model)
     assert count_dense_parameters(model) == before
     for name, rank in (("0", 4), ("1.0", 7)):
-        model.set_submodule(name, FactoredLinear(model.get_submodule(name), rank))  # type: ignore[arg-type]
+        model.set_submodule(name, FactoredLinear(model.get_submodule(name), rank))
     assert count_parameters(model) == before - 20 * 30 + 4 * 50 - 30 * 10 + 7 * 40
     assert count_dense_parameters(model) == before

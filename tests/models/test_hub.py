@@ -56,7 +56,7 @@ def test_without_a_network_the_cache_is_enough(hub_cache: Path, monkeypatch: pyt
     [
         (URLError(OSError("no such host")), "https://hub.test cannot be reached (no such host)"),
         (TimeoutError("timed out"), "https://hub.test cannot be reached (timed out)"),
-        (HTTPError("https://hub.test", 503, "busy", {}, None), ""),  # type: ignore[arg-type]
+        (HTTPError("https://hub.test", 503, "busy", {}, None), ""),
     ],
 )
 def test_whether_the_hub_answers(error: Exception, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:

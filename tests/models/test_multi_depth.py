@@ -77,7 +77,7 @@ def test_timm_knows_the_models(name: str, parameters: int) -> None:
     assert name in timm.list_models("multi_depth*")
     model = create_timm_model(name)
     assert count_parameters(model) == parameters
-    assert [each["reduction"] for each in model.feature_info] == [4, 8, 16, 32]  # type: ignore[union-attr]
+    assert [each["reduction"] for each in model.feature_info] == [4, 8, 16, 32]
     assert size_arguments(name, 64) == {}, "it takes images of any size"
 
 

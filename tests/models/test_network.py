@@ -87,7 +87,7 @@ def test_blocks_that_depend_on_more_than_tokens_are_refused() -> None:
     with pytest.raises(ModelError, match="blocks of Eva give other tokens one by one than in its forward"):
         make("eva02_tiny_patch14_224", img_size=28, embed_dim=24, depth=2, num_heads=3).check_blocks(28)
     network = make(**VIT)
-    network._model.blocks[1] = Detour(network.blocks[1])  # type: ignore[index,operator]
+    network._model.blocks[1] = Detour(network.blocks[1])
     with pytest.raises(ModelError, match="blocks of VisionTransformer give other tokens one by one"):
         network.check_blocks(32)
 

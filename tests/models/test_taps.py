@@ -34,7 +34,7 @@ def test_a_block_that_does_not_exist() -> None:
 def test_taps_are_raw_block_outputs_before_the_final_norm() -> None:
     model = vit()
     seen: dict[int, torch.Tensor] = {}
-    for number, block in enumerate(model.blocks):  # type: ignore[arg-type]
+    for number, block in enumerate(model.blocks):
         block.register_forward_hook(lambda module, inputs, output, number=number: seen.update({number: output}))
     reader = TapReader(model, [parse_tap(tap) for tap in ("blocks.-1/patch", "blocks.0/prefix", "head/logits")])
     with torch.inference_mode():
@@ -51,7 +51,7 @@ def test_cait_taps_its_patch_blocks_and_never_class_attention() -> None:
     reader = TapReader(model, [parse_tap("blocks.-1/patch"), parse_tap("head/logits")])
     images = torch.randn(1, 3, 224, 224)
     seen: list[torch.Tensor] = []
-    model.blocks[23].register_forward_hook(lambda module, inputs, output: seen.append(output))  # type: ignore[index]
+    model.blocks[23].register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.inference_mode():
         outputs = reader(model, images)
         torch.testing.assert_close(outputs[Tap("logits")], model(images), rtol=0, atol=0)
@@ -116,11 +116,11 @@ def test_no_timm_model_has_the_tokens_of_a_change() -> None:
 def test_one_forward_gives_patches_logits_and_embedding() -> None:
     model = vit()
     calls: list[int] = []
-    model.patch_embed.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr]
+    model.patch_embed.register_forward_hook(lambda *_: calls.append(1))
     reader = TapReader(model, [Tap("patch", 0), Tap("logits"), Tap("embedding")])
     with torch.inference_mode():
         outputs = reader(model, IMAGES)
-        torch.testing.assert_close(model.head(outputs[Tap("embedding")]), outputs[Tap("logits")])  # type: ignore[operator]
+        torch.testing.assert_close(model.head(outputs[Tap("embedding")]), outputs[Tap("logits")])
     assert len(calls) == 1
 
 
@@ -168,7 +168,7 @@ def test_any_family_gives_its_tokens_in_row_order(family: str) -> None:
     model.eval()
     seen: list[torch.Tensor] = []
     # MobileNets count stages by where they end, so the last one is not always the last module.
-    name = LAST.get(family) or f"blocks.{model.stage_ends[-1] - 1}"  # type: ignore[index,operator]
+    name = LAST.get(family) or f"blocks.{model.stage_ends[-1] - 1}"
     model.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output))
     reader = TapReader(model, [Tap("patch", -1), Tap("logits")])
     with torch.inference_mode():
@@ -204,14 +204,14 @@ def test_checkpointed_gradients_of_any_family_are_the_same(family: str) -> None:
     for name, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
     for enable in (False, True):
-        model.set_grad_checkpointing(enable)  # type: ignore[operator]
+        model.set_grad_checkpointing(enable)
         model.zero_grad()
         calls.clear()
         torch.manual_seed(2)  # Swin drops paths by default
         outputs = reader(model, images)
         (outputs[reader.taps[0]].square().mean() + outputs[Tap("logits")].square().mean()).backward()
         assert max(calls.values()) == (2 if enable else 1), "checkpointing runs blocks a second time, and only that"
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])  # type: ignore[union-attr]
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(checkpointed, plain, rtol=1e-4, atol=1e-6)
 
@@ -235,7 +235,7 @@ def test_swin_at_other_image_sizes_keeps_the_order() -> None:
         model = timm.create_model(FAMILIES["swin"][0], num_classes=5, **arguments).eval()
         images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
         seen: list[torch.Tensor] = []
-        for stage in model.layers:  # type: ignore[union-attr]
+        for stage in model.layers:
             stage.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
         reader = TapReader(model, [Tap("patch", block) for block in range(4)])
         with torch.inference_mode():

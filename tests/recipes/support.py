@@ -61,9 +61,9 @@ def toy_run(run: RunConfig, weights: str = "random") -> RunConfig:
         kwargs["depth"] = 2
     change = run.method.change
     if getattr(change, "width", None) is not None:
-        change = replace(change, width=24)  # type: ignore[call-arg]
+        change = replace(change, width=24)
     if hasattr(change, "rank"):
-        change = replace(change, rank=4)  # type: ignore[call-arg]
+        change = replace(change, rank=4)
     return replace(
         run,
         student_kwargs=kwargs,

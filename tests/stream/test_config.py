@@ -72,7 +72,7 @@ def test_impossible_settings(changes: dict[str, int]) -> None:
 
 def test_unknown_image_forms() -> None:
     with pytest.raises(ValueError, match="pixels, encoded or none, got 'jpeg'"):
-        StreamConfig(batch_size=4, images="jpeg")  # type: ignore[arg-type]
+        StreamConfig(batch_size=4, images="jpeg")
 
 
 def test_in_order_one_shard_is_in_use_at_a_time() -> None:

@@ -68,7 +68,7 @@ def test_an_epoch_of_views_opens_a_part_of_the_shards(tiny_cache: Cache) -> None
     opened: list[int] = []
     reader = loader.records.reader
     shard = reader.shard
-    reader.shard = lambda number, cancel=None: (opened.append(number), shard(number, cancel))[1]  # type: ignore[method-assign]
+    reader.shard = lambda number, cancel=None: (opened.append(number), shard(number, cancel))[1]
     assert len(epochs(loader, 1)) == 2
     wanted = [*loader.order.shards(0)[:2].tolist(), *loader.order.shards(1)[:1].tolist()]
     assert set(opened) <= set(wanted)

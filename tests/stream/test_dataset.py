@@ -68,7 +68,7 @@ def test_the_origin_of_pixels_is_checked_at_once(tiny_cache: Cache) -> None:
     with pytest.raises(UsageError, match="no stored pixels"):
         CacheDataset(tiny_cache, pixels="stored")
     with pytest.raises(ValueError, match="pixels must be auto, stored or replay"):
-        CacheDataset(tiny_cache, pixels="raw")  # pyright: ignore[reportArgumentType]
+        CacheDataset(tiny_cache, pixels="raw")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -106,4 +106,4 @@ def test_the_mode_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_access("map")
     assert choose_access("auto") == "read"
     with pytest.raises(ValueError, match="auto, map or read, got 'kernel'"):
-        choose_access("kernel")  # type: ignore[arg-type]
+        choose_access("kernel")

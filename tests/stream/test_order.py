@@ -13,7 +13,7 @@ SIZES = (8, 8, 5, 8, 1)
 
 def order(**changes: object) -> StreamOrder:
     settings = {"shard_sizes": SIZES, "num_views": 3, "batch_size": 4, "seed": 0, "window": 2}
-    return StreamOrder(**{**settings, **changes})  # type: ignore[arg-type]
+    return StreamOrder(**{**settings, **changes})
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 5), st.integers(0, 3), st.booleans())
@@ -160,7 +160,7 @@ def test_the_quality_of_the_shuffle() -> None:
     settings = {"shard_sizes": (100,) * 64, "num_views": 1, "batch_size": 64}
     source = np.arange(6400)
     for window, most in ((1, 0.35), (16, 0.35), (64, 0.05)):
-        orders = [StreamOrder(**settings, window=window, seed=3).epoch(epoch).whole() for epoch in range(12)]  # type: ignore[arg-type]
+        orders = [StreamOrder(**settings, window=window, seed=3).epoch(epoch).whole() for epoch in range(12)]
         with_source = np.mean([abs(rank_correlation(order, source)) for order in orders])
         between = np.mean([abs(rank_correlation(*pair)) for pair in itertools.pairwise(orders)])
         assert max(with_source, between) < most

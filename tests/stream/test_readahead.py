@@ -38,7 +38,7 @@ class FakeShards:
 def make(shards: FakeShards, *, shards_ahead: int = 2) -> ReadAhead:
     """Ten shards of ten samples, windows of four; the next epoch begins with 40 to 43."""
     return ReadAhead(
-        shards,  # type: ignore[arg-type]
+        shards,
         schedule=np.arange(10),
         following=np.arange(40, 44),
         window_ends=np.array([40, 80, 100]),

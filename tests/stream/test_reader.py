@@ -72,7 +72,7 @@ def test_open_files_are_bounded(tiny_cache: Cache) -> None:
 
 def test_unknown_policies() -> None:
     with pytest.raises(ValueError, match="full, records, background, size, got 'none'"):
-        ShardReader(None, [], check="none")  # type: ignore[arg-type]
+        ShardReader(None, [], check="none")
 
 
 def test_labels_of_rows_whose_shard_was_closed_since(tiny_cache: Cache) -> None:

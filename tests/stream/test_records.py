@@ -105,7 +105,7 @@ def test_breaking_off_and_going_on(tiny_cache: Cache) -> None:
     before = threading.active_count()
     stream = iter(loader)
     found = rows([next(stream).clone(), next(stream).clone()])
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert threading.active_count() == before
     assert found + rows([batch.clone() for batch in loader]) == whole
 

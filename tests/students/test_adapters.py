@@ -8,7 +8,7 @@ from kdcache.students.adapters import AdaptedLinear
 
 
 def trained(linear: nn.Linear, **settings: object) -> AdaptedLinear:
-    adapted = AdaptedLinear(linear, rank=2, **settings)  # type: ignore[arg-type]
+    adapted = AdaptedLinear(linear, rank=2, **settings)
     nn.init.normal_(adapted.up)
     return adapted
 
@@ -17,7 +17,7 @@ def trained(linear: nn.Linear, **settings: object) -> AdaptedLinear:
 def test_an_adapter_starts_as_the_layer_it_is_beside(settings: dict[str, object]) -> None:
     linear, tokens = nn.Linear(5, 12), torch.randn(2, 7, 5)
     expected = linear(tokens)
-    adapted = AdaptedLinear(linear, rank=2, **settings)  # type: ignore[arg-type]
+    adapted = AdaptedLinear(linear, rank=2, **settings)
     torch.testing.assert_close(adapted(tokens), expected, rtol=0, atol=0)
     adapted(tokens).square().sum().backward()
     assert linear.weight.grad is None

@@ -62,7 +62,7 @@ def test_a_merged_student_gives_the_same_and_is_built_again_too(name: str) -> No
 @pytest.mark.parametrize("name", CHANGES)
 def test_changes_are_frozen_data(name: str) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        example(name).name = "other"  # type: ignore[misc]
+        example(name).name = "other"
 
 
 def test_an_open_width_is_filled_in_once() -> None:
@@ -84,7 +84,7 @@ def test_released_settings_decay_embeddings() -> None:
         ("timm", {"model.trunk.pos_embed", "model.trunk.cls_token", "model.trunk.reg_token"}),
         ("released", set()),
     ):
-        student = build_student(spec_of(LiftChange(width=24, init=init)))  # type: ignore[arg-type]
+        student = build_student(spec_of(LiftChange(width=24, init=init)))
         assert {name for name in student.no_weight_decay() if "dist" not in name} == kept
 
 

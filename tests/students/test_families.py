@@ -35,11 +35,11 @@ def test_blocks_are_found_and_their_number_can_be_set(name: str) -> None:
     model = timm.create_model(name, **kwargs)
     family = family_of(model, change="this")
     lists = block_lists(model, family)
-    assert [len(blocks) for blocks in lists.values()] == counts  # type: ignore[arg-type]
+    assert [len(blocks) for blocks in lists.values()] == counts
     assert all(model.get_submodule(path) is blocks for path, blocks in lists.items())
     once = [1] * len(counts)
     shallow = timm.create_model(name, **{**kwargs, **depth_arguments(family, once)})
-    assert [len(blocks) for blocks in block_lists(shallow, family).values()] == once  # type: ignore[arg-type]
+    assert [len(blocks) for blocks in block_lists(shallow, family).values()] == once
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "cait_xxs24_224", "swin_tiny_patch4_window7_224"])
@@ -48,7 +48,7 @@ def test_the_last_width_can_be_set(name: str) -> None:
     family = family_of(timm.create_model(name, **kwargs), change="this")
     wide: Any = timm.create_model(name, **{**kwargs, **width_arguments(family, len(counts), 32, 4)})
     assert wide.num_features == 32
-    assert list(block_lists(wide, family).values())[-1][-1].attn.num_heads == 4  # type: ignore[index]
+    assert list(block_lists(wide, family).values())[-1][-1].attn.num_heads == 4
     if len(counts) > 1:
         with pytest.raises(ModelError, match="ends with multiples of 2, not with 33"):
             width_arguments(family, len(counts), 33, 3)

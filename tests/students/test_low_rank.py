@@ -30,7 +30,7 @@ def test_full_rank_is_the_dense_model(name: str) -> None:
     layers = LowRank(rank=1).ranks(dense)
     assert {layer.split(".", 2)[2] for layer in layers} == {"attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2"}
     for layer in layers:
-        dense.set_submodule(layer, FactoredLinear(dense.get_submodule(layer), 12))  # type: ignore[arg-type]
+        dense.set_submodule(layer, FactoredLinear(dense.get_submodule(layer), 12))
     torch.testing.assert_close(dense(images), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -50,7 +50,7 @@ def test_a_layer_stays_dense_where_factors_would_save_nothing(name: str) -> None
 
 def sides_in(model: nn.Module) -> Callable[[str], tuple[int, int]]:
     """From a layer's name to its shape."""
-    return lambda name: tuple(model.get_submodule(name).weight.shape)  # type: ignore[union-attr, return-value]
+    return lambda name: tuple(model.get_submodule(name).weight.shape)
 
 
 def test_heads_that_talk_stay_dense() -> None:
@@ -98,7 +98,7 @@ def test_searches_meet_the_budget_in_their_order() -> None:
     for budget in (0.05, 0.2, 0.4, 0.6):
         for search in ("bottom", "top", "uniform"):
             steps = {} if search == "uniform" else settings
-            change = LowRank(budget=budget, search=search, init="random", **steps)  # type: ignore[arg-type]
+            change = LowRank(budget=budget, search=search, init="random", **steps)
             found = blocks_changed(change, model)
             small_model = change.apply(lambda: small(embed_dim=48))
             assert dense - count_parameters(small_model) >= budget * total
@@ -110,7 +110,7 @@ def test_searches_meet_the_budget_in_their_order() -> None:
                 assert order[0] == (0 if search == "bottom" else 2)
                 assert all(found[block] == {4} for block in order[:-1])
     # One step less would not have met it.
-    change = LowRank(budget=0.2, init="random", **settings)  # type: ignore[arg-type]
+    change = LowRank(budget=0.2, init="random", **settings)
     smaller = LowRank(budget=0.2, init="random", min_rank=4, rank_step=1)
     assert count_parameters(change.apply(lambda: small(embed_dim=48))) <= count_parameters(
         smaller.apply(lambda: small(embed_dim=48))
@@ -135,7 +135,7 @@ def test_ranks_do_not_depend_on_head_images_or_channels(name: str, kwargs: dict,
     ]
     for search in ("bottom", "top", "uniform"):
         for budget in (0.05, 0.2, 0.35, 0.5):
-            change = LowRank(budget=budget, search=search, init="random")  # type: ignore[arg-type]
+            change = LowRank(budget=budget, search=search, init="random")
             found = [change.ranks(model) for model in models]
             assert found[0] and all(ranks == found[0] for ranks in found)
 

@@ -14,7 +14,7 @@ SMALL = {"patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3}
 
 def spec(**changes: object) -> StudentSpec:
     settings = {"name": "vit_tiny_patch16_224", "kwargs": SMALL, "num_classes": 5, "image_size": 16}
-    return StudentSpec(**{**settings, **changes})  # type: ignore[arg-type]
+    return StudentSpec(**{**settings, **changes})
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_what_timm_adapts_of_its_own_weights_is_said(monkeypatch: pytest.MonkeyP
 
 def test_distilled_students_train_on_the_mean_of_their_heads() -> None:
     student = build_student(spec(name="deit_tiny_distilled_patch16_224", kwargs={}, image_size=32))
-    student.model.set_distilled_training(True)  # type: ignore[operator]
+    student.model.set_distilled_training(True)
     assert student.train()(torch.randn(2, 3, 32, 32)).shape == (2, 5)
 
 

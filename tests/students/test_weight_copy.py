@@ -67,7 +67,7 @@ def test_a_merged_student_is_a_plain_model_that_gives_the_same(
     save_weights(tmp_path / "full.safetensors", timm.create_model(name, **kwargs))
     plain = {key: value for key, value in kwargs.items() if key not in ("img_size", "num_classes")}
     # Every second block of a Swin would have another shift of its windows.
-    change = WeightCopy(every=3 if "depths" in depth else 2, adapters=adapters, rank=4)  # type: ignore[arg-type]
+    change = WeightCopy(every=3 if "depths" in depth else 2, adapters=adapters, rank=4)
     spec = StudentSpec(name=name, kwargs=plain, num_classes=5, image_size=size, change=change)
     student = build_student(spec, weights=str(tmp_path / "full.safetensors"))
     trainable = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
@@ -112,7 +112,7 @@ def test_what_cannot_be_copied() -> None:
     with pytest.raises(ModelError, match="weight-copy knows the blocks of ViT, CaiT, Swin, ConvNeXt, ResNet models"):
         WeightCopy().apply(build)
     with pytest.raises(ValueError, match="adapters must be one of enhanced, lora, none"):
-        WeightCopy(adapters="all")  # type: ignore[arg-type]
+        WeightCopy(adapters="all")
     with pytest.raises(ValueError, match="rank=4 would be ignored: there are no adapters"):
         WeightCopy(adapters="none", rank=4)
     with pytest.raises(ValueError, match="every and rank must be at least 1, got 0, 128"):

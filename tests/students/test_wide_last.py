@@ -76,9 +76,9 @@ def test_every_parameter_gets_a_gradient() -> None:
 def test_the_models_own_design_carries_over() -> None:
     model = widen_last_blocks(partial(build, init_values=0.1, qkv_bias=False, drop_path_rate=0.3), width=24)
     wide = model.blocks[2].block
-    assert wide.ls1.gamma.shape == (24,)  # type: ignore[union-attr]
-    assert wide.attn.qkv.bias is None  # type: ignore[union-attr]
-    assert wide.drop_path1.drop_prob == pytest.approx(0.3)  # type: ignore[union-attr]
+    assert wide.ls1.gamma.shape == (24,)
+    assert wide.attn.qkv.bias is None
+    assert wide.drop_path1.drop_prob == pytest.approx(0.3)
 
 
 def test_what_cannot_be_widened() -> None:
@@ -117,9 +117,9 @@ def test_other_transformers_widen_too(name: str, kwargs: dict, width: int) -> No
 
 def test_mistakes_in_settings_are_named() -> None:
     with pytest.raises(ValueError, match="schedule must be one of heads_step, fixed_step, heads_linear, fixed_linear"):
-        WideLastChange(schedule="wide")  # type: ignore[arg-type]
+        WideLastChange(schedule="wide")
     with pytest.raises(ValueError, match="init must be one of timm, released, got 'torch'"):
-        WideLastChange(init="torch")  # type: ignore[arg-type]
+        WideLastChange(init="torch")
     with pytest.raises(ModelError, match=r"widelast \(fixed_step\) keeps the student's 3 heads, which does not divide"):
         widen_last_blocks(build, width=25, schedule="fixed_step")
 

@@ -110,7 +110,7 @@ def test_a_pass_chooses_once_says_by_what_and_resumes_with_it(tmp_path: Path, mo
 
 def test_another_limit_is_another_plan(tmp_path: Path) -> None:
     config = tiny_extract(tmp_path / "c", taps=("blocks.1/patch:auto",))
-    assert columns(extract(config))[0].choice.max_error == 0.1  # type: ignore[union-attr]
+    assert columns(extract(config))[0].choice.max_error == 0.1
     with pytest.raises(CacheMismatchError, match=r"choice\.max_error: the cache has 0\.1, this run wants 0\.2"):
         extract(replace(config, max_error=0.2))
 
@@ -135,7 +135,7 @@ def test_an_image_that_kills_the_process_is_found_at_the_third_attempt(tmp_path:
     job.count_attempt("codec-choice")
     job.count_attempt("codec-choice")
     job.close()
-    chooser = CodecChooser(config, worker_env(), RedTeacher(), PoisonedReader(), range(2, 8))  # type: ignore[arg-type]
+    chooser = CodecChooser(config, worker_env(), RedTeacher(), PoisonedReader(), range(2, 8))
     tap = TapFacts(parse_tap("blocks.1/patch"), (16, 3), (4, 4))
     assert chooser(tap)[1].num_views == 4, "images 2, 4, 5 and 7: 3 kills, 6 is refused"
     assert not job.attempts("codec-choice").exists()
@@ -152,6 +152,6 @@ class RedTeacher:
 
 def test_images_of_which_none_can_be_read_are_said_to_be_so(tmp_path: Path) -> None:
     config = tiny_extract(tmp_path, batch_size=4)
-    chooser = CodecChooser(config, worker_env(), RedTeacher(), PoisonedReader(), [6])  # type: ignore[arg-type]
+    chooser = CodecChooser(config, worker_env(), RedTeacher(), PoisonedReader(), [6])
     with pytest.raises(KdcacheError, match="none of the 1 images of the first shard can be read"):
         chooser(TapFacts(parse_tap("blocks.1/patch"), (16, 3), (4, 4)))

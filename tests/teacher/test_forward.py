@@ -19,7 +19,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encode where the teacher runs, as on CUDA, and queue a batch ahead."""
 
     def made(teacher: Teacher | None, groups: object) -> Forward:
-        forward = Forward(teacher, groups, encodes=True)  # type: ignore[arg-type]
+        forward = Forward(teacher, groups, encodes=True)
         forward._queued = 1
         return forward
 
@@ -55,7 +55,7 @@ def test_a_value_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest
     original = Teacher.outputs
 
     def broken(self: Teacher, pixels: object) -> object:
-        outputs = original(self, pixels)  # type: ignore[arg-type]
+        outputs = original(self, pixels)
         return {
             tap: values.clone().index_fill_(1, values.new_tensor([2]).long(), float("nan"))
             for tap, values in outputs.items()

@@ -68,7 +68,7 @@ def test_the_run_keeps_its_threads(tiny_root: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert cache.groups[GROUP].manifest.fingerprint.teacher.cpu_threads == 1  # type: ignore[union-attr]
+        assert cache.groups[GROUP].manifest.fingerprint.teacher.cpu_threads == 1
         online_teachers(cache, cache.columns, CPU)
         assert torch.get_num_threads() == 1
     finally:

@@ -121,7 +121,7 @@ def test_a_dead_teacher_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     original = Teacher.outputs
 
     def dead(self: Teacher, *arguments: object, **keywords: object) -> object:
-        outputs = original(self, *arguments, **keywords)  # type: ignore[arg-type]
+        outputs = original(self, *arguments, **keywords)
         return {tap: values if tap == "head/logits" else values * 0 for tap, values in outputs.items()}
 
     monkeypatch.setattr(Teacher, "outputs", dead)

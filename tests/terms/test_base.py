@@ -85,7 +85,7 @@ def test_a_term_is_one_class() -> None:
         def __call__(self, inputs: Inputs, modules: nn.Module | None) -> Tensor:
             return inputs.logits.softmax(1).amax(1).mean()
 
-    assert Confidence().modules(Site([], [], lambda column: None)) is None  # type: ignore[arg-type,return-value]
+    assert Confidence().modules(Site([], [], lambda column: None)) is None
     inputs = Inputs(torch.zeros(2, 4), torch.zeros(2), [], [], torch.zeros(2, 3, 16, 16))
     assert float(Confidence()(inputs, None)) == 0.25
 

@@ -88,7 +88,7 @@ def expected(model: Any, teacher: Sequence[Tensor], start: Tensor, blocks: Seque
 @pytest.mark.parametrize("blocks", [(), (0,), (2, 1)], ids=str)
 def test_both_paths_are_the_papers(mode: str, blocks: tuple[int, ...]) -> None:
     model, teacher = student(), outputs()
-    found = loss_of(Local(mode=mode, blocks=blocks), model, packed(teacher))  # type: ignore[arg-type]
+    found = loss_of(Local(mode=mode, blocks=blocks), model, packed(teacher))
     wanted = expected(model, teacher, embedded(model), blocks or (0, 1, 2), mode)
     assert float(found.detach()) == pytest.approx(wanted, rel=1e-5)
 

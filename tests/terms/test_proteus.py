@@ -27,7 +27,7 @@ class Recorder:
     """A network whose masked run gives known tokens, and keeps what it was asked to mask."""
 
     def __init__(self, tokens: Tensor) -> None:
-        self.tokens, self.masks, self.images = tokens, [], []  # type: ignore[var-annotated]
+        self.tokens, self.masks, self.images = tokens, [], []
 
     def embedding_shape(self, image_size: int) -> tuple[int, int]:
         return self.tokens.shape[1], self.tokens.shape[2]
@@ -136,7 +136,7 @@ def test_the_masked_error_trains_student_head_and_mask_token() -> None:
     term = Proteus(class_weight=0.0, all_weight=0.0)
     modules: Any = term.modules(site_of(student, targets, network))
     loss_of(term, student, targets, modules, network).backward()
-    for parameter in (*modules[2].parameters(), model.blocks[0].mlp.fc1.weight, model.patch_embed.proj.weight):  # type: ignore[union-attr,index]
+    for parameter in (*modules[2].parameters(), model.blocks[0].mlp.fc1.weight, model.patch_embed.proj.weight):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0
 
 

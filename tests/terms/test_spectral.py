@@ -60,7 +60,7 @@ def test_the_gradient_by_finite_differences() -> None:
 def test_grids_that_differ_meet_on_the_one_that_is_kept(resize: str) -> None:
     """A constant map stays constant whichever side is resized, so the value is that of an offset."""
     student, teacher = torch.full((2, 4, 3), 1.0), torch.full((2, 16, 3), 3.0)
-    found = loss_of(Spectral(resize=resize), student, pack(teacher, (4, 4)), grids=[(2, 2)])  # type: ignore[arg-type]
+    found = loss_of(Spectral(resize=resize), student, pack(teacher, (4, 4)), grids=[(2, 2)])
     side = 4 if resize == "student" else 2
     offset = fft_loss(torch.zeros(1, side * side, 3), torch.full((1, side * side, 3), 2.0), (side, side))
     assert float(found) == pytest.approx(float(offset), rel=1e-6)

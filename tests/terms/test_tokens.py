@@ -31,7 +31,7 @@ def test_projected_tokens_against_packed_targets(kind: str, codec: str) -> None:
     adapter = modules[0].adapter
     assert isinstance(adapter, ops.FeatureLoss if kind in FUSED else nn.Linear)
     project = adapter.projection if kind in FUSED else adapter
-    expected = feature_loss(project(student), targets.decode(), kind=kind)  # type: ignore[arg-type]
+    expected = feature_loss(project(student), targets.decode(), kind=kind)
     torch.testing.assert_close(apply(term, [student], [targets], modules), expected)
 
 
@@ -45,7 +45,7 @@ def test_pooling_meets_on_the_narrower_side(kind: str, width: int) -> None:
     expected = feature_loss(
         pool_channels(student, narrow),
         pool_channels(targets.decode(), narrow),
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
     )
     torch.testing.assert_close(loss_of(term, student, targets), expected)
 
@@ -55,7 +55,7 @@ def test_equal_widths_need_no_adapter(kind: str) -> None:
     student, targets = draw(4, 16, 24), pack(draw(4, 16, 24, seed=1), (4, 4), codec="int8")
     term = tokens(loss=kind, adapter="none")
     assert list(make_modules(term, [student], [targets]).parameters()) == []
-    expected = feature_loss(student, targets.decode(), kind=kind)  # type: ignore[arg-type]
+    expected = feature_loss(student, targets.decode(), kind=kind)
     torch.testing.assert_close(loss_of(term, student, targets), expected)
 
 

@@ -48,7 +48,7 @@ def per_teacher(term: Unic) -> tuple[Tensor, Callable[[], Tensor]]:
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_one_teacher(head: str) -> None:
-    term, student, teacher = Unic(head=head), draw(4, 16, 12), draw(4, 16, 24, seed=1)  # type: ignore[arg-type]
+    term, student, teacher = Unic(head=head), draw(4, 16, 12), draw(4, 16, 24, seed=1)
     targets = pack(teacher, (4, 4))
     modules = make_modules(term, [student], [targets])
     expected = distance(student, teacher, modules[0].adapter).mean()
@@ -110,7 +110,7 @@ def test_accumulation_of_one_teacher() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="head must be one of linear, mlp, got 'conv'"):
-        Unic(head="conv")  # type: ignore[arg-type]
+        Unic(head="conv")
     with pytest.raises(ValueError, match=r"drop must be between 0 and 1, got 1.5"):
         Unic(drop=1.5)
     with pytest.raises(ValueError, match="the term unic compares tokens, got teacher=head/logits"):

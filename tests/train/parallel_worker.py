@@ -1,4 +1,4 @@
-"""What two processes train of each case: `torchrun ... parallel_worker.py TINY_CACHE BLOCKS_CACHE DDP_OR_FSDP OUT`."""
+"""What two processes train of each case: `torchrun ... parallel_worker.py TINY_CACHE BLOCKS_CACHE OUT CASE...`."""
 
 import sys
 from dataclasses import replace
@@ -75,12 +75,15 @@ def trained(name: str, roots: tuple[Path, Path], env: WorkerEnv, **changes: Any)
     return {"losses": losses, "state": trainer.state_dict(), "logits": logits, "held": held}
 
 
-def main(tiny: str, blocks: str, parallel: str, out: str) -> None:
+def main(tiny: str, blocks: str, out: str, *names: str) -> None:
     env = worker_env()
     torch.set_num_threads(1)
     with process_group(env, CPU):
         roots = Path(tiny), Path(blocks)
-        found = {name: trained(name, roots, env, parallel=parallel) for name in (*CASES, *OF_BATCHES)}
+        found = {
+            parallel: {name: trained(name, roots, env, parallel=parallel) for name in names}
+            for parallel in ("ddp", "fsdp")
+        }
     if env.is_main:
         torch.save(found, out)
 

@@ -166,7 +166,7 @@ def test_grids_that_differ_are_a_choice(tiny_root: Path, tmp_path: Path) -> None
     with pytest.raises(GridMismatchError, match="2 x 2 patch tokens of these views, the teacher made 4 x 4"):
         prepare(tiny_run(method=method, student_kwargs=kwargs), open_cache(tiny_root))
     for side in ("student", "teacher"):
-        own = method.with_terms([Tokens(teacher=("blocks.-1/patch",), resize=side)])  # type: ignore[arg-type]
+        own = method.with_terms([Tokens(teacher=("blocks.-1/patch",), resize=side)])
         train(tiny_root, tmp_path / side, tiny_run("optimizer.lr=1e-2", method=own, student_kwargs=kwargs, epochs=4))
         values = [entry["tokens"] for entry in losses(tmp_path / side)]
         assert values[-1] < values[0]

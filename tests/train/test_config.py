@@ -35,7 +35,7 @@ def test_terms_are_not_set_by_name() -> None:
 )
 def test_mistakes_are_named(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
-        RunConfig(student="m", method=lift(), **values)  # type: ignore[arg-type]
+        RunConfig(student="m", method=lift(), **values)
 
 
 def test_groups_check_themselves() -> None:
@@ -57,6 +57,6 @@ def test_it_is_recorded_whole() -> None:
 
 def test_how_weights_are_shared() -> None:
     with pytest.raises(ValueError, match="parallel must be one of ddp, fsdp, got 'zero'"):
-        RunConfig(student="m", method=lift(), parallel="zero")  # pyright: ignore
+        RunConfig(student="m", method=lift(), parallel="zero")
     with pytest.raises(ValueError, match="compile=true does not go with parallel=fsdp"):
         RunConfig(student="m", method=lift(), parallel="fsdp", compile=True)

@@ -68,7 +68,7 @@ def test_without_tensorboard_the_message_says_how(tmp_path: Path, monkeypatch: p
     def without(name: str, *rest: object) -> object:
         if "tensorboard" in name:
             raise ImportError(name)
-        return original(name, *rest)  # type: ignore[arg-type]
+        return original(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"kdcache\[tensorboard\]"):

@@ -30,13 +30,13 @@ def student(
 def test_tokens_of_a_vit_come_after_its_norm() -> None:
     vit = student(STUDENT_KWARGS)
     network = vit.network
-    raw = network.forward_intermediates(IMAGES, indices=1, return_prefix_tokens=True, intermediates_only=True)  # type: ignore[operator]
+    raw = network.forward_intermediates(IMAGES, indices=1, return_prefix_tokens=True, intermediates_only=True)
     patches, prefix = raw[0]
-    tokens = network.norm(torch.cat([prefix, patches.flatten(2).mT], dim=1))  # type: ignore[operator]
+    tokens = network.norm(torch.cat([prefix, patches.flatten(2).mT], dim=1))
     torch.testing.assert_close(token_feature(vit, IMAGES, "class"), tokens[:, 0])
     torch.testing.assert_close(token_feature(vit, IMAGES, "mean"), tokens[:, 1:].mean(1))
     # The classifier of this student reads the class token: its logits are a linear map of the feature.
-    torch.testing.assert_close(network.head(token_feature(vit, IMAGES, "class")), vit(IMAGES))  # type: ignore[operator]
+    torch.testing.assert_close(network.head(token_feature(vit, IMAGES, "class")), vit(IMAGES))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_students_without_a_class_token_have_a_mean(name: str, kwargs: dict[str,
     assert found.shape == (3, width)
     # Without layers between map and pooling, timm's own pooled feature is this mean.
     if name != "convnext_atto":
-        pooled = model.network.forward_head(model.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        pooled = model.network.forward_head(model.network.forward_features(images), pre_logits=True)
         torch.testing.assert_close(found, pooled)
     with pytest.raises(UsageError, match="has no class token; choose mean"):
         token_feature(model, images, "class")
@@ -70,7 +70,7 @@ def test_a_lifted_student_is_read_where_its_classifier_reads() -> None:
     lifted = student(STUDENT_KWARGS, change=LiftChange(width=24))
     found = token_feature(lifted, IMAGES, "mean")
     assert found.shape == (3, 24)
-    torch.testing.assert_close(lifted.model.head(found), lifted(IMAGES))  # type: ignore[operator]
+    torch.testing.assert_close(lifted.model.head(found), lifted(IMAGES))
     with pytest.raises(UsageError, match="not by a class token; choose mean"):
         token_feature(lifted, IMAGES, "class")
 
@@ -79,7 +79,7 @@ def test_a_lifted_student_is_read_where_its_classifier_reads() -> None:
 def test_the_class_token_of_cait_is_not_in_its_blocks() -> None:
     kwargs = {"patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
     cait = student(kwargs, "cait_xxs24_224")
-    torch.testing.assert_close(cait.network.head(token_feature(cait, IMAGES, "class")), cait(IMAGES))  # type: ignore[operator]
+    torch.testing.assert_close(cait.network.head(token_feature(cait, IMAGES, "class")), cait(IMAGES))
 
 
 def test_undecodable_images_are_left_out(photos: Path) -> None:

@@ -17,7 +17,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, *, at_step: int) -> None:
     step = Trainer.step
 
     def broken(self: Trainer, batch: object, number: int) -> object:
-        result = step(self, batch, number)  # type: ignore[arg-type]
+        result = step(self, batch, number)
         if number == at_step:
             with torch.no_grad():
                 next(self.student.parameters()).fill_(float("nan"))
@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite_is_not_saved(
     step = Trainer.step
 
     def broken(self: Trainer, batch: object, number: int) -> object:
-        terms, rate = step(self, batch, number)  # type: ignore[arg-type]
+        terms, rate = step(self, batch, number)
         return {name: value * float("inf") for name, value in terms.items()}, rate
 
     monkeypatch.setattr(Trainer, "step", broken)
@@ -114,7 +114,7 @@ def test_ranks_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch, tiny_roo
     import kdcache.train.loop as loop
 
     def other_rank(value: dict[str, object], env: object) -> list[dict[str, object]]:
-        return [value, {**value, "cache": "b" * 64, "config": {**value["config"], "seed": 7}}]  # type: ignore[dict-item]
+        return [value, {**value, "cache": "b" * 64, "config": {**value["config"], "seed": 7}}]
 
     monkeypatch.setattr(loop, "gather_values", other_rank)
     with pytest.raises(RunMismatchError, match=r"rank 1 .*(.|\n)*seed: rank 0 has 0, rank 1 has 7(.|\n)*cache:"):

@@ -43,7 +43,7 @@ def test_a_control_without_teacher_terms_asks_for_no_teacher(tiny_cache: Cache) 
 
 def test_the_student_is_seeded(tiny_cache: Cache) -> None:
     def weights(seed: int) -> torch.Tensor:
-        return prepare(tiny_run(seed=seed), tiny_cache).step.student.model.head.weight  # type: ignore[union-attr,return-value]
+        return prepare(tiny_run(seed=seed), tiny_cache).step.student.model.head.weight
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))

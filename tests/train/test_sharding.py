@@ -12,28 +12,31 @@ import torch
 from kdcache.distributed.env import RESTART_VARIABLE, WorkerEnv
 from kdcache.errors import UsageError
 from kdcache.train.sharding import check_divisible, divide_like, gather, own_part
-from tests.train.parallel_worker import CASES, trained
+from tests.train.parallel_worker import CASES, OF_BATCHES, trained
 
 ROOT = Path(__file__).parents[2]
 ALONE = WorkerEnv(0, 1, 0, "job")
+QUICK = ("feature, clipped, averaged", "lift")
+each_case = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 
 
 @pytest.fixture(scope="module")
-def two(tiny_root: Path, blocks_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What two processes make of every case, by how they share the weights."""
+def two(
+    request: pytest.FixtureRequest, tiny_root: Path, blocks_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What two processes make of the cases that are selected, by how they share the weights."""
+    calls = (item.callspec.params for item in request.session.items if hasattr(item, "callspec"))
+    wanted = sorted({params["name"] for params in calls if params.get("name") in {**CASES, **OF_BATCHES}})
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, RESTART_VARIABLE: "1", "PYTHONPATH": path}
-    found: dict[str, Any] = {}
-    for parallel in ("ddp", "fsdp"):
-        out = tmp_path_factory.mktemp("two") / "found.pt"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        command += ["tests/train/parallel_worker.py", str(tiny_root), str(blocks_root), parallel, str(out)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False, timeout=240
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        found[parallel] = torch.load(out)
-    return found
+    out = tmp_path_factory.mktemp("two") / "found.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["tests/train/parallel_worker.py", str(tiny_root), str(blocks_root), str(out), *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False, timeout=480)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return torch.load(out)
 
 
 def assert_same(found: dict[str, Any], wanted: dict[str, Any], *, half: bool = False) -> None:
@@ -47,7 +50,7 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any], *, half: bool = F
     torch.testing.assert_close(found["logits"], wanted["logits"], rtol=near["rtol"], atol=10 * near["atol"])
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_have_the_losses_and_the_state_of_one(
     two: dict[str, Any], tiny_root: Path, blocks_root: Path, name: str, parallel: str
@@ -55,11 +58,13 @@ def test_two_processes_have_the_losses_and_the_state_of_one(
     assert_same(two[parallel][name], trained(name, (tiny_root, blocks_root), ALONE), half="bf16" in name)
 
 
-def test_divided_weights_and_batch_statistics_are_as_under_ddp(two: dict[str, Any]) -> None:
-    assert_same(two["fsdp"]["resnet"], two["ddp"]["resnet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_BATCHES)
+def test_divided_weights_and_batch_statistics_are_as_under_ddp(two: dict[str, Any], name: str) -> None:
+    assert_same(two["fsdp"][name], two["ddp"][name])
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_each_process_holds_half(two: dict[str, Any], name: str) -> None:
     """And a little more where a first side is odd."""
     whole = two["ddp"][name]["held"]

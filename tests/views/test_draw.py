@@ -120,4 +120,4 @@ IMPOSSIBLE = {
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_impossible_recipes(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}|recipe"):
-        ViewRecipe(**{"name": "rrc-flip", "size": 16, name: IMPOSSIBLE[name]})  # type: ignore[arg-type]
+        ViewRecipe(**{"name": "rrc-flip", "size": 16, name: IMPOSSIBLE[name]})

@@ -159,16 +159,16 @@ def test_torch_holds_what_the_declaration_names(cache: Cache) -> None:
 @pytest.mark.parametrize("kind", ["mse", "smooth_l1", "cosine", "normalized_mse"])
 @pytest.mark.parametrize("codec", TOKEN_CODECS)
 def test_the_fused_loss_takes_it_packed(cache: Cache, codec: str, kind: str) -> None:
-    term, name = Tokens(loss=kind), f"blocks-1-patch-{codec}{'4' * (codec == 'factor')}"  # type: ignore[arg-type]
+    term, name = Tokens(loss=kind), f"blocks-1-patch-{codec}{'4' * (codec == 'factor')}"
     modules = modules_of(term, cache, [name], TokenShape(16, 12, (4, 4)))
     assert modules is not None
-    adapter = modules[0].adapter  # type: ignore[index]
+    adapter = modules[0].adapter
     project = adapter if isinstance(adapter, nn.Linear) else adapter.projection
     _, tokens = student_outputs(12)
     found = value_of(term, cache, [name], tokens, modules=modules)
     gradients = torch.autograd.grad(found, list(project.parameters()))
     decoded = one_batch(cache).targets[f"{GROUP}/{name}"].decode()
-    expected = feature_loss(project(tokens), decoded, kind=kind)  # type: ignore[arg-type]
+    expected = feature_loss(project(tokens), decoded, kind=kind)
     torch.testing.assert_close(found, expected)
     for one, wanted in zip(gradients, torch.autograd.grad(expected, list(project.parameters())), strict=True):
         torch.testing.assert_close(one, wanted)

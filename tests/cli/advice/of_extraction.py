@@ -239,7 +239,7 @@ def offline(create: object) -> object:
     def call(*given: object, pretrained: bool = False, **named: object) -> object:
         if pretrained:
             raise OSError("no network")
-        return create(*given, **named)  # type: ignore[operator]
+        return create(*given, **named)
 
     return call
 

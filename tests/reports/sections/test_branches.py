@@ -32,7 +32,7 @@ def test_a_figure_for_each_resolution(tmp_path: Path) -> None:
     assert second.caption.startswith("stages.1.a to stages.1.a")
     for name in ("shallow branch, one convolution", "deep branch, two convolutions"):
         assert first.svg.count(f"{name}</text>") == 1
-    assert "more high frequency than the shallow one in 3 of 3 multi-depth blocks" in section.blocks[0].text  # type: ignore[union-attr]
+    assert "more high frequency than the shallow one in 3 of 3 multi-depth blocks" in section.blocks[0].text
 
 
 def test_the_page_holds_it(tmp_path: Path) -> None:

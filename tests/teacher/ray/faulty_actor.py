@@ -38,12 +38,12 @@ class FaultyReader(ImageReader):
         return super().read(number)
 
 
-class FaultyActor(ShardActor):  # type: ignore[misc]
+class FaultyActor(ShardActor):
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        begin.ImageReader = FaultyReader  # type: ignore[misc]
-        begin.Teacher = _faulty_teacher  # type: ignore[assignment,misc]
-        ShardSink.add = _faulty_add  # type: ignore[method-assign]
+        super().__init__(*arguments)
+        begin.ImageReader = FaultyReader
+        begin.Teacher = _faulty_teacher
+        ShardSink.add = _faulty_add
 
 
 _plain_add = ShardSink.add
@@ -51,10 +51,10 @@ _plain_add = ShardSink.add
 
 def _faulty_add(self: ShardSink, batch: object, outputs: object) -> None:
     """Dies with half a shard written."""
-    _plain_add(self, batch, outputs)  # type: ignore[arg-type]
-    happen(f"write-{batch.task.shard.name}")  # type: ignore[attr-defined]
+    _plain_add(self, batch, outputs)
+    happen(f"write-{batch.task.shard.name}")
 
 
 def _faulty_teacher(*arguments: object, **keywords: object) -> Teacher:
     happen("teacher")
-    return Teacher(*arguments, **keywords)  # type: ignore[arg-type]
+    return Teacher(*arguments, **keywords)

@@ -23,6 +23,11 @@ from kdcache.teacher.worker import Progress
 from tests.conftest import TEACHER, TEACHER_KWARGS, file_hashes, tiny_add, tiny_extract
 from tests.teacher.ray.faulty_actor import FOLDER, FaultyActor, FaultyReader
 
+# Ray 2.44 leaves its log open, and its server to the end of the process.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file .*/ray/session_:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+]
 ROOT = Path(__file__).parents[3]
 Fault = Callable[[str, str], None]
 
@@ -77,6 +82,7 @@ def test_an_actor_killed_inside_a_shard_changes_no_byte(
     assert not list((tmp_path / "c" / "job" / "attempts").iterdir())
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_and_one_that_kills_are_quarantined(
     fault: Fault, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +107,7 @@ def test_images_that_cannot_be_read_and_one_that_kills_are_quarantined(
     assert file_hashes(tmp_path / "c") == file_hashes(tmp_path / "local"), "also the ledgers"
 
 
+@pytest.mark.slow
 def test_a_shard_that_always_kills_is_named_and_the_others_are_finished(
     fault: Fault, tiny_cache: Cache, tmp_path: Path
 ) -> None:
@@ -114,6 +121,7 @@ def test_a_shard_that_always_kills_is_named_and_the_others_are_finished(
     assert open_cache(tmp_path / "c").digest == tiny_cache.digest
 
 
+@pytest.mark.slow
 def test_an_image_that_hangs_costs_its_actor_and_not_the_pass(fault: Fault, tiny_cache: Cache, tmp_path: Path) -> None:
     fault("read-9", "once hang")
     notes: list[str] = []
@@ -123,6 +131,7 @@ def test_an_image_that_hangs_costs_its_actor_and_not_the_pass(fault: Fault, tiny
     assert open_cache(tmp_path / "c").digest == tiny_cache.digest
 
 
+@pytest.mark.slow
 def test_a_dead_teacher_is_reported_once_and_at_once(fault: Fault, tmp_path: Path) -> None:
     notes: list[str] = []
     weights = timm.create_model(TEACHER, **TEACHER_KWARGS).state_dict()
@@ -138,6 +147,7 @@ def test_a_dead_teacher_is_reported_once_and_at_once(fault: Fault, tmp_path: Pat
     assert notes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resumes", ["local", "ray"])
 def test_a_signal_stops_it_and_any_engine_resumes(
     cluster: Path, tiny_cache: Cache, tmp_path: Path, resumes: str
@@ -161,6 +171,7 @@ def test_a_signal_stops_it_and_any_engine_resumes(
     assert open_cache(tmp_path / "c").digest == tiny_cache.digest
 
 
+@pytest.mark.slow
 def test_groups_are_added_several_at_a_time(cluster: Path, cache_copy: Path, groups_root: Path) -> None:
     report = on_ray(tiny_add(cache_copy, pixels="raw"))
     assert sorted(report.groups) == ["pixels", "wide"]
