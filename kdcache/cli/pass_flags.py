@@ -84,7 +84,7 @@ def add_kept(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "(the pooled feature); repeat for more (blocks.-1/patch, and head/logits where there is a classifier)",
     )
     names = ", ".join(codec_names())
-    kept.add_argument("--codec", default=default, help=f"of token taps that name none (fp16): {names}, or auto")
+    kept.add_argument("--codec", default=default, help=f"of token taps without (fp16): {names}, or auto")
     kept.add_argument(
         "--max-error",
         type=float,

@@ -23,8 +23,8 @@ __all__ = [
 MODEL_HELP = "any timm model, hf-hub:ORG/NAME, or local-dir:FOLDER as timm saves one"
 WEIGHTS_HELP = "last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)"
 
-# What every codec is written with.
-_NO_CODECS = ("base", "packed")
+# What every codec is written with, and codecs of logits alone.
+_NO_TOKEN_CODECS = ("base", "packed", "sampled", "topk")
 
 
 def print_json(value: Any) -> None:
@@ -33,9 +33,9 @@ def print_json(value: Any) -> None:
 
 
 def codec_names() -> list[str]:
-    """The codecs by the names of their files: to import them for a help text would load numpy."""
+    """The codecs of tokens by the names of their files: to import them for a help text would load numpy."""
     folder = Path(kdcache.__file__).parent / "cache" / "codecs"
-    return [each.name for each in pkgutil.iter_modules([str(folder)]) if each.name not in _NO_CODECS]
+    return [each.name for each in pkgutil.iter_modules([str(folder)]) if each.name not in _NO_TOKEN_CODECS]
 
 
 def choice_text(choice: Mapping[str, Any]) -> str:
