@@ -68,6 +68,14 @@ class SourceFacts(Facts, frozen=True, omit_defaults=True):
     class_names: list[str]
     rules: dict[str, str] = {}
 
+    def is_part_of(self, num_classes: int) -> bool:
+        """Whether labels without names reach so far that they can only count the K classes of a teacher.
+
+        Args:
+            num_classes: K, more than the labels have; a sample of ImageNet has 999 of its 1,000.
+        """
+        return not self.class_names and self.num_classes < num_classes < 2 * self.num_classes
+
 
 class ViewFacts(Facts, frozen=True, omit_defaults=True):
     """How views were drawn and replayed.

@@ -122,7 +122,7 @@ def _import(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"group": done.group, "shards_written": done.num_shards, "shards_skipped": done.num_skipped})
         return 0
-    print(f"{job.out}: features of {arguments.source} beside their images, {_counts(done)}")
+    print(f"{job.out}: features from {arguments.source}, with their images, {_counts(done)}")
     for column in done.manifest.fingerprint.columns:
         lost = fidelity_text(done.manifest.columns[column.name].fidelity)
         print(f"  {done.group}/{column.name}: {size_text(done.manifest.part_bytes(column.name))}{lost}")

@@ -32,21 +32,22 @@ class ProgressReporter:
         Args:
             done: So far.
             total: In all.
-            note: What else is worth knowing, for example the bottleneck.
+            note: What else is worth knowing, for example the bottleneck; may be empty.
         """
         if not self._visible:
             return
         if self._bar is not None:
             if self._task is None:
-                self._task = self._bar.add_task(self._title, total=total, note=note)
-            self._bar.update(self._task, completed=done, total=total, note=note)
+                self._task = self._bar.add_task(self._title, total=total, note=_behind(note))
+            self._bar.update(self._task, completed=done, total=total, note=_behind(note))
             return
         now = time.monotonic()
         is_last = done == total and self._shown != total
         if now - self._last_line >= _SECONDS_BETWEEN_LINES or is_last:
             self._last_line, self._shown = now, done
             rate = done / max(now - self._started, 1e-9)
-            print(f"{self._title}: {done}/{total} {self._unit}, {rate:.1f}/s, {note}", file=sys.stderr, flush=True)
+            text = f"{self._title}: {done}/{total} {self._unit}, {rate:.1f}/s{_behind(note)}"
+            print(text, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """Print one line that stays."""
@@ -67,7 +68,7 @@ class ProgressReporter:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(f"{self._unit}, {{task.fields[note]}}"),
+                TextColumn(f"{self._unit}{{task.fields[note]}}"),
                 TimeRemainingColumn(),
                 console=Console(file=cast("TextIO", stream)),
             )
@@ -79,3 +80,7 @@ class ProgressReporter:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _behind(note: str) -> str:
+    return f", {note}" if note else ""

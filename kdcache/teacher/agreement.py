@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdcache.cache.cache import Cache
+from kdcache.cache.facts import SourceFacts
 from kdcache.cache.group import GroupFingerprint
 from kdcache.stream.reader import ShardReader
 
@@ -38,21 +39,23 @@ class Agreement:
         return self.num_classes > _NEAR_CHANCE and self.fraction * self.num_classes <= _NEAR_CHANCE
 
 
-def other_classes_text(num_labels: int, groups: Mapping[str, GroupFingerprint]) -> str:
-    """A note where labels and logits of a pass do not have as many classes; empty where nothing is to be noted.
+def other_classes_text(source: SourceFacts, groups: Mapping[str, GroupFingerprint]) -> str:
+    """A note where labels and logits of a pass are of other classes, as `train` sees it; empty where they are not.
 
     Args:
-        num_labels: Classes of the labels; 0 for none.
+        source: The images with the labels; `num_classes` 0 for none.
         groups: What the pass writes, by name.
     """
     for name, group in groups.items():
         for column in group.columns:
-            if num_labels and column.kind == "logits" and column.shape[0] != num_labels:
-                return (
-                    f"the labels have {num_labels} classes, the teacher's logits {column.shape[0]} ({name}): a student "
-                    "can learn from the labels or from the logits, not both on one head, unless a class map gives "
-                    "the labels the teacher's numbers"
-                )
+            num_logits = column.shape[0]
+            if column.kind != "logits" or source.num_classes in (0, num_logits) or source.is_part_of(num_logits):
+                continue
+            return (
+                f"the labels have {source.num_classes} classes, the teacher's logits {num_logits} ({name}): a student "
+                "can learn from the labels or from the logits, not both on one head, unless a class map gives "
+                "the labels the teacher's numbers"
+            )
     return ""
 
 

@@ -102,7 +102,7 @@ class Worker:
         self._sink = ShardSink(self._extraction, config, num_bad=0)
         self.shards: Sequence[PlannedShard] = self._begun.shards
         self.num_views = self._extraction.base.views.num_views
-        classes = other_classes_text(self._extraction.base.source.num_classes, self._extraction.groups)
+        classes = other_classes_text(self._extraction.base.source, self._extraction.groups)
         weights = f"teacher weights: {teacher.note}" if teacher is not None and teacher.note else ""
         self.notes = [note for note in (weights, classes) if note]
 

@@ -7,7 +7,6 @@ import torch
 
 from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
-from kdcache.cache.facts import SourceFacts
 from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import CacheMismatchError, Remedy, UsageError
 from kdcache.images import open_again
@@ -219,7 +218,7 @@ def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -
         return
     for column in logits:
         num_classes = column.shape[0]
-        is_told = config.same_classes or _count_the_same(cache.manifest.fingerprint.source, num_classes)
+        is_told = config.same_classes or cache.manifest.fingerprint.source.is_part_of(num_classes)
         if num_classes == known - 1 and not _has_class_zero(cache):
             raise UsageError(
                 f"{cache.paths.root}: the labels run from 1 to {known - 1}, the classes of the teacher's logits from 0 "
@@ -237,11 +236,6 @@ def _check_same_classes(config: RunConfig, cache: Cache, logits: list[Column]) -
 
 def _has_class_zero(cache: Cache) -> bool:
     return any((cache.index(shard).labels == 0).any() for shard in cache.manifest.shards)
-
-
-def _count_the_same(source: SourceFacts, num_classes: int) -> bool:
-    """Whether labels without names reach so far that they can only count the teacher's classes: a part of ImageNet."""
-    return not source.class_names and 2 * source.num_classes > num_classes
 
 
 def _class_names(config: RunConfig, cache: Cache, num_classes: int) -> list[str]:

@@ -72,7 +72,7 @@ def test_features_of_another_program(
     assert "wanted a folder" in fails(capsys, [*words[:-3], str(tmp_path / "c.h5")], code=2)
     assert main([*words, "--codec", "int8c", "--name", "foreign"]) == 0
     shown = capsys.readouterr().out
-    assert "features beside their images, 2 shards written" in shown
+    assert "features, with their images, 2 shards written" in shown
     assert "foreign/blocks-1-patch-int8c: " in shown
     assert main(["verify", str(tmp_path / "c")]) == 0
     capsys.readouterr()

@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from kdcache.cache import open_cache
 from kdcache.cache.cache import Cache
 from kdcache.stream.reader import ShardReader
-from kdcache.teacher.agreement import Agreement, label_agreement
+from kdcache.teacher.agreement import Agreement, label_agreement, other_classes_text
 from kdcache.teacher.extract import extract
 from tests.conftest import GROUP, tiny_extract
 
@@ -35,6 +36,17 @@ def test_other_classes_are_noted_before_the_pass_and_compared_after_it(photos: P
     ]
     [found] = label_agreement(open_cache(tmp_path / "c"))
     assert (found.num_classes, found.num_labels, found.num_images) == (10, 2, 6)
+
+
+def test_a_part_of_the_teachers_classes_needs_no_note(tmp_path: Path) -> None:
+    """`train` takes such labels with the logits, so that a note against it would be wrong."""
+    extract(tiny_extract(tmp_path / "c", limit=4))
+    cache = open_cache(tmp_path / "c")
+    source = cache.manifest.fingerprint.source
+    part = msgspec.structs.replace(source, class_names=[], num_classes=9)
+    groups = {name: group.manifest.fingerprint for name, group in cache.groups.items()}
+    assert other_classes_text(part, groups) == ""
+    assert other_classes_text(msgspec.structs.replace(part, num_classes=5), groups) != ""
 
 
 def test_equal_numbers_of_classes_and_images_without_labels_need_no_note(tmp_path: Path, photos: Path) -> None:

@@ -31,7 +31,11 @@ def _verdict(each: AnalysisInput) -> list[Block]:
             Text(f"{each.label}: {_numbers(each)}", "lead"),
             Text("No diagnosis of a student: the analysis was given none.", "note"),
         ]
-    blocks: list[Block] = [Text(found.paragraph, "lead")]
+    verdict = found.paragraph
+    for caution in found.cautions:
+        verdict = verdict.removeprefix(f"Caution: {caution} ")
+    # On the page each caution is a paragraph of its own: three of them in one hide the verdict.
+    blocks: list[Block] = [*(Text(f"Caution: {caution}", "note") for caution in found.cautions), Text(verdict, "lead")]
     if found.rows:
         blocks.append(
             Table(

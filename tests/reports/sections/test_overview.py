@@ -1,4 +1,7 @@
+from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from kdcache.reports.blocks import Text
 from kdcache.reports.inputs import read_inputs
@@ -22,6 +25,20 @@ def test_the_verdict_comes_first_with_its_numbers_and_caveats(tmp_path: Path) ->
     assert "one fixed linear map falls short" in verdict.caption
     assert rows["images"] == "digits:train: 3 of 3 read, 2 views of each"
     assert rows["layers"] == "4, from blocks.0/patch (fp16) to blocks.3/patch (fp16)"
+
+
+def test_each_caution_is_a_paragraph_before_the_verdict(tmp_path: Path) -> None:
+    inputs = read_inputs([write_full(tmp_path / "a")])
+    [analysis] = inputs.analyses
+    found = analysis.analysis.diagnosis
+    assert found is not None
+    warned = msgspec.structs.replace(
+        found, cautions=["few.", "random."], paragraph=f"Caution: few. Caution: random. {found.paragraph}"
+    )
+    analysis = replace(analysis, analysis=msgspec.structs.replace(analysis.analysis, diagnosis=warned))
+    first, second, verdict, *_ = blocks_of(overview_section(replace(inputs, analyses=[analysis])))
+    assert [first, second] == [Text("Caution: few.", "note"), Text("Caution: random.", "note")]
+    assert verdict == Text(found.paragraph, "lead")
 
 
 def test_without_a_diagnosis_the_numbers_speak(tmp_path: Path) -> None:
