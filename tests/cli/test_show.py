@@ -37,7 +37,7 @@ def test_everything_a_cache_holds(tiny_root: Path, tiny_cache: Cache, capsys: py
 def test_how_auto_chose_a_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     extract(tiny_extract(tmp_path / "c", codec="auto", max_error=0.02, taps=("blocks.1/patch",)))
     assert main(["show", str(tmp_path / "c")]) == 0
-    assert "auto, to lose at most 0.02, by 6 views: int4 " in capsys.readouterr().out
+    assert "auto, to lose at most 0.02, by 6 views: factor=" in capsys.readouterr().out
     assert main(["show", str(tmp_path / "c"), "--json"]) == 0
     [column] = json.loads(capsys.readouterr().out)["groups"]["vit-tiny-patch16-224"]["columns"]
     tried = {each["codec"]: each["error"] for each in column["choice"]["trials"]}
