@@ -24,7 +24,7 @@ MODEL_HELP = "any timm model, hf-hub:ORG/NAME, or local-dir:FOLDER as timm saves
 WEIGHTS_HELP = "last, best (of the epoch with the best top-1), ema (averaged) or epoch-N, a milestone (last)"
 
 # What every codec is written with, and codecs of logits alone.
-_NO_TOKEN_CODECS = ("base", "packed", "sampled", "topk")
+_NO_TOKEN_CODECS = ("base", "kept", "packed", "sampled", "topk")
 
 
 def print_json(value: Any) -> None:

@@ -1,20 +1,18 @@
 """Class probabilities by an unbiased sample: on average a student learns the teacher's distribution from it."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
-from kdcache.cache.codecs.base import Codec
-from kdcache.cache.codecs.packed import SparseLogits
-from kdcache.cache.record import Array, RecordLayout
+from kdcache.cache.codecs.kept import KeptLogits
+from kdcache.cache.record import Array
 
 # Far below any logit, and finite: at temperature 1 its exponential is 0 in float32.
 _ABSENT = np.float32(-1e4)
 _TINY = np.finfo(np.float64).tiny
 
 
-class Sampled(Codec):
+class Sampled(KeptLogits):
     """6 bytes for each of k classes of a record; the others decode to a probability of 0.
 
     Every class is kept with a probability pi = min(1, c p), p its softmax at temperature 1 and c such that k are kept,
@@ -33,29 +31,6 @@ class Sampled(Codec):
     """
 
     name = "sampled"
-    packed = SparseLogits()
-    for_logits = True
-
-    def __init__(self, k: int) -> None:
-        if k < 1:
-            raise ValueError(f"sampled needs k >= 1, got {k}")
-        self.k = k
-
-    @classmethod
-    def parse_argument(cls, argument: str | None) -> dict[str, Any]:
-        if argument is None or not argument.isdecimal():
-            raise ValueError("sampled needs the number of classes to keep, for example sampled=32")
-        return {"k": int(argument)}
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return {"k": self.k}
-
-    def layout(self, shape: tuple[int, ...]) -> RecordLayout:
-        if len(shape) != 1 or shape[0] < self.k:
-            raise ValueError(f"sampled={self.k} stores logits of at least {self.k} classes, got shape {shape}")
-        kept = (self.k,)
-        return RecordLayout.structured({"index": ("<i4", kept), "values": ("<f2", kept), "other": ("<f4", ())})
 
     def encode(self, values: Array) -> dict[str, Array]:
         logits = values.astype(np.float64)

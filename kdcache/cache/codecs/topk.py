@@ -1,15 +1,12 @@
 """The k largest class logits, and one logit for each of the others."""
 
-from typing import Any
-
 import numpy as np
 
-from kdcache.cache.codecs.base import Codec
-from kdcache.cache.codecs.packed import SparseLogits
-from kdcache.cache.record import Array, RecordLayout
+from kdcache.cache.codecs.kept import KeptLogits
+from kdcache.cache.record import Array
 
 
-class TopK(Codec):
+class TopK(KeptLogits):
     """6 bytes a kept logit and 4 for all others.
 
     A record holds ``index`` (the classes, largest logit first, ties by lower class), ``values``
@@ -24,29 +21,6 @@ class TopK(Codec):
     """
 
     name = "topk"
-    packed = SparseLogits()
-    for_logits = True
-
-    def __init__(self, k: int) -> None:
-        if k < 1:
-            raise ValueError(f"topk needs k >= 1, got {k}")
-        self.k = k
-
-    @classmethod
-    def parse_argument(cls, argument: str | None) -> dict[str, Any]:
-        if argument is None or not argument.isdecimal():
-            raise ValueError("topk needs the number of logits to keep, for example topk=10")
-        return {"k": int(argument)}
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return {"k": self.k}
-
-    def layout(self, shape: tuple[int, ...]) -> RecordLayout:
-        if len(shape) != 1 or shape[0] < self.k:
-            raise ValueError(f"topk={self.k} stores logits of at least {self.k} classes, got shape {shape}")
-        kept = (self.k,)
-        return RecordLayout.structured({"index": ("<i4", kept), "values": ("<f2", kept), "other": ("<f4", ())})
 
     def encode(self, values: Array) -> dict[str, Array]:
         order = np.argsort(-values, axis=-1, kind="stable")
