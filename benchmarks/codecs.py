@@ -7,7 +7,6 @@ unless its weights are given, and of caches that hold a column of fp32 or fp16 t
 """
 
 import argparse
-import contextlib
 import os
 import tempfile
 import time
@@ -21,7 +20,7 @@ import torch
 
 from benchmarks.record import environment, spread, write
 from kdcache.cache import open_cache
-from kdcache.cache.codecs import CODECS, Codec, make_codec, parse_codec
+from kdcache.cache.codecs import Codec, make_codec, token_codecs
 from kdcache.cache.fidelity import Fidelity
 from kdcache.cache.record import Array
 from kdcache.images import decode_image, open_source
@@ -79,16 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
         write(arguments.out, result)
         arguments.out.with_suffix(".md").write_text(_markdown(rows))
     return 0
-
-
-def token_codecs(shape: tuple[int, ...]) -> dict[str, Codec]:
-    """Codecs of tokens (N, C) by what users type: each, and those with a parameter at a few values of it."""
-    found: dict[str, Codec] = {}
-    for text in (text for codec in CODECS.values() if not codec.for_logits for text in codec.candidates(shape)):
-        with contextlib.suppress(ValueError):  # it does not store this shape
-            parse_codec(text).layout(shape)
-            found[text] = parse_codec(text)
-    return found
 
 
 def with_outliers(values: Array) -> dict[str, Array]:

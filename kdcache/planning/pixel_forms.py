@@ -1,7 +1,7 @@
 """Where students take a view's pixels from, cut again from the images or stored: what each way takes here."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,6 @@ class PixelForm:
     name: str
     bytes_per_view: float
     read_s: float
-
-    def facts(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 def measure_pixel_forms(

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kdcache.cache.codecs import CODECS, Codec, parse_codec
+from kdcache.cache.codecs import Codec, token_codecs
 from kdcache.cache.facts import CodecChoice, CodecTrial
 from kdcache.cache.fidelity import Fidelity, decisive_error
 from kdcache.cache.group import GroupFingerprint
@@ -116,23 +116,18 @@ def choose_codec(values: Array, limit: float) -> tuple[Codec, CodecChoice]:
         writer names.
     """
     shape = values.shape[1:]
-    trials: list[CodecTrial] = []
-    fits: set[str] = set()
-    for text in (each for name in sorted(CODECS) for each in CODECS[name].candidates(shape)):
-        try:
-            codec = parse_codec(text)
-            size = codec.layout(shape).stride_bytes
-        except ValueError:
-            continue  # needs parameters, or does not store this shape
-        if codec.for_logits is not True:
-            error = _error(codec, values)
-            trials.append(CodecTrial(codec=text, stride_bytes=size, error=error))
-            if error is not None and error <= codec.auto_share * limit:
-                fits.add(text)
+    codecs = token_codecs(shape)
+    trials = [
+        CodecTrial(codec=text, stride_bytes=codec.layout(shape).stride_bytes, error=_error(codec, values))
+        for text, codec in codecs.items()
+    ]
     trials.sort(key=lambda each: (each.stride_bytes, np.inf if each.error is None else each.error))
-    chosen = next((each.codec for each in trials if each.codec in fits), "fp32")
-    choice = CodecChoice(max_error=limit, num_views=len(values), trials=trials)
-    return parse_codec(chosen), choice
+    chosen = next((each.codec for each in trials if _keeps_to(limit, each, codecs[each.codec])), "fp32")
+    return codecs[chosen], CodecChoice(max_error=limit, num_views=len(values), trials=trials)
+
+
+def _keeps_to(limit: float, trial: CodecTrial, codec: Codec) -> bool:
+    return trial.error is not None and trial.error <= codec.auto_share * limit
 
 
 def _error(codec: Codec, values: Array) -> float | None:

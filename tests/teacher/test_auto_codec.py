@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdcache.cache import codecs
 from kdcache.cache.codecs import CODECS
 from kdcache.cache.facts import CodecChoice, ColumnFacts
 from kdcache.cache.group import GroupFingerprint
@@ -24,7 +25,7 @@ from tests.teacher.poison import PoisonedReader
 def own_codecs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the package alone: other tests define more."""
     own = {name: codec for name, codec in CODECS.items() if codec.__module__.startswith("kdcache.")}
-    monkeypatch.setattr(auto_codec, "CODECS", own)
+    monkeypatch.setattr(codecs, "CODECS", own)
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def test_beside_a_channel_that_is_huge_in_few_tokens_it_does_not_take_what_ruins
 
 
 def test_codecs_that_do_not_fit_are_left_out(tokens: np.ndarray) -> None:
-    assert _names(choose_codec(tokens, 1.0)[1]) == set(auto_codec.CODECS) - {"topk", "sampled"}
-    assert _names(choose_codec(tokens[:, 0], 1.0)[1]) == set(auto_codec.CODECS) - {"topk", "sampled", "int8c", "factor"}
+    assert _names(choose_codec(tokens, 1.0)[1]) == set(codecs.CODECS) - {"topk", "sampled"}
+    assert _names(choose_codec(tokens[:, 0], 1.0)[1]) == set(codecs.CODECS) - {"topk", "sampled", "int8c", "factor"}
 
 
 def _names(choice: CodecChoice) -> set[str]:

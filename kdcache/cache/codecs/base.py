@@ -138,3 +138,17 @@ class Codec(ABC):
         if packed.shift is not None:
             decoded = decoded + fields[packed.shift].astype(np.float32)[..., None]
         return decoded
+
+
+def channel_means(values: Any, xp: Any) -> Any:
+    """Means over a record's tokens, (B, C) float16 of (B, N, C), to the same bits by numpy and torch.
+
+    Args:
+        values: float32 of the library `xp`, ``numpy`` or ``torch``.
+    """
+    return half(xp.mean(values, axis=1, dtype=xp.float64), xp)
+
+
+def half(values: Any, xp: Any) -> Any:
+    """Numbers of float64 or float32 as float16, rounded by way of float32, as torch does."""
+    return xp.asarray(xp.asarray(values, dtype=xp.float32), dtype=xp.float16)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.codecs.base import Codec
+from kdcache.cache.codecs.base import Codec, channel_means
 from kdcache.cache.record import Array, RecordLayout
 
 _GROUP = 32
@@ -47,8 +47,7 @@ class Int4(Codec):
     def encode_fields(self, values: Any, xp: Any) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         if _has_mean(values.shape[1:]):
-            mean = xp.asarray(xp.mean(values, axis=1, dtype=xp.float64), dtype=xp.float32)
-            fields["mean"] = xp.asarray(mean, dtype=xp.float16)
+            fields["mean"] = channel_means(values, xp)
             values = values - xp.asarray(fields["mean"], dtype=xp.float32)[:, None]
         groups = (*values.shape[:-1], _num_groups(values.shape[-1]))
         if missing := -values.shape[-1] % _GROUP:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.cache.codecs.base import Codec
+from kdcache.cache.codecs.base import Codec, channel_means, half
 from kdcache.cache.record import Array, RecordLayout
 
 _LARGEST = 127
@@ -68,12 +68,12 @@ class Int8C(Codec):
         return fields
 
     def encode_fields(self, values: Any, xp: Any) -> dict[str, Any]:
-        mean = _half(xp.mean(values, axis=1, dtype=xp.float64), xp)
+        mean = channel_means(values, xp)
         spread = values - _single(mean, xp)[:, None]
         energy = xp.mean(xp.square(xp.asarray(spread, dtype=xp.float64)), axis=1)
-        channel_scale = _half(xp.sqrt(energy), xp)
+        channel_scale = half(xp.sqrt(energy), xp)
         spread = spread / _divisor(channel_scale, xp)[:, None] * (channel_scale > 0)[:, None]
-        token_scale = _half(xp.amax(xp.abs(spread), axis=-1) / _LARGEST, xp)
+        token_scale = half(xp.amax(xp.abs(spread), axis=-1) / _LARGEST, xp)
         steps = xp.clip(xp.round(spread / _divisor(token_scale, xp)[..., None]), -_LARGEST, _LARGEST)
         integers = xp.asarray(xp.nan_to_num(steps, nan=0.0), dtype=xp.int8)
         return {"values": integers, "token_scale": token_scale, "channel_scale": channel_scale, "mean": mean}
@@ -84,11 +84,6 @@ class Int8C(Codec):
         )
         # The first product is exact, 7 bits by 11; the second and the sum are rounded.
         return values * token_scale[:, :, None] * channel_scale[:, None] + mean[:, None]
-
-
-def _half(values: Any, xp: Any) -> Any:
-    # By way of float32, as torch takes it from float64.
-    return xp.asarray(_single(values, xp), dtype=xp.float16)
 
 
 def _single(values: Any, xp: Any) -> Any:

@@ -1,6 +1,5 @@
 """What codecs share that keep the logits of K classes and one logit for all others."""
 
-from abc import ABC
 from typing import Any
 
 from kdcache.cache.codecs.base import Codec
@@ -8,7 +7,7 @@ from kdcache.cache.codecs.packed import SparseLogits
 from kdcache.cache.record import RecordLayout
 
 
-class KeptLogits(Codec, ABC):
+class KeptLogits(Codec):
     """6 bytes for each of k classes and 4 for all others.
 
     Args:

@@ -62,11 +62,11 @@ class Placement:
 
 def import_ray() -> Any:
     """The module ray. Raises: MissingExtraError."""
-    # Both are read when Ray starts: nothing is reported, and a pass without a GPU changes no CUDA_VISIBLE_DEVICES.
+    # Read when Ray starts: nothing is reported, a pass without a GPU changes no CUDA_VISIBLE_DEVICES, and actors have
+    # the niceness of any process. Ray's is 15, where all other work on the machine starves them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Actors are what the machine is for; Ray starts them at niceness 15, where any other work starves them.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:
