@@ -4,6 +4,10 @@ import hashlib
 
 import numpy as np
 
+# Not np.random, which numpy imports at its first use, within a stream's first step: the import of its compiled modules
+# drops a KeyboardInterrupt without a word.
+from numpy.random import Philox
+
 _PHILOX_BLOCK = 4  # numbers for each step of Philox4x64's counter
 
 
@@ -28,7 +32,7 @@ def derived_bits(count: int, *parts: object, skip: int = 0) -> np.ndarray:
     """
     key = int.from_bytes(derived_key(*parts)[:16], "little")
     blocks, rest = divmod(skip, _PHILOX_BLOCK)
-    return np.random.Philox(key=key).advance(blocks).random_raw(rest + count)[rest:]
+    return Philox(key=key).advance(blocks).random_raw(rest + count)[rest:]
 
 
 def uniforms(bits: np.ndarray) -> list[float]:

@@ -135,7 +135,7 @@ def test_another_conversion_of_the_same_name_is_refused(cache_copy: Path) -> Non
             "int8c stores 16 tokens a record or more.*name the other columns alone",
         ),
         ({"codec": "int5"}, "unknown codec 'int5'"),
-        ({"codec": "topk"}, "needs the number of logits"),
+        ({"codec": "topk"}, "needs the number of classes"),
         ({"group": "nobody"}, "no group 'nobody'"),
         ({"name": GROUP}, "is what is converted"),
     ],
