@@ -75,7 +75,7 @@ def try_all(kernel: Kernel, width: int, arch: str, *, all_cases: bool) -> Iterab
 
     Args:
         kernel, width, arch: Whose, as for ``choose_row``.
-        all_cases: Go on after a case with a fault. It may be the fastest for all that; where nothing is timed it is out.
+        all_cases: Go on after a case with a fault: it may be the fastest. Where nothing is timed it is out.
     """
     for settings in kernel.candidates(width):
         faults: list[Fault] = []
