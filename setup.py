@@ -11,7 +11,7 @@ assert VERSION is not None
 
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.3"]
 RAY = "ray>=2.44"
-CLOUD = ["obstore>=0.6", "tenacity>=8.2"]
+CLOUD = ["obstore>=0.11", "tenacity>=8.2"]
 EXTRAS = {
     "cloud": CLOUD,
     "docs": [
@@ -33,7 +33,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff==0.17.6",
         "tensorboard>=2.16",
-        "moto[server]>=5.0",
+        "moto[server]>=5.1.5",
         RAY,
         *CLOUD,
         *ONNX,
