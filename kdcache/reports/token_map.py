@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 from kdcache.analysis.colours import principal_colours
 from kdcache.durable import write_file
 
-
 # As far from white paper as from a dark page (contrast 4.3): the picture itself has no background.
 _INK = "#7a7a7a"
 _POINTS = 19
