@@ -194,7 +194,11 @@ def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """``s3://BUCKET`` of an empty bucket; the environment says how it is reached, and where files are staged."""
     name = f"test-{secrets.token_hex(6)}"
     make_bucket(s3_endpoint, name)
-    settings = {**environment(s3_endpoint), "KDCACHE_STAGING": str(tmp_path / "staging"), "KDCACHE_REMOTE_TIMEOUT": "2"}
+    settings = {
+        **environment(s3_endpoint),
+        "KDCACHE_STAGING": str(tmp_path / "staging"),
+        "KDCACHE_REMOTE_TIMEOUT": "10",
+    }
     for variable, value in settings.items():
         monkeypatch.setenv(variable, value)
     return f"s3://{name}"

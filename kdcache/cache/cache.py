@@ -134,15 +134,15 @@ class Cache:
             return path
         return self.paths.remote.staged(self.paths.object_name(path), self._content(part, shard))
 
-    def hold(self, part: str, shard: BaseShard) -> Lease:
-        """Make sure that one file is here as long as the lease lives: from object storage it is fetched and hashed.
+    def hold(self, part: str, shard: BaseShard, *, reread: bool = False) -> Lease:
+        """Make sure that one file is here while the lease lives: object storage's is fetched, or compared if `reread`.
 
         Raises: CorruptCacheError where object storage has not what the manifest names, StorageError, DiskFullError.
         """
         path = self._own_path(part, shard)
         if self.paths.remote is None:
             return Lease(path)
-        return self.paths.remote.hold(self.paths.object_name(path), self._content(part, shard))
+        return self.paths.remote.hold(self.paths.object_name(path), self._content(part, shard), reread=reread)
 
     def _own_path(self, part: str, shard: BaseShard) -> Path:
         group, _, own = part.rpartition("/")

@@ -106,6 +106,7 @@ class Job(Generic[Fingerprint]):
         """Note durably what the manifest alone may know of later versions, before it is withdrawn."""
         if noted := later_versions(self.paths):
             write_changed(self.paths.job / _LATER, dump_json(noted))
+            publish_note(self.paths, self.paths.job / _LATER)
 
     def known(self) -> Fingerprint | None:
         """The plan that was begun here, None before there is one. Raises: CorruptCacheError."""

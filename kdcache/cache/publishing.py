@@ -87,6 +87,21 @@ def publish_manifest(paths: CachePaths, files: Iterable[str]) -> None:
             _upload(paths, paths.root / name)
 
 
+def withdraw_manifest(paths: CachePaths) -> None:
+    """Remove the manifest, the first of all: there is no cache until it is written again.
+
+    On object storage what was uploaded before it goes too, because nothing there is ever replaced and another version
+    of a library may make other bytes.
+
+    Raises: StorageError.
+    """
+    if paths.remote is not None:
+        described = [name for name in paths.remote.list()[0] if name.endswith((".json", ".sha256"))]
+        for name in sorted(described, key=lambda each: each != paths.manifest.name):
+            paths.remote.remove(name)
+    remove(paths.manifest)
+
+
 @contextlib.contextmanager
 def here(paths: CachePaths, name: str, *parts: str) -> Generator[CachePaths]:
     """Paths under which small files of a shard (its index, its ledger) lie here while the block runs."""

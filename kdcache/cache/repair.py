@@ -1,4 +1,4 @@
-"""Repairing a cache: move damaged shards aside for the same extraction to write again."""
+"""Repairing a cache, here or on object storage: move damaged shards aside for the same extraction to write again."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from kdcache.cache.group import GroupFingerprint
 from kdcache.cache.job import Job
 from kdcache.cache.manifest import fingerprint_bytes
 from kdcache.cache.paths import INDEX
-from kdcache.durable import make_folder, remove, write_file
+from kdcache.cache.publishing import publish_plan, withdraw_manifest
+from kdcache.durable import make_folder, write_file
 from kdcache.storage import storage_errors
 
 
@@ -44,14 +45,17 @@ def _move_aside(
 ) -> None:
     paths = job.paths
     write_file(paths.job / "plan.json", fingerprint_bytes(fingerprint))
+    publish_plan(paths)
     job.keep_versions()
-    remove(paths.manifest)
+    withdraw_manifest(paths)
     # The index goes first: without it the shard is not done, whatever else is left when this is interrupted.
     for name in shards:
         for part in sorted(parts, key=lambda part: part != INDEX):
             path = paths.shard(part, name)
-            if os.path.lexists(path):
-                aside = paths.job / "damaged" / part
-                make_folder(aside)
+            aside = paths.job / "damaged" / part / path.name
+            if paths.remote is not None:
+                paths.remote.move(paths.object_name(path), paths.object_name(aside))
+            elif os.path.lexists(path):
+                make_folder(aside.parent)
                 with storage_errors(path, "move aside"):
-                    path.replace(aside / path.name)
+                    path.replace(aside)

@@ -145,7 +145,7 @@ def _held(cache: Cache, parts: Sequence[str], shard: BaseShard) -> tuple[list[Le
     problems: dict[str, str] = {}
     for part in parts:
         try:
-            leases.append(cache.hold(part, shard))
+            leases.append(cache.hold(part, shard, reread=True))
             problems[part] = _file_problem(cache.path(part, shard), cache.file(part, shard))
         except CorruptCacheError as error:
             problems[part] = str(error)

@@ -16,6 +16,7 @@ from kdcache.errors import UsageError
 if TYPE_CHECKING:
     from kdcache.cache.cache import Cache
     from kdcache.cache.group import Group
+    from kdcache.cache.paths import CachePaths
     from kdcache.cache.verify import Fault
 
 USAGE = "CACHE [options]"
@@ -54,16 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Verify."""
     from kdcache.cache.cache import open_cache
+    from kdcache.cache.places import writing_paths
     from kdcache.cli.remedies import fault_line
 
     fresh = {"--teacher-weights": arguments.teacher_weights, "--data": arguments.data}
     refuse_ignored(fresh, without="--rerun-teacher", given=arguments.rerun_teacher)
     if arguments.accept_loss and not arguments.rebuild:
         raise UsageError("--accept-loss goes with --rebuild")
-    if (arguments.rebuild or arguments.repair) and not isinstance(arguments.cache, Path):
+    if arguments.rebuild and not isinstance(arguments.cache, Path):
         raise UsageError(
-            f"{arguments.cache}: --repair and --rebuild change files on a local disk; on object storage remove the "
-            "manifests and all objects of a damaged shard, and the same `kdcache extract` writes them again"
+            f"{arguments.cache}: --rebuild reads all tars on a local disk; copy the cache there, rebuild it, and copy "
+            "the indexes and manifests back"
         )
     if arguments.rebuild:
         _rebuild(arguments.cache, arguments.group, accept_loss=arguments.accept_loss)
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(fault_line(fault))
         _print_summary(cache, faults, result)
     if arguments.repair and faults:
-        _repair(cache, faults)
+        _repair(cache, writing_paths(arguments.cache), faults)
     return 1 if faults else 0
 
 
@@ -161,7 +163,7 @@ def _rebuild(folder: Path, only: str | None, *, accept_loss: bool) -> None:
     print(f"{folder}: rebuilt index and manifest of {', '.join(what)} from their tars")
 
 
-def _repair(cache: "Cache", faults: "list[Fault]") -> None:
+def _repair(cache: "Cache", paths: "CachePaths", faults: "list[Fault]") -> None:
     from kdcache.cache.base import BaseFingerprint
     from kdcache.cache.group import GroupFingerprint
     from kdcache.cache.job import Job
@@ -179,16 +181,14 @@ def _repair(cache: "Cache", faults: "list[Fault]") -> None:
     job_id = worker_env().job_id
     for name, shards in sorted(damaged.items()):
         if name:
-            job = Job(cache.paths.group(name), job_id, GroupFingerprint)
+            job = Job(paths.group(name), job_id, GroupFingerprint)
             move_aside_group(job, cache.group(name).manifest.fingerprint, sorted(shards))
         else:
-            job = Job(cache.paths, job_id, BaseFingerprint)
+            job = Job(paths, job_id, BaseFingerprint)
             move_aside_base(job, cache.manifest.fingerprint, sorted(shards))
         job.close()
-        print(
-            f"{name or 'images'}: {counted(len(shards), 'shard')} moved to {job.paths.job / 'damaged'}: "
-            f"{', '.join(sorted(shards))}"
-        )
+        aside = job.paths.where(job.paths.job / "damaged")
+        print(f"{name or 'images'}: {counted(len(shards), 'shard')} moved to {aside}: {', '.join(sorted(shards))}")
     print("now run the same `kdcache extract` command again, it writes only these")
 
 

@@ -75,8 +75,9 @@ def decode_jpeg(data: bytes) -> np.ndarray | None:
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """A baseline JPEG, its colour at half resolution; the same bytes for the same versions of the libraries.
 
-    Chroma subsampling of 4:2:0 is what cameras and ImageNet have: 22 % smaller than 4:4:4 at quality 95, and decoded in
-    four fifths of the time. By Pillow, which is always installed: files must not depend on whether an optional decoder is.
+    Chroma subsampling of 4:2:0 is what cameras and ImageNet have: 22 % smaller than 4:4:4 at quality 95, and decoded
+    in four fifths of the time. By Pillow, which is always installed: files must not depend on whether an optional
+    decoder is.
 
     Args:
         pixels: (H, W, 3) uint8.

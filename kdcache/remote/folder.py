@@ -88,17 +88,20 @@ class RemoteFolder:
         """Where a file is while somebody holds it."""
         return self.staging.path(content.sha256 + Path(name).suffix)
 
-    def hold(self, name: str, content: Content) -> Lease:
+    def hold(self, name: str, content: Content, *, reread: bool = False) -> Lease:
         """Bring a file here whole, compare its hash, and hold it.
 
         Args:
             name: Of the object.
             content: What its manifest says of it. Here the file is named by its hash.
+            reread: Compare the object's bytes even if its content is here, from whatever time.
 
         Raises: CorruptCacheError where it is missing or has other bytes, however often it is fetched; StorageError,
             DiskFullError.
         """
         key = self._key(name)
+        if reread and self.staged(name, content).is_file():  # else they are compared when they are fetched
+            self._check(name, content)
 
         def fetch(descriptor: int, path: Path) -> None:
             self._require(name, content.size_bytes)
@@ -147,8 +150,27 @@ class RemoteFolder:
         """Write a small object. Args, returns: as ObjectStore.replace."""
         return self._store.replace(self._key(name), data, known=known)
 
+    def remove(self, name: str) -> None:
+        """Remove an object, if it is there. Raises: StorageError."""
+        self._store.remove(self._key(name))
+        self.refresh()
+
+    def move(self, name: str, to: str) -> None:
+        """Give an object another name, if it is there; replaces what has that name. Raises: StorageError."""
+        self._store.move(self._key(name), self._key(to))
+        self.refresh()
+
     def _key(self, name: str) -> str:
         return (self.url / name).key
+
+    def _check(self, name: str, content: Content) -> None:
+        self._require(name, content.size_bytes)
+        for attempt in retrying(CorruptCacheError, attempts=MAX_FETCHES):
+            with attempt:
+                digest = hashlib.sha256()
+                for piece in self._store.pieces(self._key(name), content.size_bytes):
+                    digest.update(piece)
+                self._require_hash(name, content, digest.hexdigest())
 
     def _require(self, name: str, size: int) -> None:
         found = self.find(name)
@@ -164,7 +186,10 @@ class RemoteFolder:
         with reading_errors(path):
             for offset in range(0, content.size_bytes, _PIECE_BYTES):
                 digest.update(os.pread(descriptor, _PIECE_BYTES, offset))
-        if digest.hexdigest() != content.sha256:
+        self._require_hash(name, content, digest.hexdigest())
+
+    def _require_hash(self, name: str, content: Content, found: str) -> None:
+        if found != content.sha256:
             raise CorruptCacheError(
                 f"{self.url / name}: bytes differ from what was written (sha256), fetched {MAX_FETCHES} times",
                 remedy=Remedy.REPAIR,

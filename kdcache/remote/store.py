@@ -157,6 +157,22 @@ class ObjectStore:
         condition: Any = "overwrite" if known is None else {"e_tag": known.e_tag}
         return self._put("write", key, data, len(data), condition, hashlib.sha256(data).hexdigest())
 
+    def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no fault. Raises: StorageError."""
+        self._ask("remove", key, lambda: engine().delete(self._client(), key))
+
+    def move(self, key: str, to: str) -> None:
+        """Move an object, over whatever is there; one that is not there is no fault.
+
+        It is copied by the service and then removed: interrupted in between it lies in both places, and the same again
+        finishes that.
+
+        Raises: StorageError.
+        """
+        if self.find(key) is not None:
+            self._ask("copy", key, lambda: engine().copy(self._client(), key, to))
+            self.remove(key)
+
     def _put(self, action: str, key: str, data: bytes | Path, size: int, mode: Any, sha256: str) -> bool:
         def put() -> bool:
             try:

@@ -70,11 +70,20 @@ def choose_fastest(trials: Iterable[Trial], time_ms: Callable[[Settings], float]
     return min(times, key=lambda timed: timed[0])[1] if times else None
 
 
-def try_all(kernel: Kernel, width: int, arch: str) -> Iterable[Trial]:
-    """Compile a kernel's candidates one by one, as they are asked for."""
+def try_all(kernel: Kernel, width: int, arch: str, *, all_cases: bool) -> Iterable[Trial]:
+    """Compile a kernel's candidates one by one, as they are asked for.
+
+    Args:
+        kernel, width, arch: Whose, as for ``choose_row``.
+        all_cases: Go on after a case with a fault: it may be the fastest. Where nothing is timed it is out.
+    """
     for settings in kernel.candidates(width):
-        reports = [aot.report(case, kernel.module, arch) for case in kernel.case(width, settings)]
-        yield Trial(settings, [fault for report in reports for fault in faults_of(report)])
+        faults: list[Fault] = []
+        for case in kernel.case(width, settings):
+            faults += faults_of(aot.report(case, kernel.module, arch))
+            if faults and not all_cases:
+                break
+        yield Trial(settings, faults)
 
 
 def chosen_kernels(modules: Sequence[str], pattern: str) -> list[Kernel]:
@@ -101,9 +110,9 @@ def choose_row(kernel: Kernel, width: int, arch: str, device: torch.device | Non
     """
     if arch == INTERPRETER:
         return kernel.interpreted or kernel.candidates(width)[0]
-    trials = try_all(kernel, width, arch)
     if device is None:
-        return choose_first_clean(trials)
+        return choose_first_clean(try_all(kernel, width, arch, all_cases=False))
+    trials = try_all(kernel, width, arch, all_cases=True)
     return choose_fastest(trials, lambda settings: _median_ms(kernel.timing(width, settings, device)))
 
 
@@ -161,14 +170,22 @@ def _rows(kernel: Kernel, arch: str, device: torch.device | None) -> tuple[dict[
     """A kernel's rows of the table, and how many no candidate serves."""
     widths = {"*": next(iter(kernel.widths.values()))} if arch == INTERPRETER else kernel.widths
     rows: dict[str, Settings] = {}
-    for row, width in widths.items():
-        print(f"{kernel.name} {row} on {arch}", flush=True)
-        settings = choose_row(kernel, width, arch, device)
+    if arch == INTERPRETER or device is not None:
+        chosen = [choose_row(kernel, width, arch, device) for width in widths.values()]
+    else:
+        chosen = list(aot.on_all_cores(_compiled_row, [(kernel.module, width, arch) for width in widths.values()]))
+    for row, settings in zip(widths, chosen, strict=True):
+        print(f"{kernel.name} {row} on {arch}: {settings}", flush=True)
         if settings is None:
             print(f"  no candidate will do: width {row} gets no row and runs in plain torch", flush=True)
         else:
             rows[row] = dict(settings)
     return rows, len(widths) - len(rows)
+
+
+def _compiled_row(module: str, width: int, arch: str) -> Settings | None:
+    """Made to be called in another process."""
+    return choose_row(aot.kernel_of(module), width, arch, None)
 
 
 def _stamp(parser: argparse.ArgumentParser, out: Path, checked_on: str) -> int:

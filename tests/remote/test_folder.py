@@ -57,6 +57,16 @@ def test_listings_know_what_was_created_since(folder: RemoteFolder) -> None:
     assert folder.list() == ({}, ["index"])
 
 
+def test_listings_forget_what_was_moved_or_removed(folder: RemoteFolder) -> None:
+    folder.create("part/a", b"1")
+    folder.create("part/b", b"2")
+    assert set(folder.entries("part")) == {"a", "b"}
+    folder.move("part/a", "other/a")
+    assert (set(folder.entries("part")), set(folder.entries("other"))) == ({"b"}, {"a"})
+    folder.remove("part/b")
+    assert folder.entries("part") == {}
+
+
 def test_a_file_without_a_hash_is_known_by_what_the_service_says(folder: RemoteFolder) -> None:
     folder.create("t.tar", b"first")
     one = folder.find("t.tar")

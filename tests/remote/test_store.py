@@ -40,6 +40,18 @@ def test_what_is_not_there(store: ObjectStore) -> None:
         list(store.pieces("a", 10))
 
 
+def test_an_object_is_moved_with_its_hash_and_removed(store: ObjectStore) -> None:
+    store.create("a", b"one", sha256(b"one"))
+    store.create("there", b"two", sha256(b"two"))
+    for _ in range(2):  # the second finds nothing left to do
+        store.move("a", "there")
+        assert (store.find("a"), store.read("there")) == (None, b"one")
+        assert store.sha256("there", 3) == sha256(b"one")
+    for _ in range(2):
+        store.remove("there")
+        assert store.find("there") is None
+
+
 def test_one_level_is_listed(store: ObjectStore) -> None:
     for key in ("a/x", "a/y", "a/b/z", "ab/x"):
         store.create(key, b"1", sha256(b"1"))

@@ -227,7 +227,13 @@ INTERPRETED = {"columns": 48, "block_t": 32, "block_n": 32, "num_warps": 4, "num
 def candidates(width: int) -> list[dict[str, int]]:
     """Settings for students of this width, best guess first."""
     if width <= 256:
-        sizes = [(256, 128, 64, 8, 3), (256, 64, 64, 8, 3), (256, 128, 64, 8, 2), (256, 64, 64, 4, 3)]
+        sizes = [
+            (256, 128, 64, 8, 3),
+            (256, 64, 64, 8, 3),
+            (256, 128, 64, 8, 2),
+            (256, 64, 64, 4, 3),
+            (256, 64, 32, 8, 3),
+        ]
     else:
         sizes = [(192, 128, 64, 8, 3), (256, 128, 64, 8, 3), (256, 64, 64, 8, 3), (256, 64, 32, 8, 3)]
     names = ("columns", "block_t", "block_n", "num_warps", "num_stages")
