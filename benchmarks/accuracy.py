@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--grid", choices=[name for name in GRIDS if name != "toy"], default="reduced")
     parser.add_argument("--toy", action="store_true", help="a few steps of each, to see that it runs")
-    parser.add_argument("--data", default=_CIFAR, help=f"folder with train-*.tar.gz and test-*.tar.gz ({_CIFAR})")
+    parser.add_argument(
+        "--data",
+        default=_CIFAR,
+        help=f"folder with CIFAR-10 as train-*.tar.gz and test-*.tar.gz, see README ({_CIFAR})",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each row (3)")
     parser.add_argument("--rows", help="names of rows, ;-separated (all)")
     parser.add_argument("--jobs", type=int, help="runs at a time (the grid's)")

@@ -96,7 +96,8 @@ _REFERENCE = "replay, simplejpeg, views by the extension"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
-    parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder of real images (../shared/data)")
+    help_ = "folder with cifar10/ and imagenet-sample/, see README (../shared/data; without it made-up images)"
+    parser.add_argument("--data", type=Path, default=SHARED_DATA, help=help_)
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which images (all)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=20)

@@ -71,7 +71,7 @@ class CacheTokens(TokenSource):
             digest=cache.identity(columns),
             teacher=teacher.name,
             weights=teacher.weights,
-            data=fingerprint.source.kind,
+            data="digits" if fingerprint.source.kind == "digits" else "the cache",
             num_images=total,
             num_views=fingerprint.views.num_views,
             num_read=len(self._samples),

@@ -234,7 +234,7 @@ class SourceFacts(Facts, frozen=True, kw_only=True):
         digest: Of the cache's manifest; empty for a model.
         teacher: timm name.
         weights: Where its weights came from.
-        data: The images.
+        data: Whose images, in words: ``digits``, ``the cache``, or what was given for a model.
         num_images: Images there are.
         num_views: Views of each; the stored statistics are over all of them.
         num_read: Images whose first view's tokens were read.

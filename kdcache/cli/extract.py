@@ -102,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     env = worker_env()
     report = _extracted(config, env, cluster, as_json=as_json)
     found = label_agreement(open_cache(config.out)) if report.base is not None else []
+    found = [each for each in found if each.column.partition("/")[0] in report.groups]
     if as_json:
         print_json(report_facts(report, found))
     else:

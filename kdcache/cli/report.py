@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     inputs = read_inputs(arguments.folders)
     analyses = f"{len(inputs.analyses)} {'analysis' if len(inputs.analyses) == 1 else 'analyses'}"
-    counts = f"{analyses}, {counted(len(inputs.runs), 'run')}, {counted(len(inputs.caches), 'cache')}"
+    runs, caches = counted(len(inputs.runs), "run"), counted(len(inputs.caches), "cache")
+    counts = ", ".join(each for each in (analyses, runs, caches) if not each.startswith("0 "))
     labels = [each.label for each in (*inputs.analyses, *inputs.runs, *inputs.caches)]
     title = arguments.title or (f"{labels[0]}: report of kdcache" if len(labels) == 1 else f"kdcache: {counts}")
     page = render_page(inputs, title).encode("utf-8", "replace")

@@ -209,9 +209,9 @@ def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
     pixels = next(replayer.pixels(shard, row, sample, [arguments.view]))
     features = reader.decode_record(shard, row, arguments.view, chosen[0])
     rows, columns_ = chosen[0].grid
-    title = f"{shard.index.key(row)}, view {arguments.view}, {chosen[0].label}"
-    draw_token_map(arguments.picture, pixels, features.reshape(rows, columns_, -1), title)
-    print(f"picture   {arguments.picture}: {title}")
+    shown = f"{shard.index.key(row)}, view {arguments.view}"
+    draw_token_map(arguments.picture, pixels, features.reshape(rows, columns_, -1), f"{shown}\n{chosen[0].label}")
+    print(f"picture   {arguments.picture}: {shown}, {chosen[0].label}")
 
 
 def _find(cache: "Cache", key: str | None) -> int:

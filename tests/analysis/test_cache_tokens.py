@@ -41,10 +41,14 @@ def test_no_images_at_all(tiny_cache: Cache) -> None:
     assert list(tokens(tiny_cache, 0).batches()) == []
 
 
+def test_images_are_named_for_a_sentence(tiny_cache: Cache, photos: Path, tmp_path: Path) -> None:
+    extract(tiny_extract(tmp_path / "cache", data=str(photos), limit=None))
+    assert tokens(tiny_cache, 0).facts.data == "digits"
+    assert tokens(open_cache(tmp_path / "cache"), 0).facts.data == "the cache"
+
+
 def test_pictures_need_images(tmp_path: Path) -> None:
     extract(tiny_extract(tmp_path / "cache", images="reference"))
-    from kdcache.cache import open_cache
-
     cache = open_cache(tmp_path / "cache")
     without = tokens(cache, 5).pictures(4)
     assert without.pixels is None

@@ -87,12 +87,12 @@ def _facts(analyses: Sequence[AnalysisInput]) -> Table:
 
 def _facts_of(each: AnalysisInput) -> dict[str, str]:
     analysis, source = each.analysis, each.analysis.source
-    read = f"{source.num_read} of {source.num_images} read, {counted(source.num_views, 'view')} of each"
+    views = counted(source.num_views, "view")
     return {
         "source": f"{source.kind} {source.path}" + (f", sha256 {source.digest[:12]}…" if source.digest else ""),
         "teacher": source.teacher,
         "weights": source.weights,
-        "images": f"{source.data}: {read}",
+        "images": f"{source.num_read} of {source.num_images} images of {source.data} read, {views} of each",
         "view recipe": _recipe(source),
         "layers": _layers(each),
         "date, device": f"{analysis.date}, {analysis.device}",
