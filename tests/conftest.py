@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny cache of real digits, made once, and what is needed to make others."""
 
 import gc
+import multiprocessing
 import os
 import secrets
 import shutil
@@ -18,6 +19,11 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 # The models of the tests are tiny: a second thread gains nothing, and costs much where others use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Of a test on a disk much is waiting for fsync and for folders to go; what is proved here holds in any file system.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -30,11 +36,15 @@ from kdcache.cache import Cache, open_cache
 from kdcache.durable import sha256_file
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
+from tests.forked import PRELOAD
 from tests.object_storage import environment, make_bucket, s3_server
 
 # On a shared machine a pause of a second says nothing of the test that it falls into.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+# Before the first of them is begun: it is one for all tests of this process, and for the benchmarks.
+multiprocessing.set_forkserver_preload(PRELOAD)
 
 TEACHER = "vit_tiny_patch16_224"
 GROUP = "vit-tiny-patch16-224"

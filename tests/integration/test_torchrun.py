@@ -16,6 +16,7 @@ from kdcache.cli.main import main
 from kdcache.distributed.env import RESTART_VARIABLE
 from tests.cli.support import extract_words
 from tests.cli.test_train import words as train_words
+from tests.forked import two_ranks_of
 from tests.train.support import losses
 
 
@@ -69,8 +70,7 @@ def run_as(kind: str, root: Path, out: Path) -> Path:
     if kind == "one":
         assert main(command) == 0
     else:
-        result = torchrun(command)
-        assert result.returncode == 0, result.stderr
+        two_ranks_of(command)
     return out
 
 
