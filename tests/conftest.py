@@ -64,6 +64,8 @@ SECOND_KWARGS = {**TEACHER_KWARGS, "embed_dim": 36}
 SECOND_TAPS = ("blocks.-1/patch:int8", "head/logits")
 DEEP_KWARGS = {**TEACHER_KWARGS, "depth": 3}
 BLOCK_TAPS = (*(f"blocks.{block}/{kind}:fp32" for block in range(3) for kind in ("patch", "prefix")), "head/logits")
+# A minute and more each, with the tests that are slow.
+LONGEST = ("test_driver.py", "test_campaign.py", "test_crashes.py", "test_lost_ranks.py", "test_benchmarks.py")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -115,9 +117,16 @@ def file_hashes(root: Path) -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with slow tests first: several workers take whole files, and the last one would be waited for alone."""
+    """Put the longest files first, then those with slow tests: a worker takes whole files, and waits for the last."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path.name, len(order)), item.path not in slow))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist keep the order below: by itself it begins with the files that have the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 def pytest_collection_finish() -> None:

@@ -77,6 +77,7 @@ def killed_when(condition: object, words: list[str], path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_an_extraction_killed_in_the_middle_continues_to_the_same_hashes(tmp_path: Path) -> None:
     more = [
         "--tap",

@@ -231,6 +231,7 @@ def test_it_trains_as_from_disk_through_a_small_folder(
     assert "use a smaller window" in message
 
 
+@pytest.mark.slow
 def test_a_bad_network_changes_nothing(
     bucket: str, s3_endpoint: str, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

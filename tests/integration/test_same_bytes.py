@@ -35,6 +35,7 @@ def passes(root: Path) -> list[list[str]]:
     return [first, added]
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_files(tmp_path: Path) -> None:
     """This one, and a Python of its own with other hashes of words."""
     assert [main(words) for words in passes(tmp_path / "1")] == [0, 0]

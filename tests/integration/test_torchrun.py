@@ -44,6 +44,7 @@ def test_extraction(tmp_path: Path) -> None:
     assert open_cache(tmp_path / "two").digest == open_cache(tmp_path / "one").digest
 
 
+@pytest.mark.slow
 def test_training_and_resuming(tiny_root: Path, tmp_path: Path) -> None:
     settings = ["--epochs", "3", "--set", "log_every=1", "--eval-data", "digits:test"]
     assert main(train_words(tiny_root, tmp_path / "one", *settings)) == 0

@@ -161,6 +161,7 @@ def test_clipping_without_the_head_of_a_lifted_student(tiny_cache: Cache) -> Non
 
 
 # Dynamo itself looks at .grad of what it traces.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
 def test_compiled(cache: Cache) -> None:
     setup, batch = all_setup(cache), one_batch(cache)
