@@ -278,7 +278,6 @@ def test_a_cache_without_the_blocks_is_refused_before_the_first_step(tiny_root: 
         prepare(tiny_run("data.codec=int8", method=method, student_kwargs=SAME), open_cache(tiny_root))
 
 
-@pytest.mark.slow
 def test_alone_it_trains_a_low_rank_copy_of_the_teacher(blocks_root: Path) -> None:
     """What is left of the loss above that of the teacher itself halves."""
     cache = open_cache(blocks_root)
