@@ -4,12 +4,17 @@ import functools
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from kdcache.errors import KdcacheError
 
 _PRELOAD = ["timm", "kdcache.train.loop", "kdcache.teacher.extract", "kdcache.teacher.online"]
+# Starting a process asks every other one for its exit code, which can be read once: who ends meanwhile and is joined by
+# another thread would seem to end with code 255.
+_STARTS_AND_JOINS = threading.Lock()
 
 
 class CommandRunner:
@@ -37,8 +42,11 @@ class CommandRunner:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self._context.Process(target=_logged, args=(function, log))
-        process.start()
-        process.join()
+        with _STARTS_AND_JOINS:
+            process.start()
+        wait([process.sentinel])
+        with _STARTS_AND_JOINS:
+            process.join()
         if process.exitcode:
             end = "\n".join(log.read_text().splitlines()[-8:]) if log.is_file() else ""
             raise KdcacheError(f"a run ended with exit code {process.exitcode}; the end of {log}:\n{end}")

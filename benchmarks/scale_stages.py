@@ -110,7 +110,7 @@ STAGES: dict[str, Callable[[Path], dict[str, list[float]]]] = {
 def _planned(num_images: int) -> float:
     from kdcache.images.source import Source, SourceImage
     from kdcache.teacher.config import ExtractConfig
-    from kdcache.teacher.plan import plan_source
+    from kdcache.teacher.source_plan import plan_source
 
     class MadeUp(Source):
         """Images with names as long as ImageNet's."""

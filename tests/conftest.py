@@ -1,5 +1,7 @@
 """Shared fixtures: a tiny cache of real digits, made once, and what is needed to make others."""
 
+import gc
+import multiprocessing
 import os
 import secrets
 import shutil
@@ -17,6 +19,11 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 # The models of the tests are tiny: a second thread gains nothing, and costs much where others use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Of a test on a disk much is waiting for fsync and for folders to go; what is proved here holds in any file system.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -29,11 +36,15 @@ from kdcache.cache import Cache, open_cache
 from kdcache.durable import sha256_file
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.extract import extract
+from tests.forked import PRELOAD
 from tests.object_storage import environment, make_bucket, s3_server
 
 # On a shared machine a pause of a second says nothing of the test that it falls into.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+# Before the first of them is begun: it is one for all tests of this process, and for the benchmarks.
+multiprocessing.set_forkserver_preload(PRELOAD)
 
 TEACHER = "vit_tiny_patch16_224"
 GROUP = "vit-tiny-patch16-224"
@@ -53,6 +64,8 @@ SECOND_KWARGS = {**TEACHER_KWARGS, "embed_dim": 36}
 SECOND_TAPS = ("blocks.-1/patch:int8", "head/logits")
 DEEP_KWARGS = {**TEACHER_KWARGS, "depth": 3}
 BLOCK_TAPS = (*(f"blocks.{block}/{kind}:fp32" for block in range(3) for kind in ("patch", "prefix")), "head/logits")
+# A minute and more each, with the tests that are slow.
+LONGEST = ("test_driver.py", "test_campaign.py", "test_crashes.py", "test_lost_ranks.py", "test_benchmarks.py")
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -104,9 +117,22 @@ def file_hashes(root: Path) -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with slow tests first: several workers take whole files, and the last one would be waited for alone."""
+    """Put the longest files first, then those with slow tests: a worker takes whole files, and waits for the last."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path.name, len(order)), item.path not in slow))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist keep the order below: by itself it begins with the files that have the most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_finish() -> None:
+    """What torch and the tests made at import lives to the end: without it a full collection takes a hundredth."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,9 @@ from kdcache.teacher.forward import TeacherOutputs
 from kdcache.teacher.images_of import committed_images, planned_images
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.out_folder import refuse_another_base, refuse_other_kinds
-from kdcache.teacher.plan import base_fingerprint, group_fingerprints, plan_recipe, plan_source
+from kdcache.teacher.plan import base_fingerprint, group_fingerprints, plan_recipe
 from kdcache.teacher.reading import ImageReader
+from kdcache.teacher.source_plan import plan_source
 from kdcache.teacher.worker import known_bad
 from kdcache.teacher.writing import ShardSink
 

@@ -21,7 +21,7 @@ from kdcache.planning.training import StudentConfig, TrainingCosts, measure_trai
 from kdcache.planning.verdict import Figures, Verdict, decide
 from kdcache.stream.config import usable_memory
 from kdcache.teacher.config import AUTO, ExtractConfig
-from kdcache.teacher.plan import plan_source
+from kdcache.teacher.source_plan import plan_source
 
 _NUM_PICTURES = 128
 # Of the memory that this process may use: a cache below it is read from the disk in its first epoch only.

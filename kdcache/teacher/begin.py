@@ -23,9 +23,10 @@ from kdcache.teacher.estimate import PassEstimate, estimate_pass
 from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
 from kdcache.teacher.model import Teacher
 from kdcache.teacher.out_folder import naming_images, refuse_another_base, refuse_other_kinds
-from kdcache.teacher.plan import SourcePlan, base_fingerprint, group_fingerprints, plan_recipe, plan_source
+from kdcache.teacher.plan import base_fingerprint, group_fingerprints, plan_recipe
 from kdcache.teacher.reading import ImageReader
 from kdcache.teacher.replaying import ReplayReader
+from kdcache.teacher.source_plan import SourcePlan, plan_source
 
 OnSource = Callable[[Source, PassEstimate | None], None]
 

@@ -23,7 +23,8 @@ from kdcache.models.names import with_square_size
 from kdcache.models.taps import has_classifier, token_grid
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.model import TapFacts
-from kdcache.teacher.plan import SourcePlan, plan_columns
+from kdcache.teacher.plan import plan_columns
+from kdcache.teacher.source_plan import SourcePlan
 from kdcache.teacher.space import images_bytes, records_bytes
 
 # A forward of a whole batch is measured if it takes no longer than this, else one of fewer images.

@@ -15,7 +15,7 @@ from kdcache.errors import CacheMismatchError, KdcacheError, Remedy
 from kdcache.remote import Location
 from kdcache.storage import entries
 from kdcache.teacher.config import ExtractConfig
-from kdcache.teacher.plan import SourcePlan
+from kdcache.teacher.source_plan import SourcePlan
 
 _KEYS_FIELD = "source.keys_sha256: "
 _MAX_NAMED = 3

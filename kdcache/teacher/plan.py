@@ -1,8 +1,7 @@
-"""From what was asked to fingerprints: which images in which order, which views, which columns."""
+"""From what was asked to fingerprints: which views, which columns, of which teacher."""
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -13,85 +12,21 @@ import torch
 import kdcache
 from kdcache.cache.base import BaseFingerprint
 from kdcache.cache.codecs import Codec, parse_codec
-from kdcache.cache.facts import CodecChoice, ColumnFacts, SourceFacts, SubsetFacts, ViewFacts, pixel_column
+from kdcache.cache.facts import CodecChoice, ColumnFacts, ViewFacts, pixel_column
 from kdcache.cache.group import GroupFingerprint
-from kdcache.cache.keys import keys_digest, labels_digest, safe_keys
 from kdcache.cache.manifest import FORMAT_VERSION, fingerprint_digest
 from kdcache.cache.paths import PIXELS, RESERVED_NAMES, is_safe_name
 from kdcache.errors import ModelError, UsageError
-from kdcache.images import Source, decoder_versions
+from kdcache.images import decoder_versions
 from kdcache.models import Tap, parse_tap
-from kdcache.per_class import few_shot
 from kdcache.pixel_rule import Exif
-from kdcache.seeds import derived_key
 from kdcache.teacher.config import AUTO, DEFAULT_TAPS, ExtractConfig
 from kdcache.teacher.model import TapFacts, Teacher
+from kdcache.teacher.source_plan import SourcePlan
 from kdcache.views import AUGMENT_INTERPOLATIONS, INTERPOLATIONS, RECIPES, VIEW_FIELDS, ViewRecipe
 
 # The codec of a tap for which it is to be chosen, and how it was.
 Choose = Callable[[TapFacts], tuple[Codec, CodecChoice]]
-
-
-@dataclass(frozen=True)
-class SourcePlan:
-    """The images of a cache, in its order.
-
-    Args:
-        source: Where they are.
-        positions: For each image its position in the source.
-        keys: Their safe keys.
-        subset: How they were drawn by class, if they were.
-        rules: How their keys are found, where that is not the usual way.
-    """
-
-    source: Source
-    positions: list[int]
-    keys: list[str]
-    subset: SubsetFacts | None = None
-    rules: dict[str, str] = field(default_factory=dict)
-
-    def facts(self) -> SourceFacts:
-        """For the fingerprint."""
-        images = self.source.images
-        return SourceFacts(
-            kind=self.source.kind,
-            subset=self.subset,
-            num_samples=len(self.positions),
-            keys_sha256=keys_digest(images[position].key for position in self.positions),
-            labels_sha256=labels_digest(images[position].label for position in self.positions),
-            num_classes=self.source.num_classes,
-            class_names=list(self.source.class_names),
-            rules=self.rules,
-        )
-
-
-def plan_source(source: Source, config: ExtractConfig) -> SourcePlan:
-    """Put the images in order and give them keys; a limit takes the first ones of that order.
-
-    Raises: UsageError where images are drawn by class and a class has too few of them.
-    """
-    images, subset = source.images, None
-    positions = list(range(len(images)))
-    if config.per_class is not None:
-        seed = config.seed if config.per_class_seed is None else config.per_class_seed
-        subset = SubsetFacts(per_class=config.per_class, seed=seed)
-        positions = few_shot(
-            [image.label for image in images],
-            [image.key for image in images],
-            per_class=subset.per_class,
-            seed=subset.seed,
-            class_names=source.class_names,
-        )
-    if config.order == "shuffle":
-        if source.in_order_only:
-            raise UsageError(source.in_order_only)
-        # Ranked by a hash of seed and key: independent of numpy, and of how many images there are beside it.
-        positions.sort(key=lambda position: derived_key("order", config.seed, images[position].key))
-    keys = safe_keys([image.key for image in images], [image.readable_key for image in images])
-    positions = positions[: config.limit]
-    return SourcePlan(
-        source, positions, [keys[position] for position in positions], subset, config.source_rules.recorded()
-    )
 
 
 def plan_recipe(config: ExtractConfig, teacher: Teacher) -> ViewRecipe:

@@ -16,7 +16,7 @@ from kdcache.cache.writer import BadSample
 from kdcache.errors import BadImageError, KdcacheError
 from kdcache.images import decode_image, decode_pixels, encode_jpeg
 from kdcache.ordered_map import ordered_map
-from kdcache.teacher.plan import SourcePlan
+from kdcache.teacher.source_plan import SourcePlan
 from kdcache.views import ViewRecipe, draw_view, pixel_hash, replay_views
 
 

@@ -8,7 +8,7 @@ from kdcache.cache.extraction import Extraction, ShardTask
 from kdcache.cache.facts import ColumnFacts
 from kdcache.cache.statistics import MAX_SPECTRA_PER_SHARD
 from kdcache.errors import DiskFullError, Remedy
-from kdcache.teacher.plan import SourcePlan
+from kdcache.teacher.source_plan import SourcePlan
 
 # Headers and padding of an image and of its record, the record itself with one view, and its row in the index.
 _PER_IMAGE_BYTES = 2816

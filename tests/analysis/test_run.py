@@ -160,6 +160,7 @@ def test_tokens_of_zeros_are_counted_and_break_nothing(tmp_path: Path) -> None:
     assert all(np.isfinite(values).all() for name, values in curves.items() if "records" not in name)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_images_or_shards(tmp_path: Path) -> None:
     import tracemalloc
 

@@ -57,6 +57,11 @@ def test_reading_a_cache_needs_no_torch(tiny_root: Path) -> None:
     assert not loaded & {"torch", "timm", "sklearn", "matplotlib", "webdataset"}
 
 
+def test_reading_images_needs_no_torch() -> None:
+    """The process in which images are tried one by one is begun again after each that kills it."""
+    assert not loaded_by("from kdcache.teacher.reading import ImageReader") & {"torch", "timm", "sklearn"}
+
+
 def test_training_loads_no_teacher(tiny_root: Path, tmp_path: Path) -> None:
     """The whole `train` command, and afterwards no module of the teacher's is in memory."""
     arguments = ["train", "--cache", str(tiny_root), "--student", "vit_tiny_patch16_224", "--method", "lift"]

@@ -41,6 +41,7 @@ def test_the_teacher_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
+@pytest.mark.slow
 def test_the_streaming_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["kdcache", "kdcache without extension", "np.memmap", "webdataset"]
     words = ["--toy", "--repeats", "1", "--cold", "1", "--seconds", "0.01", "--loaders", ";".join(names)]
@@ -57,6 +58,7 @@ def test_the_streaming_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "| kdcache without extension | **" in table
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("triton_form")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="the toy size is for the interpreter")
 def test_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +180,7 @@ def test_the_replay_compares_what_it_says(tmp_path: Path) -> None:
     assert all(np.array_equal(each, pixels[0]) for each in pixels)
 
 
+@pytest.mark.slow
 def test_what_a_rank_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--student", "test_vit", "--image-size", "160", "--steps", "1", "--out", str(tmp_path / "p.json")]
     monkeypatch.setattr(sys, "argv", ["benchmarks", "parallel", *words])

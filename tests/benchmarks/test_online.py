@@ -10,6 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.online import step_times
 
 
+@pytest.mark.slow
 def test_both_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--image-size", "32", "--teacher", "vit_tiny_patch16_224", "--limit", "8", "--batch-size", "2"]
     words = [*small, "--rounds", "2", "--warm-up", "1", "--device", "cpu", "--scratch", str(tmp_path)]

@@ -13,6 +13,7 @@ from kdcache.cache import open_cache
 from kdcache.cache.facts import FileFacts
 
 
+@pytest.mark.slow
 def test_every_stage_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

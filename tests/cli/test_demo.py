@@ -22,6 +22,7 @@ def in_this_process(words: list[str], *, quiet: bool = False) -> tuple[int, str]
     return main(words), ""
 
 
+@pytest.mark.slow
 def test_the_demo_runs_and_shows_its_commands(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPa
     assert result["order"]["window"] == 2
 
 
+@pytest.mark.slow
 def test_a_slow_step_never_waits_and_a_fast_one_does(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch takes two threads 40 ms of sleep: less than the slow step, and nearly all of the fast one's time."""
     monkeypatch.setattr("kdcache.stream.images.decode_pixels", slowly)

@@ -79,6 +79,7 @@ def test_plain_timm_gives_the_same_outputs_in_a_fresh_process(tiny_cache: Cache,
     assert not torch.equal(found[averaged], logits(run, 16))
 
 
+@pytest.mark.slow
 def test_changed_students_load_after_one_import(tiny_cache: Cache, tmp_path: Path) -> None:
     runs = {
         name: made(tiny_cache, tmp_path / name, *ALONE, method=changed(change), **more)

@@ -143,11 +143,11 @@ def refused_training(world: World, scratch: Path, draw: random.Random, number: i
 _TRIALS: dict[Trial, int] = {damaged_cache: 11, damaged_run: 3, refused_extraction: 1, refused_training: 1}
 
 
-def run_campaign(count: int, seed: int, folder: Path) -> list[Outcome]:
-    """Inject so many faults; a fault is a function of seed and number."""
+def run_campaign(count: int, seed: int, folder: Path, first: int = 0) -> list[Outcome]:
+    """Inject the faults of some numbers, from the first up to the count; a fault is a function of seed and number."""
     world, outcomes = World(folder / "world"), list[Outcome]()
     chosen = [trial for trial, times in _TRIALS.items() for _ in range(times)]
-    for number in range(count):
+    for number in range(first, count):
         trial = chosen[number % len(chosen)]
         scratch = folder / "scratch"
         scratch.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from kdcache.images.remote_tars import find_remote_tars
 from kdcache.images.rules import SourceRules
 from kdcache.remote import RemoteFolder, RemoteUrl, Staging
 from kdcache.remote.staging import used_bytes
-from kdcache.teacher.plan import plan_source
+from kdcache.teacher.source_plan import plan_source
 from tests.conftest import tiny_extract
 from tests.images.support import image_bytes, write_tar
 

@@ -1,7 +1,6 @@
-"""Run under torchrun by test_accelerate.py: what Accelerate's `prepare` makes of our loaders, as JSON lines."""
+"""Run on each rank by test_accelerate.py: what Accelerate's `prepare` makes of our loaders, as JSON lines."""
 
 import json
-import sys
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -13,9 +12,9 @@ from kdcache.stream.dataset import CacheDataset
 from kdcache.stream.loader import CacheLoader
 
 
-def main() -> None:
+def main(root: str, out: str) -> None:
     """Stream half an epoch, save, stream the rest; load in a fresh loader and stream the rest again."""
-    cache, folder = open_cache(sys.argv[1]), Path(sys.argv[2])
+    cache, folder = open_cache(root), Path(out)
     columns = cache.columns[:1]
     accelerator = Accelerator(cpu=True)
     ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
@@ -44,7 +43,3 @@ def main() -> None:
     accelerator.wait_for_everyone()
     (folder / f"rank-{accelerator.process_index}.json").write_text(json.dumps(result))
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,30 +2,21 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdcache.cache import Cache
+from tests.forked import start_ranks
+from tests.integration import accelerate_worker
 from tests.stream.contract import epochs
 from tests.stream.test_contract import cache_loader
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_prepare_and_checkpoints(tiny_root: Path, tiny_cache: Cache, tmp_path: Path, processes: int) -> None:
-    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = ROOT / "tests/integration/accelerate_worker.py"
-    done = subprocess.run(
-        [*command, str(script), str(tiny_root), str(tmp_path)], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    start_ranks(processes, accelerate_worker.main, str(tiny_root), str(tmp_path))
     ranks: list[dict[str, Any]] = [
         json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(processes)
     ]

@@ -17,6 +17,7 @@ from kdcache.strict_json import dump_json
 from tests.cli.support import extract_words
 from tests.cli.test_train import words as train_words
 from tests.conftest import GROUP, SECOND_KWARGS, TEACHER
+from tests.forked import command
 from tests.integration import crash_sweep, kill_add
 from tests.train.support import losses
 
@@ -36,8 +37,8 @@ def test_killed_at_every_step_of_writing_a_cache(groups_root: Path, tmp_path: Pa
         group["columns"] = [column for column in group["columns"] if column["name"] in kept[name]]
         group["statistics"] = "light"
     (tmp_path / "plan.json").write_bytes(dump_json({"base": base, "groups": groups}))
-    command = [sys.executable, crash_sweep.__file__, str(tmp_path), str(tmp_path / "plan.json")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    program = [sys.executable, crash_sweep.__file__, str(tmp_path), str(tmp_path / "plan.json")]
+    result = subprocess.run(program, capture_output=True, text=True, check=False, timeout=900)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["problems"] == []
@@ -51,8 +52,8 @@ def test_an_add_killed_at_ten_random_moments(tiny_root: Path, tmp_path: Path) ->
     kwargs = [f"{name}={value}" for name, value in SECOND_KWARGS.items()]
     words = ["extract", "--add", "--group", "wide", "--teacher", TEACHER, "--teacher-weights", "random"]
     words += ["--teacher-kwargs", *kwargs, "--tap", "blocks.-1/patch:int8", "--batch-size", "1", "--threads", "1"]
-    command = [sys.executable, "-m", kill_add.__name__, str(tiny_root), str(tmp_path), *words, "--cpu-threads", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
+    program = [sys.executable, "-m", kill_add.__name__, str(tiny_root), str(tmp_path), *words, "--cpu-threads", "1"]
+    result = subprocess.run(program, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     before, whole = found["before"], found["whole"]
@@ -66,18 +67,17 @@ def test_an_add_killed_at_ten_random_moments(tiny_root: Path, tmp_path: Path) ->
 
 def killed_when(condition: object, words: list[str], path: Path) -> None:
     """Start a command in a process of its own and SIGKILL it as soon as the condition holds."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kdcache", *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = command(words)
     deadline = time.monotonic() + 120
     while not condition(path):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, f"it ended before it could be killed: {process.output()}"
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_an_extraction_killed_in_the_middle_continues_to_the_same_hashes(tmp_path: Path) -> None:
     more = [
         "--tap",
@@ -91,12 +91,12 @@ def test_an_extraction_killed_in_the_middle_continues_to_the_same_hashes(tmp_pat
         "--batch-size",
         "4",
     ]
-    assert main(extract_words(tmp_path / "whole", *more, limit=300)) == 0
+    assert main(extract_words(tmp_path / "whole", *more, limit=100)) == 0
 
     def some_shards_are_done(root: Path) -> bool:
         return (root / "index").is_dir() and len(list((root / "index").glob("*.h5"))) >= 3
 
-    words = extract_words(tmp_path / "cut", *more, limit=300)
+    words = extract_words(tmp_path / "cut", *more, limit=100)
     killed_when(some_shards_are_done, words, tmp_path / "cut")
     assert not (tmp_path / "cut" / "manifest.json").exists()
     assert main(["verify", str(tmp_path / "cut")]) == 1

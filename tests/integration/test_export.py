@@ -45,6 +45,7 @@ def first_images(source: Path, target: Path) -> None:
             tar.addfile(member, held.extractfile(member))
 
 
+@pytest.mark.slow
 def test_timm_alone_gives_the_accuracy_of_a_student_trained_on_cifar10(
     shared_data: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

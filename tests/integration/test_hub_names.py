@@ -43,6 +43,7 @@ def test_a_fine_tuned_teacher_by_its_folder(tmp_path: Path, capsys: pytest.Captu
                  "--permutations", "1", "--out", str(tmp_path / "a")]) == 0  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_a_network_it_is_told_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

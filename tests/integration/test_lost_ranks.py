@@ -15,6 +15,7 @@ from kdcache.cli.main import main
 from kdcache.distributed.env import RESTART_VARIABLE
 from kdcache.distributed.roll_call import ROLL_CALL_S
 from tests.cli.test_train import words as train_words
+from tests.forked import command, free_port, place
 from tests.train.support import losses
 
 TIMEOUT_S = 6
@@ -22,19 +23,6 @@ TIMEOUT_S = 6
 OVERHEAD_S = 19
 # Of starting, noticing and ending on a machine that others use.
 LIMIT_S = 120
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
-def start(rank: int, port: str, words: list[str]) -> "subprocess.Popen[str]":
-    place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    environment = {**os.environ, **place, "MASTER_PORT": port}
-    return subprocess.Popen(
-        [sys.executable, "-m", "kdcache", *words], stderr=subprocess.PIPE, text=True, env=environment
-    )
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -58,13 +46,13 @@ def test_a_rank_that_stops_or_dies_ends_the_other(
     more = ["--epochs", "10000", "--set", "log_every=1", "--set", f"rank_timeout_s={TIMEOUT_S}"]
     more += ["--set", f"parallel={parallel}"]
     words, port = train_words(tiny_root, tmp_path / "run", *more), free_port()
-    first, second = (start(rank, port, words) for rank in range(2))
+    first, second = (command(words, **place(rank, port)) for rank in range(2))
     try:
         log = tmp_path / "run" / "metrics.jsonl"
         wait_for(lambda: log.is_file() and log.stat().st_size > 0)
         second.send_signal(end)
         began = time.monotonic()
-        message = first.communicate(timeout=LIMIT_S)[1]
+        message = first.communicate(timeout=LIMIT_S)
         took_s = time.monotonic() - began
     finally:
         second.kill()
@@ -79,8 +67,8 @@ def test_a_rank_that_stops_or_dies_ends_the_other(
 
 def test_ranks_that_never_come_are_told_by_the_variables_that_promise_them(tiny_root: Path, tmp_path: Path) -> None:
     words = train_words(tiny_root, tmp_path / "run", "--set", "rank_timeout_s=2")
-    alone = start(0, free_port(), words)
-    message = alone.communicate(timeout=LIMIT_S)[1]
+    alone = command(words, **place(0, free_port()))
+    message = alone.communicate(timeout=LIMIT_S)
     assert alone.returncode == 1, message
     assert "rank 0: the 2 ranks that RANK and WORLD_SIZE in the environment speak of did not meet" in message
     assert "Traceback" not in message
@@ -99,10 +87,10 @@ def test_torchrun_starts_all_ranks_again_and_the_run_goes_on(tiny_root: Path, tm
     more = ["--epochs", "8", "--set", "log_every=1", "--set", "checkpoint.every_steps=4", "--set", "parallel=fsdp"]
     assert main(train_words(tiny_root, tmp_path / "whole", *more)) == 0
     words = train_words(tiny_root, tmp_path / "run", *more)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "kdcache"]
+    program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "kdcache"]
     environment = {**os.environ, RESTART_VARIABLE: "1"}
     with subprocess.Popen(
-        [sys.executable, *command, *words], stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, *program, *words], stderr=subprocess.PIPE, text=True, env=environment
     ) as job:
         try:
             wait_for(lambda: len(list((tmp_path / "run").glob("checkpoints/*.pt"))) > 1)

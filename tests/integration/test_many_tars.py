@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import STUDENT_KWARGS, TEACHER, TEACHER_KWARGS
 from tests.images.support import image_bytes, write_tar
 
@@ -21,6 +23,7 @@ def pairs(values: dict[str, int]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
+@pytest.mark.slow
 def test_two_hundred_tars_under_a_limit_of_64_files(tmp_path: Path) -> None:
     images = [image_bytes(number) for number in range(4)]
     for number in range(200):

@@ -1,10 +1,7 @@
 """A cache on object storage: bytes and losses as on disk, through a bounded folder, on any network."""
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +19,7 @@ from kdcache.remote.store import ObjectStore
 from tests.cli.support import extract_words, fails
 from tests.cli.test_train import words as train_words
 from tests.conftest import GROUP, file_hashes
+from tests.forked import command
 from tests.images.support import image_bytes, write_tar
 from tests.object_storage import Faults, fault_proxy
 from tests.train.support import losses
@@ -126,8 +124,7 @@ def test_an_extraction_that_was_killed_goes_on(
     """SIGKILL when some shards are there: what counts is complete, and the rerun makes the bytes of a pass on disk."""
     url = f"{bucket}/killed"
     store = ObjectStore(RemoteUrl.parse(url))
-    command = [sys.executable, "-m", "kdcache", *extract_words(url, limit=22)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
+    process = command(extract_words(url, limit=22))
     deadline = time.monotonic() + 120
     while len(store.list(f"killed/{GROUP}/index")[0]) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
@@ -257,6 +254,7 @@ def test_it_trains_as_from_disk_through_a_small_folder(
     assert "use a smaller window" in message
 
 
+@pytest.mark.slow
 def test_a_bad_network_changes_nothing(
     bucket: str, s3_endpoint: str, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from kdcache.cli.main import main
 from kdcache.train.metrics import read_metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "limit"), [("imagenet-sample/sample-{000..003}.tar", 4), ("cifar10/test-000.tar.gz", 4)]
 )

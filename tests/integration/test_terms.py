@@ -16,7 +16,7 @@ from kdcache.teacher.extract import extract
 from kdcache.train import train
 from kdcache.train.metrics import read_metrics
 from tests.conftest import GROUP, SECOND_KWARGS, tiny_add
-from tests.integration.test_torchrun import torchrun
+from tests.forked import two_ranks_of
 from tests.train.support import losses
 
 VIT = ["vit_tiny_patch16_224", "patch_size=4", "embed_dim=12", "depth=2", "num_heads=3"]
@@ -133,8 +133,7 @@ def test_accumulation_gives_the_losses_of_the_whole_batch(
 def test_two_ranks_have_the_losses_of_one(two_grids: Path, blocks_root: Path, tmp_path: Path, method: str) -> None:
     cache, student = (blocks_root, DEEP) if method in STATEFUL else (two_grids, VIT)
     assert main(words(cache, tmp_path / "one", student, method, "--epochs", "1")) == 0
-    result = torchrun(words(cache, tmp_path / "two", student, method, "--epochs", "1"))
-    assert result.returncode == 0, result.stderr
+    two_ranks_of(words(cache, tmp_path / "two", student, method, "--epochs", "1"))
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
     assert len(read_metrics(tmp_path / "two", "step")) == 5
@@ -142,7 +141,6 @@ def test_two_ranks_have_the_losses_of_one(two_grids: Path, blocks_root: Path, tm
 
 def test_two_ranks_with_masked_patches(blocks_root: Path, tmp_path: Path) -> None:
     """They draw other patches than one rank does, so only what does not depend on the draws is compared."""
-    result = torchrun(words(blocks_root, tmp_path / "two", DEEP, "proteus", "--epochs", "4"))
-    assert result.returncode == 0, result.stderr
+    two_ranks_of(words(blocks_root, tmp_path / "two", DEEP, "proteus", "--epochs", "4"))
     found = [entry["proteus"] for entry in losses(tmp_path / "two")]
     assert sum(found[-5:]) < 0.9 * sum(found[:5])

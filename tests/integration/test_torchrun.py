@@ -16,6 +16,7 @@ from kdcache.cli.main import main
 from kdcache.distributed.env import RESTART_VARIABLE
 from tests.cli.support import extract_words
 from tests.cli.test_train import words as train_words
+from tests.forked import two_ranks_of
 from tests.train.support import losses
 
 
@@ -43,6 +44,7 @@ def test_extraction(tmp_path: Path) -> None:
     assert open_cache(tmp_path / "two").digest == open_cache(tmp_path / "one").digest
 
 
+@pytest.mark.slow
 def test_training_and_resuming(tiny_root: Path, tmp_path: Path) -> None:
     settings = ["--epochs", "3", "--set", "log_every=1", "--eval-data", "digits:test"]
     assert main(train_words(tiny_root, tmp_path / "one", *settings)) == 0
@@ -69,8 +71,7 @@ def run_as(kind: str, root: Path, out: Path) -> Path:
     if kind == "one":
         assert main(command) == 0
     else:
-        result = torchrun(command)
-        assert result.returncode == 0, result.stderr
+        two_ranks_of(command)
     return out
 
 

@@ -163,6 +163,7 @@ def test_what_the_command_line_shows_of_both(
     assert "wide:blocks.1/patch (int8)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_measured_of_one_group_or_of_both(groups_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--seconds", "0.05", "--step-ms", "1", "--json"]
     cache = open_cache(groups_root)

@@ -89,6 +89,7 @@ def test_only_strict_targets_decide_the_exit_status(tmp_path: Path) -> None:
     assert "no target was strict" in result.stdout
 
 
+@pytest.mark.slow
 def test_some_real_kernels_pass_on_hopper(tmp_path: Path) -> None:
     """One of each kind, for time's sake; .ci/run lints them all, with two versions of Triton."""
     sample = "gram_sums bf16 192->768|gram_prepare 192|spectrum_fold4 192 levels 1|quantize_rows int8 D 192"

@@ -109,6 +109,7 @@ def run_model(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_a_change_for_the_worse_is_found(tmp_path: Path) -> None:
     file = tmp_path / "sm_90.json"
     written = run_model("--write", "--json", str(file))

@@ -8,7 +8,7 @@ from kdcache.images import open_source
 from kdcache.planning.rehearsal import rehearse
 from kdcache.planning.sizes import plan_bytes
 from kdcache.teacher.extract import extract
-from kdcache.teacher.plan import plan_source
+from kdcache.teacher.source_plan import plan_source
 from tests.conftest import tiny_extract
 from tests.teacher.test_space import written
 

@@ -1,10 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from kdcache.models import create_timm_model, load_weights
 from kdcache.recipes.digits_teacher import DigitsTeacher, train_digits_teacher
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_weights_load(tmp_path: Path) -> None:
     config = replace(DigitsTeacher(), epochs=2)
     epochs: list[int] = []

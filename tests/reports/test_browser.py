@@ -48,6 +48,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_root: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_loads_without_a_complaint_and_keeps_its_figures(page: Path) -> None:
     shown, log = browse("--dump-dom", page.as_uri())
     assert "CONSOLE" not in log, log

@@ -131,6 +131,7 @@ print("ended")
 """
 
 
+@pytest.mark.slow
 def test_a_stream_can_be_interrupted_anywhere(tiny_root: Path) -> None:
     """Before 2026-11-27 the main thread kept a lock of the stream's in one of about 25 such interruptions, and hung."""
     done = subprocess.run(

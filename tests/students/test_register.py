@@ -26,6 +26,7 @@ def test_every_change_has_a_name() -> None:
     assert registered_name(LowRank(rank=2)) in names
 
 
+@pytest.mark.slow
 def test_one_import_registers_them() -> None:
     code = "import kdcache.students.register, timm\nassert 'kdcache_lift' in timm.list_models()"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -11,8 +11,8 @@ from kdcache.images import open_source
 from kdcache.interrupt import StopRequest
 from kdcache.teacher import batches
 from kdcache.teacher.batches import RecordBatch, ShardEnd, TaskImages, plan_batches
-from kdcache.teacher.plan import SourcePlan
 from kdcache.teacher.reading import ImageReader
+from kdcache.teacher.source_plan import SourcePlan
 from kdcache.views import ViewRecipe
 from tests.conftest import tiny_extract
 from tests.teacher.support import fingerprint_views

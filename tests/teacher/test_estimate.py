@@ -11,7 +11,7 @@ from kdcache.images import open_source
 from kdcache.teacher.config import ExtractConfig
 from kdcache.teacher.estimate import PassEstimate, estimate_pass
 from kdcache.teacher.extract import extract
-from kdcache.teacher.plan import plan_source
+from kdcache.teacher.source_plan import plan_source
 from tests.conftest import TEACHER_KWARGS, tiny_extract
 from tests.teacher.test_space import written
 

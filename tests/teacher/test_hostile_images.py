@@ -30,7 +30,10 @@ def write_images(root: Path, kind: str) -> Path:
     return write_tar(root / f"images.{kind}", members, "w:gz" if "gz" in kind else "w")
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kind", ["folder", pytest.param("tar", marks=SLOW), pytest.param("tar.gz", marks=SLOW)])
 def test_the_probe_finds_them_in_every_source(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{HOSTILE}:{os.environ.get('PYTHONPATH', '')}")
     decode = partial(poison.decode, open_source(str(write_images(tmp_path, kind))))
@@ -41,7 +44,7 @@ def test_the_probe_finds_them_in_every_source(tmp_path: Path, kind: str, monkeyp
     }
 
 
-@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("threads", ["1", pytest.param("3", marks=SLOW)])
 def test_an_image_that_hangs_ends_the_command_in_its_time(tmp_path: Path, threads: str) -> None:
     root = write_images(tmp_path, "folder")
     (root / "3.jpg").unlink()

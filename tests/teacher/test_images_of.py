@@ -10,9 +10,9 @@ from kdcache.errors import CacheMismatchError
 from kdcache.images import open_source
 from kdcache.teacher.extract import extract
 from kdcache.teacher.images_of import committed_images, planned_images, replayed_images
-from kdcache.teacher.plan import SourcePlan, plan_source
 from kdcache.teacher.reading import ImageReader
 from kdcache.teacher.replaying import ReplayReader
+from kdcache.teacher.source_plan import SourcePlan, plan_source
 from kdcache.views import ViewRecipe
 from tests.conftest import tiny_extract
 

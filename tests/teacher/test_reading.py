@@ -14,8 +14,8 @@ from kdcache.images import jpeg as jpeg_module
 from kdcache.images import open_source
 from kdcache.images.source import Source
 from kdcache.teacher import reading
-from kdcache.teacher.plan import SourcePlan
 from kdcache.teacher.reading import HungImageError, ImageReader, ReadImage, read_shard
+from kdcache.teacher.source_plan import SourcePlan
 from kdcache.views import ViewRecipe, pixel_hash
 from tests.conftest import tiny_extract
 from tests.teacher.support import fingerprint_views

@@ -10,9 +10,9 @@ from kdcache.cache.index import read_index
 from kdcache.errors import CacheMismatchError, Remedy, SourceError
 from kdcache.images import open_source
 from kdcache.teacher.extract import extract
-from kdcache.teacher.plan import plan_source
 from kdcache.teacher.reading import ImageReader
 from kdcache.teacher.replaying import CommittedReader, ReplayReader
+from kdcache.teacher.source_plan import plan_source
 from kdcache.views import ViewRecipe, pixel_hash
 from tests.conftest import tiny_add, tiny_extract
 

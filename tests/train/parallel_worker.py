@@ -1,6 +1,5 @@
-"""What two processes train of each case: `torchrun ... parallel_worker.py TINY_CACHE BLOCKS_CACHE OUT CASE...`."""
+"""What each of two ranks of test_sharding.py trains of each case."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,3 @@ def main(tiny: str, blocks: str, out: str, *names: str) -> None:
         }
     if env.is_main:
         torch.save(found, out)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

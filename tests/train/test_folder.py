@@ -64,6 +64,7 @@ def test_what_is_no_finished_run(tmp_path: Path, damage: str) -> None:
         load_student(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_changes_a_student_unnoticed(tmp_path: Path) -> None:
     saved = build_student(SPEC).model
     save_student_facts(tmp_path, SPEC, VIEW, [])

@@ -1,20 +1,18 @@
 """Two processes, with all weights each (DDP) or half of them (FSDP2), against one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kdcache.distributed.env import RESTART_VARIABLE, WorkerEnv
+from kdcache.distributed.env import WorkerEnv
 from kdcache.errors import UsageError
 from kdcache.train.sharding import check_divisible, divide_like, gather, own_part
+from tests.forked import start_ranks
+from tests.train import parallel_worker
 from tests.train.parallel_worker import CASES, OF_BATCHES, trained
 
-ROOT = Path(__file__).parents[2]
 ALONE = WorkerEnv(0, 1, 0, "job")
 QUICK = ("feature, clipped, averaged", "lift")
 each_case = pytest.mark.parametrize(
@@ -29,13 +27,8 @@ def two(
     """What two processes make of the cases that are selected, by how they share the weights."""
     calls = (item.callspec.params for item in request.session.items if hasattr(item, "callspec"))
     wanted = sorted({params["name"] for params in calls if params.get("name") in {**CASES, **OF_BATCHES}})
-    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, RESTART_VARIABLE: "1", "PYTHONPATH": path}
     out = tmp_path_factory.mktemp("two") / "found.pt"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["tests/train/parallel_worker.py", str(tiny_root), str(blocks_root), str(out), *wanted]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False, timeout=480)
-    assert done.returncode == 0, done.stderr[-4000:]
+    start_ranks(2, parallel_worker.main, str(tiny_root), str(blocks_root), str(out), *wanted)
     return torch.load(out)
 
 

@@ -30,6 +30,7 @@ def test_terms_with_their_mean_loss(tiny_cache: Cache, tmp_path: Path) -> None:
     assert all(term["loss"] is None for term in term_losses(step, None, epoch=1))
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_this_process() -> None:
     code = "import torch; from kdcache.train.summary import peak_memory_bytes as peak\n"
     code += "before = peak(torch.device('cpu')); held = torch.ones(2**26)\nprint(peak(torch.device('cpu')) - before)"

@@ -1,8 +1,5 @@
 """timm's contract for training tasks, kept by the cache's: forward, averages, checkpoints, compilation, processes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +9,15 @@ import torch
 from torch import Tensor
 
 from kdcache.cache import Cache, open_cache
-from kdcache.distributed.env import RESTART_VARIABLE
 from kdcache.methods.base import Method
 from kdcache.methods.none import none
 from kdcache.stream.batch import Batch
 from kdcache.students.lift import LiftChange
 from kdcache.terms import TERMS, load_term
 from kdcache.train.setup import Setup, prepare
+from tests.forked import start_ranks
 from tests.methods.support import one_batch
+from tests.train import timm_task_worker
 from tests.train.support import tiny_run
 
 pytest.importorskip("timm.task", reason="this timm has no training tasks")
@@ -163,6 +161,7 @@ def test_clipping_without_the_head_of_a_lifted_student(tiny_cache: Cache) -> Non
 
 
 # Dynamo itself looks at .grad of what it traces.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor")
 def test_compiled(cache: Cache) -> None:
     setup, batch = all_setup(cache), one_batch(cache)
@@ -179,17 +178,8 @@ def test_compiled(cache: Cache) -> None:
 
 
 def test_two_processes_train_as_one(tiny_root: Path, tmp_path: Path) -> None:
-    worker = str(ROOT / "tests/train/timm_task_worker.py")
-    environment = {
-        **os.environ,
-        RESTART_VARIABLE: "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
-    }
     for processes in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += [worker, str(tiny_root), str(tmp_path / f"{processes}.pt")]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        start_ranks(processes, timm_task_worker.main, str(tiny_root), str(tmp_path / f"{processes}.pt"))
     one, two = (torch.load(tmp_path / f"{processes}.pt") for processes in (1, 2))
     assert set(one) == {"state_dict", "task_state"}
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)

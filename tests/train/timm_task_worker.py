@@ -1,6 +1,4 @@
-"""Run under torchrun by test_timm_task.py: some steps of a timm task, its state written by the first rank."""
-
-import sys
+"""Run on each rank by test_timm_task.py: some steps of a timm task, its state written by the first rank."""
 
 import torch
 
@@ -12,9 +10,9 @@ from kdcache.train.timm_task import CachedDistillationTask
 from tests.train.support import tiny_run
 
 
-def main() -> None:
+def main(root: str, out: str) -> None:
     """Train for an epoch; the ranks share every batch."""
-    env, cache = worker_env(), kdcache.open_cache(sys.argv[1])
+    env, cache = worker_env(), kdcache.open_cache(root)
     # Gradients of the mean loss of two halves are those of the whole where every term is a mean over images.
     method = feature(teacher=("blocks.1/patch:fp16", "blocks.0/patch:fp32"), logit_weight=0.5)
     setup = kdcache.prepare(tiny_run("data.codec=fp16", method=method), cache)
@@ -30,8 +28,4 @@ def main() -> None:
             loss.backward()
             optimizer.step()
         if env.is_main:
-            torch.save(task.get_checkpoint_state(), sys.argv[2])
-
-
-if __name__ == "__main__":
-    main()
+            torch.save(task.get_checkpoint_state(), out)

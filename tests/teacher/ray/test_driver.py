@@ -21,7 +21,8 @@ from kdcache.teacher.ray import RayCluster, extract_on_ray
 from kdcache.teacher.ray.cluster import import_ray
 from kdcache.teacher.worker import Progress
 from tests.conftest import TEACHER, TEACHER_KWARGS, file_hashes, tiny_add, tiny_extract
-from tests.teacher.ray.faulty_actor import FOLDER, FaultyActor, FaultyReader
+from tests.teacher.ray.faulty_actor import FaultyActor
+from tests.teacher.ray.faulty_reader import FOLDER, FaultyReader
 
 # Ray 2.44 leaves its log open, and its server to the end of the process.
 pytestmark = [
