@@ -58,7 +58,7 @@ setup(
     },
     # Optional: where no compiler is, the same bytes are read a little more slowly; `kdcache bench` names the way used.
     ext_modules=[
-        Extension("kdcache.stream._gather", ["kdcache/stream/_gather.c"], extra_compile_args=["-O3"], optional=True),
+        Extension("kdcache.reading._gather", ["kdcache/reading/_gather.c"], extra_compile_args=["-O3"], optional=True),
         Extension("kdcache.views._resample", ["kdcache/views/_resample.c"], extra_compile_args=["-O3"], optional=True),
     ],
     install_requires=[

@@ -10,8 +10,8 @@ from benchmarks.synthetic_cache import SyntheticCache, write_cache
 from kdcache.cache import open_cache
 from kdcache.cache.codecs import make_codec
 from kdcache.cache.record import Array
+from kdcache.reading.files import ReadMode, describe
 from kdcache.stream.config import StreamConfig
-from kdcache.stream.files import ReadMode, describe
 from kdcache.stream.loader import CacheLoader
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from kdcache.cancel import CancelToken
 from kdcache.forks import renew_after_fork
-from kdcache.stream.lru import LRUCache
+from kdcache.reading.lru import LRUCache
 
 # A child is waited for so many seconds; those that hung did so for ever.
 LIMIT_S = 60

@@ -18,8 +18,8 @@ from kdcache.cache.statistics import TokenStatistics
 from kdcache.errors import CacheMismatchError, Remedy
 from kdcache.images import Source
 from kdcache.models.taps import parse_tap
+from kdcache.reading.reader import ShardReader
 from kdcache.stream.images import ViewReplayer
-from kdcache.stream.reader import ShardReader
 
 
 class CacheTokens(TokenSource):

@@ -187,9 +187,9 @@ def _versions(facts: dict[str, Any]) -> str:
 
 def _draw(cache: "Cache", arguments: argparse.Namespace) -> None:
     from kdcache.images import open_again
+    from kdcache.reading.reader import ShardReader
     from kdcache.reports.token_map import draw_token_map
     from kdcache.stream.images import ViewReplayer
-    from kdcache.stream.reader import ShardReader
 
     columns = [column for column in cache.columns if column.kind == "patch"]
     chosen = [column for column in columns if arguments.column in (None, column.name, column.facts.name)]

@@ -14,9 +14,9 @@ from kdcache.cache.facts import pixel_column
 from kdcache.costs.memcpy import Memcpy
 from kdcache.errors import UsageError
 from kdcache.images import Source
+from kdcache.reading.files import describe
 from kdcache.stream.batch import Batch
 from kdcache.stream.config import StreamConfig
-from kdcache.stream.files import describe
 from kdcache.stream.loader import CacheLoader
 from kdcache.stream.order import StreamOrder, rank_correlation
 

@@ -1,4 +1,4 @@
-"""Streaming a cache: order, readers, loaders, datasets.
+"""Streaming a cache: order, loaders, datasets.
 
 Nothing is re-exported here, so that `kdcache.stream.order` stays usable where torch is not installed.
 """

@@ -10,8 +10,8 @@ import numpy as np
 
 from kdcache.errors import UsageError
 from kdcache.per_class import check_subset
-from kdcache.stream.checks import CheckPolicy
-from kdcache.stream.files import Access, ReadMode, choose_access
+from kdcache.reading.checks import CheckPolicy
+from kdcache.reading.files import Access, ReadMode, choose_access
 from kdcache.stream.order import EpochOf, StreamOrder, Tail
 from kdcache.stream.pixels import PixelOrigin
 

@@ -11,8 +11,8 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.errors import UsageError
 from kdcache.images import Source
+from kdcache.reading.checks import CheckPolicy
 from kdcache.stream.batch import Batch
-from kdcache.stream.checks import CheckPolicy
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
 from kdcache.stream.pixels import PixelOrigin, stored_pixels

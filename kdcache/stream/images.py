@@ -15,9 +15,9 @@ from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, CorruptCacheError, Remedy, SourceError
 from kdcache.forks import renew_after_fork
 from kdcache.images import Source, decode_pixels, encode_jpeg
-from kdcache.stream.open_shard import OpenShard
+from kdcache.reading.open_shard import OpenShard
+from kdcache.reading.reader import ShardReader
 from kdcache.stream.order import sample_starts
-from kdcache.stream.reader import ShardReader
 from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
 
 _SMALL_IMAGE_BYTES = 4096

@@ -10,7 +10,7 @@ from kdcache.cache.column import Column
 from kdcache.cache.facts import RAW
 from kdcache.errors import BadImageError, CorruptCacheError, Remedy, UsageError
 from kdcache.images import decode_pixels
-from kdcache.stream.reader import ShardReader
+from kdcache.reading.reader import ShardReader
 
 PixelOrigin = Literal["auto", "stored", "replay"]
 

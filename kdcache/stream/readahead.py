@@ -18,7 +18,7 @@ from typing import final
 import numpy as np
 
 from kdcache.cancel import Cancelled, CancelToken
-from kdcache.stream.reader import ShardReader
+from kdcache.reading.reader import ShardReader
 
 _OPENERS = 2
 

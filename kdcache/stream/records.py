@@ -12,12 +12,12 @@ from kdcache.cache.column import Column
 from kdcache.errors import Remedy, UsageError
 from kdcache.images import Source
 from kdcache.per_class import few_shot
+from kdcache.reading.reader import MAX_OPEN_SHARDS, ShardReader
 from kdcache.stream.batch import BatchBuffers
 from kdcache.stream.config import StreamConfig, plan_memory
 from kdcache.stream.images import ViewReplayer
 from kdcache.stream.order import sample_starts
 from kdcache.stream.pixels import PixelFiller, StoredJpegs, gathered, stored_pixels
-from kdcache.stream.reader import MAX_OPEN_SHARDS, ShardReader
 
 # What is worth handing to a thread: bytes to copy; pixels of views, so few that no thread waits long for another at
 # the end. Small images come in dozens: with 4 of 32 px in a piece two threads were slower than one.

@@ -8,7 +8,7 @@ import numpy as np
 from kdcache.cache.cache import Cache
 from kdcache.cache.facts import SourceFacts
 from kdcache.cache.group import GroupFingerprint
-from kdcache.stream.reader import ShardReader
+from kdcache.reading.reader import ShardReader
 
 MAX_IMAGES = 10_000
 # Up to this many times what guessing gives, labels and logits seem to have nothing to do with each other.

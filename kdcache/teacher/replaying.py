@@ -11,9 +11,9 @@ from kdcache.cache.index import ShardIndex
 from kdcache.cache.writer import BadSample
 from kdcache.errors import CacheMismatchError
 from kdcache.images import Source
+from kdcache.reading.reader import ShardReader
 from kdcache.remote import Location
 from kdcache.stream.images import ViewReplayer
-from kdcache.stream.reader import ShardReader
 from kdcache.teacher.reading import ImageReader, ReadImage
 
 

@@ -15,8 +15,8 @@ from kdcache.errors import CacheMismatchError, ModelError, Remedy, UsageError
 from kdcache.images import open_again
 from kdcache.models import TimmModel, check_model, parse_tap
 from kdcache.models.names import read_settings
+from kdcache.reading.reader import ShardReader
 from kdcache.stream.images import ViewReplayer
-from kdcache.stream.reader import ShardReader
 from kdcache.teacher.model import Teacher
 
 # What another batch size, device or library version may change, by the precision of the forward.

@@ -9,8 +9,8 @@ from kdcache.images.classes import ClassOrder, ClassRule
 from kdcache.images.rules import KeyPrefix, SourceRules, TarKeys
 from kdcache.methods.base import Method
 from kdcache.per_class import check_subset
-from kdcache.stream.checks import CheckPolicy
-from kdcache.stream.files import Access
+from kdcache.reading.checks import CheckPolicy
+from kdcache.reading.files import Access
 from kdcache.stream.order import EpochOf, Tail
 from kdcache.stream.pixels import PixelOrigin
 from kdcache.train.optimizer import OptimizerConfig, SchedulerConfig

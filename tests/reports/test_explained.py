@@ -8,10 +8,10 @@ import pytest
 
 from kdcache.cache import Cache, open_cache
 from kdcache.cache.record import Array
+from kdcache.reading.reader import ShardReader
 from kdcache.reports.explained import Explained, Explainer, unexplained_beyond
 from kdcache.reports.inputs import CacheInput, RunInput, read_inputs
 from kdcache.reports.run_terms import feature_terms
-from kdcache.stream.reader import ShardReader
 from kdcache.teacher.extract import extract
 from tests.conftest import tiny_extract
 from tests.reports.synthetic_runs import COLUMN, write_run

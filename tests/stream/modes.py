@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcache.stream import files
+from kdcache.reading import files
 
 needs_extension = pytest.mark.skipif(
     files._gather is None, reason="the C extension was not built: there was no compiler when kdcache was installed"

@@ -7,9 +7,9 @@ import pytest
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import CacheMismatchError, Remedy, SourceError
 from kdcache.images import open_source
+from kdcache.reading.reader import ShardReader
 from kdcache.stream import images as images_module
 from kdcache.stream.images import ViewReplayer
-from kdcache.stream.reader import ShardReader
 from kdcache.teacher.extract import extract
 from kdcache.views import pixel_hash
 from tests.conftest import tiny_extract

@@ -12,7 +12,7 @@ import pytest
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import CacheMismatchError, CorruptCacheError, UsageError
-from kdcache.stream import files
+from kdcache.reading import files
 from tests.conftest import flip_bit
 from tests.stream.contract import epochs, fingerprints
 from tests.stream.modes import MODES, needs_extension
@@ -163,7 +163,7 @@ def test_a_stream_left_open_does_not_keep_a_program_from_ending(tiny_root: Path)
     """Nor does the work beside it, which would take days here."""
     program = """
 import sys
-from kdcache.stream import reader
+from kdcache.reading import reader
 reader.BACKGROUND_BYTES_PER_S = 1
 from tests.stream.contract import epochs, fingerprints
 from tests.stream.test_contract import cache_loader

@@ -9,10 +9,10 @@ import pytest
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import CorruptCacheError, SourceError, UsageError
+from kdcache.reading.reader import ShardReader
 from kdcache.stream.config import StreamConfig
 from kdcache.stream.loader import CacheLoader
 from kdcache.stream.pixels import StoredJpegs, can_deliver_pixels, gathered, stored_pixels
-from kdcache.stream.reader import ShardReader
 from kdcache.teacher.extract import extract
 from kdcache.views import pixel_hash
 from tests.conftest import flip_bit, tiny_add, tiny_extract

@@ -6,7 +6,7 @@ import pytest
 
 from kdcache.cache import open_cache
 from kdcache.cache.cache import Cache
-from kdcache.stream.reader import ShardReader
+from kdcache.reading.reader import ShardReader
 from kdcache.teacher.agreement import Agreement, label_agreement, other_classes_text
 from kdcache.teacher.extract import extract
 from tests.conftest import GROUP, tiny_extract

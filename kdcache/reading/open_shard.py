@@ -8,8 +8,8 @@ from typing_extensions import Buffer
 
 from kdcache.cache.group_index import PixelIndex
 from kdcache.cache.index import ShardIndex
-from kdcache.stream.files import OpenFile
-from kdcache.stream.record_sums import RecordSums, check_record
+from kdcache.reading.files import OpenFile
+from kdcache.reading.record_sums import RecordSums, check_record
 
 
 @final

@@ -19,7 +19,7 @@ from kdcache.remote import Lease
 from kdcache.storage import reading_errors, refusal
 
 try:
-    from kdcache.stream import _gather
+    from kdcache.reading import _gather
 except ImportError:  # not built: there was no compiler
     _gather = None
 

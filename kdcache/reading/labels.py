@@ -5,8 +5,8 @@ from typing import final
 
 import numpy as np
 
-from kdcache.stream.gather import files_of
-from kdcache.stream.open_shard import OpenShard
+from kdcache.reading.gather import files_of
+from kdcache.reading.open_shard import OpenShard
 
 _CLOSED = -(2**62)  # no sample number makes an index of it
 

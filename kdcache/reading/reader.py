@@ -15,14 +15,14 @@ from kdcache.cache.group_index import PixelIndex
 from kdcache.cache.paths import SAMPLES
 from kdcache.cache.record import RecordLayout
 from kdcache.cancel import CancelToken
-from kdcache.stream.checks import BACKGROUND_BYTES_PER_S, CheckPolicy, ShardChecks
-from kdcache.stream.files import Access, OpenFile, ReadMode, choose_access
-from kdcache.stream.gather import FileTable, RecordPlaces, files_of, gather
-from kdcache.stream.labels import ShardLabels
-from kdcache.stream.lru import LRUCache, weakly
-from kdcache.stream.open_shard import OpenShard
-from kdcache.stream.record_sums import read_sums
-from kdcache.stream.staged import most_open, most_open_in_stream
+from kdcache.reading.checks import BACKGROUND_BYTES_PER_S, CheckPolicy, ShardChecks
+from kdcache.reading.files import Access, OpenFile, ReadMode, choose_access
+from kdcache.reading.gather import FileTable, RecordPlaces, files_of, gather
+from kdcache.reading.labels import ShardLabels
+from kdcache.reading.lru import LRUCache, weakly
+from kdcache.reading.open_shard import OpenShard
+from kdcache.reading.record_sums import read_sums
+from kdcache.reading.staged import most_open, most_open_in_stream
 
 MAX_OPEN_SHARDS = 64
 

@@ -12,8 +12,8 @@ import pytest
 
 from kdcache.cache.record import RecordLayout
 from kdcache.errors import CorruptCacheError
-from kdcache.stream.files import OpenFile, ReadMode, _gather
-from kdcache.stream.gather import FileTable, RecordPlaces, gather
+from kdcache.reading.files import OpenFile, ReadMode, _gather
+from kdcache.reading.gather import FileTable, RecordPlaces, gather
 from tests.stream.modes import MODES, needs_extension
 
 SIZE = 1 << 20
@@ -144,8 +144,8 @@ def test_other_bus_errors_are_none_of_our_business(path: Path, handler: str) -> 
         {handler}
         from kdcache.cache.record import RecordLayout
         from kdcache.errors import CorruptCacheError
-        from kdcache.stream.files import OpenFile
-        from kdcache.stream.gather import FileTable, RecordPlaces, gather
+        from kdcache.reading.files import OpenFile
+        from kdcache.reading.gather import FileTable, RecordPlaces, gather
         path = Path({str(path)!r})
         file = OpenFile.open(path, {SIZE}, "map")
         foreign = mmap.mmap(file.descriptor, {SIZE}, access=mmap.ACCESS_READ)

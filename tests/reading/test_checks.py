@@ -8,9 +8,9 @@ import pytest
 from kdcache.cache import open_cache
 from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError
-from kdcache.stream.checks import CheckPolicy
-from kdcache.stream.files import ReadMode
-from kdcache.stream.reader import ShardReader
+from kdcache.reading.checks import CheckPolicy
+from kdcache.reading.files import ReadMode
+from kdcache.reading.reader import ShardReader
 from tests.conftest import flip_bit
 from tests.stream.modes import MODES
 

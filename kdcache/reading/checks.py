@@ -8,7 +8,7 @@ from typing import Literal, final
 from kdcache.cache.cache import Cache
 from kdcache.cancel import CancelToken
 from kdcache.forks import renew_after_fork
-from kdcache.stream.files import Identity, OpenFile
+from kdcache.reading.files import Identity, OpenFile
 
 CheckPolicy = Literal["full", "records", "background", "size"]
 Files = Mapping[str, OpenFile]

@@ -9,8 +9,8 @@ import pytest
 from kdcache.cache import Cache
 from kdcache.cache.paths import SAMPLES, CachePaths
 from kdcache.errors import UsageError
+from kdcache.reading.staged import most_open, most_open_in_stream
 from kdcache.remote import RemoteFolder, RemoteUrl, Staging
-from kdcache.stream.staged import most_open, most_open_in_stream
 
 
 def remote(cache: Cache, tmp_path: Path, max_bytes: int) -> Cache:

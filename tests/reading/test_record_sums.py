@@ -9,9 +9,9 @@ import pytest
 from kdcache.cache import open_cache
 from kdcache.cache.cache import Cache
 from kdcache.errors import CorruptCacheError, Remedy
-from kdcache.stream.files import ReadMode
-from kdcache.stream.reader import ShardReader
-from kdcache.stream.record_sums import check_record, read_sums
+from kdcache.reading.files import ReadMode
+from kdcache.reading.reader import ShardReader
+from kdcache.reading.record_sums import check_record, read_sums
 from tests.stream.modes import MODES
 
 ROWS = np.array([[0, 0], [7, 1]])
@@ -67,7 +67,7 @@ def test_sums_are_those_of_every_kind_of_column(groups_root: Path, jpeg_root: Pa
 
 
 def test_without_the_policy_no_index_is_read(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdcache.stream.reader.read_sums", lambda *_: pytest.fail("sums were read"))
+    monkeypatch.setattr("kdcache.reading.reader.read_sums", lambda *_: pytest.fail("sums were read"))
     ShardReader(tiny_cache, tiny_cache.columns).decode(ROWS)
 
 

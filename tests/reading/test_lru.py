@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from kdcache.cancel import CancelToken
-from kdcache.stream.lru import LRUCache
+from kdcache.reading.lru import LRUCache
 
 
 @dataclass

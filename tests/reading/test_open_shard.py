@@ -3,7 +3,7 @@ import pytest
 
 from kdcache.cache import Cache
 from kdcache.errors import CorruptCacheError
-from kdcache.stream.reader import ShardReader
+from kdcache.reading.reader import ShardReader
 
 
 def test_a_record_is_compared_where_its_checksum_is_known(tiny_cache: Cache) -> None:

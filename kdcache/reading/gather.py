@@ -8,7 +8,7 @@ import numpy as np
 
 from kdcache.cache.record import RecordField
 from kdcache.errors import CorruptCacheError
-from kdcache.stream.files import OpenFile, ReadMode, _gather
+from kdcache.reading.files import OpenFile, ReadMode, _gather
 
 # What the extension returns besides rows.
 _NOT_MAPPED, _OUT_OF_RANGE = -2, -3

@@ -1,6 +1,6 @@
 import numpy as np
 
-from kdcache.stream.labels import LabelTable
+from kdcache.reading.labels import LabelTable
 
 STARTS = np.array([0, 3, 3, 5])
 

@@ -5,7 +5,7 @@ import pytest
 
 from kdcache.cache import Cache, open_cache
 from kdcache.errors import CorruptCacheError
-from kdcache.stream.reader import ShardReader
+from kdcache.reading.reader import ShardReader
 from tests.conftest import flip_bit
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError, StorageError, UsageError
-from kdcache.stream import files
-from kdcache.stream.files import OpenFile, ReadMode, choose_access, describe
+from kdcache.reading import files
+from kdcache.reading.files import OpenFile, ReadMode, choose_access, describe
 from tests.stream.modes import MODES, needs_extension
 
 SIZE = 1 << 20
