@@ -62,6 +62,12 @@ class TaskWriter:
         """Remove everything that is not committed."""
         for writer in (*([self.base] if self.base else []), *self.groups.values()):
             writer.discard()
+        self.release()
+
+    def release(self) -> None:
+        """Give back the room that was kept for it."""
+        if self.room is not None:
+            self.room.release()
 
 
 class Extraction:
@@ -156,6 +162,7 @@ class Extraction:
         for group in writer.groups.values():
             files = group.commit().files
             publish_shard(group.paths, writer.shard.name, files)
+        writer.release()
         for job in self._all_jobs():
             remove(job.attempts(writer.shard.name))
 

@@ -1,8 +1,8 @@
 """Whole files of object storage on a local disk: named by their content, bounded together, never removed while in use.
 
 Who uses a file holds a shared `flock` on it, which the kernel releases however a process ends; who makes room takes
-only files that nobody holds. A file that is being fetched is held exclusively, so that others wait for it and nobody
-fetches it twice. A guard makes "look, then hold" one step. Nothing here is flushed: contents are hashed before use.
+only files that nobody holds. A file being fetched is held exclusively: others wait for it. A guard makes "look, then
+hold" one step. Nothing here is flushed: contents are hashed before use.
 """
 
 import contextlib
@@ -23,8 +23,7 @@ from kdcache.storage import open_regular, storage_errors
 FOLDER_VARIABLE, SIZE_VARIABLE = "KDCACHE_STAGING", "KDCACHE_STAGING_SIZE"
 _DEFAULT_BYTES = 100 * 10**9
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_OBJECTS, _USED, _GUARD = "objects", "used", "guard"
-_PART = ".part"
+_OBJECTS, _USED, _GUARD, _PART = "objects", "used", "guard", ".part"
 # How long others may take to let go of their files before a bound that is too small is said to be so.
 _PATIENCE_S = 30.0
 
@@ -44,9 +43,13 @@ class Lease:
         self.path = path
         self._descriptor = descriptor
 
-    def __del__(self) -> None:
+    def release(self) -> None:
+        """Let go of the file now, whoever still has this object."""
         if self._descriptor is not None:
             os.close(self._descriptor)
+            self._descriptor = None
+
+    __del__ = release
 
 
 class _NoRoomError(Exception):
@@ -67,8 +70,7 @@ class Staging:
     def __init__(self, root: Path, max_bytes: int) -> None:
         self.root = root
         self.max_bytes = max_bytes
-        # What this process has fetched or compared; a file with another identity is another file.
-        self._trusted: dict[str, tuple[int, int]] = {}
+        self._trusted: dict[str, tuple[int, int]] = {}  # identities of what this process has fetched or compared
         for folder in (root / _OBJECTS, root / _USED):
             private_folder(folder)
 
@@ -123,11 +125,11 @@ class Staging:
 
         Raises: as `hold`.
         """
-        path = self.path(f"room-{secrets.token_hex(8)}")
+        path = self.path(f"room-{secrets.token_hex(8)}")  # a name that nobody else has
 
         def begin() -> int:
             descriptor = self._begin(path, 0, room=size)
-            assert descriptor is not None, "nobody else has this name"
+            assert descriptor is not None
             os.ftruncate(descriptor, size)  # counts, and takes no room itself
             return descriptor
 

@@ -79,7 +79,7 @@ def test_reserved_room_counts_until_it_is_let_go(folder: Staging, monkeypatch: p
     assert used_bytes(folder.root) == 2500
     with pytest.raises(StorageError, match="more bytes"):
         source.hold(folder, "a")
-    del room
+    room.release()  # and not when this name of it goes
     source.hold(folder, "a")
     assert used_bytes(folder.root) == 1000
 

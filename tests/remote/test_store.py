@@ -106,6 +106,7 @@ def test_a_time_limit_must_be_one(store: ObjectStore, text: str, monkeypatch: py
         store.find("a")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_given_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("KDCACHE_REMOTE_TIMEOUT", "0.2")
@@ -115,6 +116,7 @@ def test_a_server_that_is_not_there_is_given_up(bucket: str, monkeypatch: pytest
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_requests_that_fail_and_stall_are_made_again(
     bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
