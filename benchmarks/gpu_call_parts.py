@@ -44,8 +44,8 @@ PARTS = [
         "tests",
         1.5,
         "pytest",
-        _words("-q -n 12 -p no:benchmark -p no:cacheprovider -m gpu tests/integration/test_gpu.py"),
-        _words("-q -p no:cacheprovider -m gpu tests/integration/test_gpu.py"),
+        _words("-q -n 12 --dist load -p no:benchmark -p no:cacheprovider -m gpu tests/integration/test_gpu.py"),
+        _words("-q -n 0 -p no:cacheprovider -m gpu tests/integration/test_gpu.py"),
     ),
     Part(
         "statistics",

@@ -77,6 +77,7 @@ stop.set()
 """
 
 
+@pytest.mark.slow
 def test_an_inherited_stream_is_begun_again_or_refused_and_never_hangs(tiny_root: Path) -> None:
     words = [sys.executable, "-c", CHILD, str(tiny_root)]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HEAVY = (
     "torch",
     "timm",
@@ -40,6 +42,7 @@ def test_listing_the_public_names_is_light() -> None:
 def test_help_is_light_for_every_verb() -> None:
     code = """
 import contextlib
+import pytest
 from kdcache.cli.main import VERBS, main
 for verb in ([], *([verb] for verb in VERBS)):
     with contextlib.suppress(SystemExit):
@@ -62,6 +65,7 @@ def test_reading_images_needs_no_torch() -> None:
     assert not loaded_by("from kdcache.teacher.reading import ImageReader") & {"torch", "timm", "sklearn"}
 
 
+@pytest.mark.slow
 def test_training_loads_no_teacher(tiny_root: Path, tmp_path: Path) -> None:
     """The whole `train` command, and afterwards no module of the teacher's is in memory."""
     arguments = ["train", "--cache", str(tiny_root), "--student", "vit_tiny_patch16_224", "--method", "lift"]

@@ -46,6 +46,7 @@ def test_extract_is_the_function() -> None:
     assert kdcache.extract is extract
 
 
+@pytest.mark.slow
 def test_train_is_a_package_that_can_be_called() -> None:
     function = kdcache.train.loop.train
     assert inspect.signature(kdcache.train) == inspect.signature(function)

@@ -19,6 +19,7 @@ from kdcache.views import ViewParams, replay_view
 from tests.kernels.conftest import triton_form as triton_form  # the fixture
 
 
+@pytest.mark.slow
 def test_the_teacher_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--teacher",
@@ -114,6 +115,7 @@ def test_spread() -> None:
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == {"median": 3.5, "p20": 2.0, "p80": 5.0, "repeats": 6}
 
 
+@pytest.mark.slow
 def test_the_analyses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--images", "20", "--tokens", "9", "--channels", "12", "--beside", "2", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["benchmarks", "analysis", *words, "--out", str(tmp_path / "r.json")])
@@ -124,6 +126,7 @@ def test_the_analyses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "peak memory" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_codecs(tiny_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "c.json"
     words = ["--images", "8", "--teacher-epochs", "1", "--repeats", "1", "--cache", str(tiny_cache.paths.root)]
@@ -152,6 +155,7 @@ def test_a_codec_is_dominated_by_one_that_is_no_larger_and_loses_less() -> None:
     assert found == {"a": None, "b": "a", "c": "a", "d": None, "e": None}
 
 
+@pytest.mark.slow
 def test_the_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "r.json"
     words = ["--toy", "--repeats", "2", "--seconds", "0.01", "--out", str(out)]

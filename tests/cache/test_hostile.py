@@ -81,6 +81,7 @@ def wanted(tiny_root: Path) -> dict[int, list[Any]]:
 
 
 @pytest.mark.parametrize("group", ["", GROUP])
+@pytest.mark.slow
 def test_no_manifest_of_a_stranger_crashes_hangs_or_lies(
     tiny_root: Path, tmp_path: Path, wanted: dict[int, list[Any]], group: str
 ) -> None:
@@ -193,6 +194,7 @@ def test_no_index_of_a_stranger_has_another_shape_or_range(
     assert refused
 
 
+@pytest.mark.slow
 def test_damaged_indexes_are_refused_or_whole(tiny_cache: Cache, tmp_path: Path) -> None:
     """Flipped bytes, not hashed: as an extraction meets them."""
     random = np.random.default_rng(1)

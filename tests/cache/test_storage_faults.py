@@ -85,6 +85,7 @@ def small(root: Path) -> Any:
 
 @pytest.mark.parametrize("work", [rebuild_all, repair_base, repair_group])
 @pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ESTALE], ids=errno.errorcode.get)
+@pytest.mark.slow
 def test_no_refusal_is_a_traceback_and_the_same_again_goes(
     small_root: Path, tmp_path: Path, work: Callable[[Path], None], code: int
 ) -> None:

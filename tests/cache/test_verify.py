@@ -34,6 +34,7 @@ def test_a_flipped_bit_names_shard_group_key_and_remedy(cache_copy: Path) -> Non
 
 
 @pytest.mark.parametrize("root", ["groups_root", "jpeg_root"])
+@pytest.mark.slow
 def test_every_flipped_bit_is_found(root: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Random places all over the cache: none goes by."""
     import shutil

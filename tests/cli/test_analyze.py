@@ -54,6 +54,7 @@ def test_stored_statistics_alone(tiny_root: Path, tmp_path: Path, capsys: pytest
     assert analysis.layers[0].dynamics is None
 
 
+@pytest.mark.slow
 def test_each_teacher_in_a_folder_of_its_own(
     groups_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def without(words: list[str], flag: str) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.slow
 def test_no_value_of_any_flag_ends_in_a_traceback(
     verb: str, tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

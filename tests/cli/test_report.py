@@ -9,6 +9,7 @@ from tests.reports.synthetic import ODD_NAME, write_full
 from tests.reports.synthetic_runs import write_run
 
 
+@pytest.mark.slow
 def test_the_page_is_written_and_counted(tmp_path: Path, tiny_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [write_full(tmp_path / "analysis"), write_run(tmp_path / "a"), write_run(tmp_path / "b"), tiny_root]
     out = tmp_path / "pages" / "report.html"

@@ -152,6 +152,7 @@ def test_the_command_without_a_mistake_would_begin(
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.slow
 def test_no_path_ends_in_a_traceback(
     verb: str,
     tiny_root: Path,

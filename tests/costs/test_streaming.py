@@ -19,6 +19,7 @@ def slowly(data: bytes, rule: PixelRule) -> np.ndarray:
     return decode_pixels(data, rule)
 
 
+@pytest.mark.slow
 def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that is slow for certain limits, whatever else this machine is busy with."""
 

@@ -82,6 +82,7 @@ def test_the_plain_loop_trains(
 
 
 @pytest.mark.parametrize("name", ["accelerate_loop", "lightning_loop"])
+@pytest.mark.slow
 def test_other_loops_train_as_the_plain_one(tiny_root: Path, plain: Path, tmp_path: Path, name: str) -> None:
     found = run(name, tiny_root, tmp_path / "run")
     torch.testing.assert_close(found, safetensors.torch.load_file(plain / "student.safetensors"))

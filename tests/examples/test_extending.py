@@ -95,6 +95,7 @@ def test_a_storage(
     assert "32 views read back" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_kernel() -> None:
     command = [sys.executable, str(FOLDER / "kernel.py")]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])

@@ -109,6 +109,7 @@ def test_what_is_not_known_is_unknown(run: Path, tmp_path: Path) -> None:
     assert row(card, "source")[1] == "digits; the name of the data set is unknown"
 
 
+@pytest.mark.slow
 def test_the_code_on_it_runs_as_printed(run: Path, tmp_path: Path) -> None:
     card = card_of(run, tmp_path / "out")
     [code] = [block.split("```")[0] for block in card.split("```python\n")[1:]]

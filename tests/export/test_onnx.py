@@ -22,6 +22,7 @@ installed = pytest.mark.skipif(
 
 
 @installed
+@pytest.mark.slow
 def test_onnxruntime_gives_the_students_logits_for_any_batch(tiny_root: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -39,6 +40,7 @@ def test_onnxruntime_gives_the_students_logits_for_any_batch(tiny_root: Path, tm
 
 
 @installed
+@pytest.mark.slow
 def test_a_convnet() -> None:
     spec = StudentSpec(name="test_resnet", num_classes=3, image_size=32)
     assert onnx_bytes(build_student(spec).eval(), 32)

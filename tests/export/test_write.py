@@ -62,6 +62,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")}
 
 
+@pytest.mark.slow
 def test_plain_timm_gives_the_same_outputs_in_a_fresh_process(tiny_cache: Cache, run: Path, tmp_path: Path) -> None:
     """One process for all: to import torch is what costs."""
     runs = {name: made(tiny_cache, tmp_path / name, *ALONE, method=none(), **each) for name, each in STUDENTS.items()}
@@ -95,6 +96,7 @@ def test_changed_students_load_after_one_import(tiny_cache: Cache, tmp_path: Pat
         assert torch.equal(found[out], logits(each, sizes[out])), out
 
 
+@pytest.mark.slow
 def test_a_weight_copy_is_a_plain_timm_model(tiny_cache: Cache, tmp_path: Path) -> None:
     """Its adapters are merged, so outputs are those of the merged student to the bit, of the trained one closely."""
     more = {"student_weights": "random", "student_kwargs": DEEP}

@@ -65,6 +65,7 @@ def test_pixels_are_pillows_bit_for_bit(size: tuple[int, int]) -> None:
 
 @needs_simplejpeg
 @pytest.mark.parametrize("name", ["imagenet-sample", "cifar10"])
+@pytest.mark.slow
 def test_pixels_of_real_images_are_pillows_bit_for_bit(shared_data: Callable[[str], Path], name: str) -> None:
     """All 500 photographs; of CIFAR-10 the first 300, as they are and encoded again in other ways."""
     checked = 0

@@ -82,6 +82,7 @@ def files_limited_to(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_extracting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first shard fits, the second does not; afterwards the same command finishes the cache."""
     words = replaced(extract_words(tmp_path / "c", limit=400), "4", "350")
@@ -96,6 +97,7 @@ def test_a_full_disk_while_extracting(tmp_path: Path, capsys: pytest.CaptureFixt
     assert open_cache(tmp_path / "c").digest == open_cache(tmp_path / "whole").digest
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_training(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = train_words(tiny_root, tmp_path / "run", "--epochs", "2")
     with files_limited_to(30_000):

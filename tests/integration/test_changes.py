@@ -52,6 +52,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_the_loss_falls_and_the_run_is_loaded_again(name: str, run_of: Any, tiny_root: Path, tmp_path: Path) -> None:
     summary = train(tiny_root, tmp_path / "run", run_of(METHODS[name]))
     seen = [entry["loss"] for entry in read_metrics(tmp_path / "run", "step")]
@@ -68,6 +69,7 @@ def test_the_loss_falls_and_the_run_is_loaded_again(name: str, run_of: Any, tiny
 
 
 @pytest.mark.parametrize("name", ["weight-copy", "low-rank"])
+@pytest.mark.slow
 def test_an_interrupted_run_of_a_compressed_student_resumes_to_the_same_bits(
     name: str, run_of: Any, tiny_root: Path, tmp_path: Path
 ) -> None:

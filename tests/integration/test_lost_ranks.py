@@ -65,6 +65,7 @@ def test_a_rank_that_stops_or_dies_ends_the_other(
     assert took_s < TIMEOUT_S + ROLL_CALL_S + OVERHEAD_S
 
 
+@pytest.mark.slow
 def test_ranks_that_never_come_are_told_by_the_variables_that_promise_them(tiny_root: Path, tmp_path: Path) -> None:
     words = train_words(tiny_root, tmp_path / "run", "--set", "rank_timeout_s=2")
     alone = command(words, **place(0, free_port()))

@@ -105,6 +105,7 @@ def test_every_verb_reads_it(bucket: str, on_disk: Path, tmp_path: Path, capsys:
     assert not (Path("s3:")).exists()
 
 
+@pytest.mark.slow
 def test_a_second_group_is_added(bucket: str, on_disk: Path, tmp_path: Path) -> None:
     url = upload(on_disk, f"{bucket}/two")
     before = objects(url)
@@ -118,6 +119,7 @@ def test_a_second_group_is_added(bucket: str, on_disk: Path, tmp_path: Path) -> 
     assert main(["verify", url]) == 0
 
 
+@pytest.mark.slow
 def test_an_extraction_that_was_killed_goes_on(
     bucket: str, on_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +149,7 @@ def test_an_extraction_that_was_killed_goes_on(
 
 
 @pytest.mark.parametrize(("uploads", "is_moved"), [(5, False), (8, True)])
+@pytest.mark.slow
 def test_uploads_that_break_off_go_on_here_and_on_another_machine(
     uploads: int,
     is_moved: bool,
@@ -186,6 +189,7 @@ def test_another_plan_and_another_writer_are_refused(
     assert "/race/samples/train-000000.tar: another job wrote other bytes" in message
 
 
+@pytest.mark.slow
 def test_damage_is_named_with_its_place(bucket: str, on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = upload(on_disk, f"{bucket}/damaged")
     folder = RemoteFolder(RemoteUrl.parse(url), Staging.default())
@@ -217,6 +221,7 @@ def test_damage_is_named_with_its_place(bucket: str, on_disk: Path, capsys: pyte
     assert main(["verify", url]) == 0
 
 
+@pytest.mark.slow
 def test_damage_is_found_behind_a_good_copy_here(
     bucket: str, on_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +241,7 @@ def test_damage_is_found_behind_a_good_copy_here(
     assert f"{url}/{gone}: missing" in shown
 
 
+@pytest.mark.slow
 def test_it_trains_as_from_disk_through_a_small_folder(
     bucket: str, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_one_command_trains_on_both(
 
 
 @pytest.mark.parametrize("method", [*METHODS, "local", "proteus", "leap"])
+@pytest.mark.slow
 def test_resuming_at_any_step(two_grids: Path, blocks_root: Path, tmp_path: Path, method: str) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -139,6 +140,7 @@ def test_two_ranks_have_the_losses_of_one(two_grids: Path, blocks_root: Path, tm
     assert len(read_metrics(tmp_path / "two", "step")) == 5
 
 
+@pytest.mark.slow
 def test_two_ranks_with_masked_patches(blocks_root: Path, tmp_path: Path) -> None:
     """They draw other patches than one rank does, so only what does not depend on the draws is compared."""
     two_ranks_of(words(blocks_root, tmp_path / "two", DEEP, "proteus", "--epochs", "4"))

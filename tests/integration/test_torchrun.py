@@ -36,6 +36,7 @@ def torchrun(words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
 
 
+@pytest.mark.slow
 def test_extraction(tmp_path: Path) -> None:
     more = ["--tap", "blocks.-1/patch:fp32", "--tap", "head/logits", "--views", "2", "--view-recipe", "rrc-flip"]
     assert main(extract_words(tmp_path / "one", *more, limit=22)) == 0

@@ -181,6 +181,7 @@ def test_what_is_measured_of_one_group_or_of_both(groups_root: Path, capsys: pyt
         assert 1e9 * result["gb_per_s"] / result["samples_per_s"] == pytest.approx(record_bytes)
 
 
+@pytest.mark.slow
 def test_a_report_of_a_cache_analyses_and_a_run(groups_root: Path, tmp_path: Path) -> None:
     words = ["analyze", str(groups_root), "--images", "5", "--permutations", "3", "--out", str(tmp_path / "a")]
     assert main(words) == 0

@@ -81,6 +81,7 @@ def test_products_are_hopper_products_with_wide_loads(planted: Any) -> None:
     assert used["small_loads"] == 0
 
 
+@pytest.mark.slow
 def test_only_strict_targets_decide_the_exit_status(tmp_path: Path) -> None:
     shutil.copy(PLANTED, tmp_path / "planted_kernels.py")
     result = run_lint("planted_kernels", "--filter", "no products", "--targets", "sm_80", path=tmp_path)

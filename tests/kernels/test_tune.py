@@ -110,6 +110,7 @@ def test_a_table_counts_as_timed_only_if_all_of_it_was() -> None:
     assert merge(timed, {"toy": {}}, "me", "interpreter", None)["timed_on"] is None
 
 
+@pytest.mark.slow
 def test_a_toy_is_tuned_without_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(TOY, encoding="utf-8")
     table = tmp_path / "table.json"

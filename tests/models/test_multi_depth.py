@@ -121,6 +121,7 @@ def test_classifiers_change_and_go(small: MultiDepthNet, images: Tensor) -> None
     assert small.num_features == 8
 
 
+@pytest.mark.slow
 def test_recomputed_activations_give_the_same_gradient(small: MultiDepthNet, images: Tensor) -> None:
     def gradient() -> list[Tensor]:
         small.train().zero_grad()

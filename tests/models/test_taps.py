@@ -45,6 +45,7 @@ def test_taps_are_raw_block_outputs_before_the_final_norm() -> None:
     torch.testing.assert_close(outputs[Tap("logits")], logits, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_cait_taps_its_patch_blocks_and_never_class_attention() -> None:
     model = timm.create_model("cait_xxs24_224", num_classes=5).eval()
     assert num_blocks(model) == 24

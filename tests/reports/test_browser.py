@@ -55,6 +55,7 @@ def test_it_loads_without_a_complaint_and_keeps_its_figures(page: Path) -> None:
     assert shown.count("<svg") == page.read_text(encoding="utf-8").count("<svg") > 15
 
 
+@pytest.mark.slow
 def test_a_phone_does_not_scroll_sideways(page: Path) -> None:
     frame = page.with_name("frame.html")
     # Everything that can be opened is open, for wide tables hide there too.

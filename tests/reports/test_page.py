@@ -47,6 +47,7 @@ def test_nothing_from_a_file_is_html(text: str) -> None:
     assert f"All {ODD_NAME}" in words
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(inputs: Inputs, text: str) -> None:
     assert render_page(inputs, f"All {ODD_NAME}") == text
 

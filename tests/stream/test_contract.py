@@ -45,6 +45,7 @@ def test_caches(tiny_cache: Cache, kind: str) -> None:
     assert_stream_contract(lambda **ranks: cache_loader(tiny_cache, **ranks, **changes))
 
 
+@pytest.mark.slow
 def test_three_views_that_do_not_divide_the_batch(tmp_path: Path) -> None:
     """DeiT's three repeats in batches of four: samples are divided between batches, and between ranks."""
     extract(tiny_extract(tmp_path / "c", views=3, limit=10, taps=("head/logits",)))

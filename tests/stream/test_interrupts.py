@@ -53,6 +53,7 @@ while True:
 
 
 @pytest.mark.parametrize(("workers", "check", "num_batches"), [(0, "full", 0), (0, "background", 12), (2, "full", 3)])
+@pytest.mark.slow
 def test_ctrl_c_ends_the_process(tiny_root: Path, workers: int, check: str, num_batches: int) -> None:
     """Before the first batch or amid the stream, it ends with KeyboardInterrupt and leaves no child behind."""
     with subprocess.Popen(

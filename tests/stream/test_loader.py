@@ -26,6 +26,7 @@ def resident_mib() -> float:
 
 
 @pytest.mark.parametrize("changes", [{}, {"access": "read"}, {"images": "none", "check": "background"}])
+@pytest.mark.slow
 def test_a_day_in_miniature(tiny_cache: Cache, changes: dict[str, Any]) -> None:
     """200 epochs, every second one left half-way, without growth in memory, threads or open files."""
     gc.collect()
@@ -159,6 +160,7 @@ def test_resuming_in_another_order_is_refused(tiny_cache: Cache) -> None:
             cache_loader(tiny_cache, **changes).load_state_dict(loader.state_dict())
 
 
+@pytest.mark.slow
 def test_a_stream_left_open_does_not_keep_a_program_from_ending(tiny_root: Path) -> None:
     """Nor does the work beside it, which would take days here."""
     program = """

@@ -80,6 +80,7 @@ def test_pixels_are_those_the_teacher_saw(root: Path) -> None:
 
 @pytest.mark.parametrize("root", STORED, indirect=True)
 @pytest.mark.parametrize("access", MODES)
+@pytest.mark.slow
 def test_the_contract_of_a_stream(root: Path, access: str) -> None:
     """Each record once, the same order on every number of ranks, resuming at every step."""
     cache = open_cache(root)

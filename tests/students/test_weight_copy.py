@@ -27,6 +27,7 @@ def builder(name: str, kwargs: dict) -> tuple[nn.Module, "partial[nn.Module]"]:
     return full, partial(build)
 
 
+@pytest.mark.slow
 def test_trainable_parameters_are_the_papers() -> None:
     """10,616,832 for ViT-B, r = 2, rank 128."""
     _, build = builder("vit_base_patch16_224", {"num_classes": 0})

@@ -25,6 +25,7 @@ def build(**changes: object) -> torch.nn.Module:
         ("fixed_linear", 8_458_816, [240, 312, 384], [3, 3, 3]),
     ],
 )
+@pytest.mark.slow
 def test_parameters_are_the_papers(schedule: Schedule, parameters: int, widths: list[int], heads: list[int]) -> None:
     """As the released class has them for DeiT-Tiny and a teacher of 384 channels."""
     model = widen_last_blocks(partial(timm.create_model, "deit_tiny_patch16_224"), width=384, schedule=schedule)

@@ -58,6 +58,7 @@ def test_what_cannot_be_told_is_said_and_stops_nothing(tmp_path: Path, changes: 
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+@pytest.mark.slow
 def test_other_families_can_be_told_too(tmp_path: Path, name: str) -> None:
     """Zeros in place of tables of positions are valid indices, whatever memory held before."""
     config = tiny_extract(

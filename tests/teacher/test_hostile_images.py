@@ -34,6 +34,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", ["folder", pytest.param("tar", marks=SLOW), pytest.param("tar.gz", marks=SLOW)])
+@pytest.mark.slow
 def test_the_probe_finds_them_in_every_source(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{HOSTILE}:{os.environ.get('PYTHONPATH', '')}")
     decode = partial(poison.decode, open_source(str(write_images(tmp_path, kind))))
@@ -45,6 +46,7 @@ def test_the_probe_finds_them_in_every_source(tmp_path: Path, kind: str, monkeyp
 
 
 @pytest.mark.parametrize("threads", ["1", pytest.param("3", marks=SLOW)])
+@pytest.mark.slow
 def test_an_image_that_hangs_ends_the_command_in_its_time(tmp_path: Path, threads: str) -> None:
     root = write_images(tmp_path, "folder")
     (root / "3.jpg").unlink()

@@ -5,6 +5,7 @@ from kdcache.teacher.quarantine import find_poison
 from tests.teacher import poison
 
 
+@pytest.mark.slow
 def test_killers_and_hangers_are_found_and_nobody_else() -> None:
     found = find_poison(poison.read, range(9), timeout_s=1.0)
     assert set(found) == {poison.KILLS, poison.HANGS}

@@ -108,6 +108,7 @@ def test_what_is_refused(stored: dict[str, PackedTargets]) -> None:
 
 
 @pytest.mark.parametrize("codec", ["fp16", "topk"])
+@pytest.mark.slow
 def test_it_falls_in_training(tiny_root: Path, tmp_path: Path, codec: str) -> None:
     term = Logits(weight=1.0, teacher=f"head/logits:{codec}")
     support.check_training(tiny_root, tmp_path / "run", term, factor=0.9)

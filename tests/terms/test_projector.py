@@ -110,6 +110,7 @@ def test_bf16_autocast() -> None:
 
 
 @pytest.mark.parametrize("released", [False, True])
+@pytest.mark.slow
 def test_it_falls_in_training(tiny_root: Path, tmp_path: Path, released: bool) -> None:
     term = Projector(weight=1.0, teacher=("blocks.1/patch:int8",), released=released)
     support.check_training(tiny_root, tmp_path / "run", term, factor=0.8)

@@ -234,6 +234,7 @@ def test_patches_that_cannot_be_masked() -> None:
 
 
 @pytest.mark.parametrize("masked_weight", [0.0, 1.0])
+@pytest.mark.slow
 def test_it_falls_in_training(tiny_root: Path, tmp_path: Path, masked_weight: float) -> None:
     term = Proteus(masked_weight=masked_weight, teacher=("blocks.1/prefix", "blocks.1/patch:int8"))
     support.check_training(tiny_root, tmp_path / "run", term, factor=0.9)

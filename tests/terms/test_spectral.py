@@ -100,6 +100,7 @@ def test_an_unknown_grid_is_refused(own: tuple[int, int] | None, other: tuple[in
         loss_of(Spectral(), student, targets, grids=[own])
 
 
+@pytest.mark.slow
 def test_it_falls_in_training(tiny_root: Path, tmp_path: Path) -> None:
     term = Spectral(weight=1.0, teacher=("blocks.1/patch:int8",))
     support.check_training(tiny_root, tmp_path / "run", term, factor=0.7)

@@ -60,6 +60,7 @@ def test_what_is_refused() -> None:
         loss_of(TokenSimilarity(), student, targets)
 
 
+@pytest.mark.slow
 def test_it_falls_in_training(tiny_root: Path, tmp_path: Path) -> None:
     term = TokenSimilarity(weight=1.0, teacher=("blocks.1/patch:bf16",))
     support.check_training(tiny_root, tmp_path / "run", term, factor=0.7)

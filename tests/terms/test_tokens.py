@@ -80,6 +80,7 @@ def test_what_is_refused() -> None:
         loss_of(tokens(adapter="none"), draw(2, 16, 12), pack(draw(2, 16, 24), (4, 4)))
 
 
+@pytest.mark.slow
 def test_it_falls_in_training(tiny_root: Path, tmp_path: Path) -> None:
     term = Tokens(weight=1.0, teacher=("blocks.1/patch:int8", "blocks.0/patch"), student_block=(1, 0))
     support.check_training(tiny_root, tmp_path / "run", term, factor=0.8)

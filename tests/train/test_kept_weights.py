@@ -110,6 +110,7 @@ def test_best_and_milestones_are_kept_and_named(trained: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("_no_hook")
+@pytest.mark.slow
 def test_killed_at_any_moment_a_rerun_keeps_the_same(
     trained: Path, tiny_root: Path, tmp_path: Path, name: str, step: str
 ) -> None:
@@ -136,6 +137,7 @@ def test_killed_at_any_moment_a_rerun_keeps_the_same(
 
 
 @pytest.mark.parametrize("step", [10, 20])
+@pytest.mark.slow
 def test_a_signal_after_the_last_step_of_an_epoch_skips_no_evaluation(
     trained: Path, tiny_root: Path, tmp_path: Path, step: int
 ) -> None:

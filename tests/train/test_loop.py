@@ -77,6 +77,7 @@ def test_every_method_trains_from_the_cache(tiny_root: Path, tmp_path: Path, met
 @pytest.mark.parametrize(
     ("settings", "kill"), [([], 7), (["checkpoint.every_steps=2"], 3), (["checkpoint.every_steps=1"], 10)]
 )
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_losses_bit_for_bit(
     tiny_root: Path, tmp_path: Path, settings: list[str], kill: int
 ) -> None:
@@ -103,6 +104,7 @@ def test_killed_before_the_first_checkpoint(tiny_root: Path, tmp_path: Path) -> 
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_steps_and_no_correctness(tiny_root: Path, tmp_path: Path) -> None:
     config = tiny_run("checkpoint.every_steps=1")
     train(tiny_root, tmp_path / "whole", config)
@@ -148,6 +150,7 @@ def test_one_process_says_that_it_divides_no_weights(tiny_root: Path, tmp_path: 
     assert losses(tmp_path / "two") == one
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(tiny_root, tmp_path / "run", tiny_run())
 

@@ -30,6 +30,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "dense.safetensors"
 
 
+@pytest.mark.slow
 def test_each_rank_and_seed_is_a_run_that_is_not_run_again(tiny_root: Path, tmp_path: Path, weights: Path) -> None:
     seen: list[tuple[int, int]] = []
     arguments: dict[str, Any] = {"ranks": [2, 4], "seeds": range(2)}

@@ -52,6 +52,7 @@ def test_what_decides_no_number_may_differ(tmp_path: Path) -> None:
         begin_run(tmp_path, tiny_run("eval.every_epochs=2"), **same)
 
 
+@pytest.mark.slow
 def test_a_finished_run_takes_more_epochs(tiny_root: Path, tmp_path: Path) -> None:
     """The schedule is that of the longer run from there on, and the folder says what happened."""
     run, texts = tmp_path / "run", list[str]()

@@ -35,6 +35,7 @@ def test_terms_and_logits(tiny_cache: Cache) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("method", [lift, feature, wide_last])
+@pytest.mark.slow
 def test_a_compiled_step_is_one_graph(tiny_cache: Cache, method: Callable[..., Method]) -> None:
     """What torch.compile cannot follow it runs eagerly, and only the time tells."""
     step = prepare(tiny_run(method=method(teacher=("blocks.1/patch",))), tiny_cache).step

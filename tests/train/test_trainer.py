@@ -34,6 +34,7 @@ def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in trainer.student.parameters()])
 
 
+@pytest.mark.slow
 def test_the_loss_goes_down(tiny_cache: Cache) -> None:
     _, losses = trained(tiny_cache, "optimizer.lr=1e-2", steps=15, epochs=10)
     assert losses[-1] < 0.7 * losses[0]
@@ -63,6 +64,7 @@ def test_bf16_follows_fp32(tiny_cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "ema"])
+@pytest.mark.slow
 def test_each_part_of_the_state_is_needed(tiny_cache: Cache, part: str) -> None:
     """Leaving one out must show, or it would not be state."""
     settings: dict[str, Any] = {"ema_decay": 0.5}

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from kdcache.analysis.result import BranchSpectrum
 from kdcache.reports.inputs import AnalysisInput, Inputs, read_inputs
@@ -35,6 +36,7 @@ def test_a_figure_for_each_resolution(tmp_path: Path) -> None:
     assert "more high frequency than the shallow one in 3 of 3 multi-depth blocks" in section.blocks[0].text
 
 
+@pytest.mark.slow
 def test_the_page_holds_it(tmp_path: Path) -> None:
     page = render_page(Inputs([with_branches(tmp_path / "a")], [], []), "t")
     assert 'id="branches"' in page

@@ -66,6 +66,7 @@ def on_ray(config: ExtractConfig, notes: list[str] | None = None, num_actors: in
     return extract_on_ray(config, RayCluster(num_actors=num_actors), on_note=notes.append, **more)
 
 
+@pytest.mark.slow
 def test_an_actor_killed_inside_a_shard_changes_no_byte(
     fault: Fault, tiny_cache: Cache, tiny_root: Path, tmp_path: Path
 ) -> None:
