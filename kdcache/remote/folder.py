@@ -167,10 +167,8 @@ class RemoteFolder:
         self._require(name, content.size_bytes)
         for attempt in retrying(CorruptCacheError, attempts=MAX_FETCHES):
             with attempt:
-                digest = hashlib.sha256()
-                for piece in self._store.pieces(self._key(name), content.size_bytes):
-                    digest.update(piece)
-                self._require_hash(name, content, digest.hexdigest())
+                found = self._store.sha256_of_bytes(self._key(name), content.size_bytes)
+                self._require_hash(name, content, found)
 
     def _require(self, name: str, size: int) -> None:
         found = self.find(name)

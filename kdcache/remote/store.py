@@ -84,6 +84,10 @@ class ObjectStore:
         found = self._ask("read", key, lambda: engine().get(self._client(), key, options={"head": True}))
         if found is not None and _SHA256 in found.attributes:
             return str(found.attributes[_SHA256])
+        return self.sha256_of_bytes(key, size)
+
+    def sha256_of_bytes(self, key: str, size: int) -> str:
+        """The sha256 of an object's bytes, hex, all of them read. Raises: as `pieces`."""
         digest = hashlib.sha256()
         for piece in self.pieces(key, size):
             digest.update(piece)

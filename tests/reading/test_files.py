@@ -1,23 +1,14 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kdcache.cancel import CancelToken
 from kdcache.errors import CorruptCacheError, StorageError, UsageError
 from kdcache.reading import files
 from kdcache.reading.files import OpenFile, ReadMode, choose_access, describe
+from tests.reading.conftest import SIZE
 from tests.stream.modes import MODES, needs_extension
-
-SIZE = 1 << 20
-
-
-@pytest.fixture
-def path(tmp_path: Path, random: np.random.Generator) -> Path:
-    path = tmp_path / "records.bin"
-    path.write_bytes(random.bytes(SIZE))
-    return path
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -14,16 +14,8 @@ from kdcache.cache.record import RecordLayout
 from kdcache.errors import CorruptCacheError
 from kdcache.reading.files import OpenFile, ReadMode, _gather
 from kdcache.reading.gather import FileTable, RecordPlaces, gather
+from tests.reading.conftest import SIZE
 from tests.stream.modes import MODES, needs_extension
-
-SIZE = 1 << 20
-
-
-@pytest.fixture
-def path(tmp_path: Path, random: np.random.Generator) -> Path:
-    path = tmp_path / "records.bin"
-    path.write_bytes(random.bytes(SIZE))
-    return path
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
