@@ -136,7 +136,7 @@ def compile_case(case: Case, target: str) -> Resources:
     compiled, log = _compile(_source(case), target, {"num_warps": case.num_warps, "num_stages": case.num_stages})
     shared = {"shared_bytes": compiled.metadata.shared, "shared_limit_bytes": TARGETS[target].shared_limit_bytes}
     if "cubin" in compiled.asm:
-        code = _disassemble(compiled.asm["cubin"])
+        code = disassemble(compiled.asm["cubin"], target)
         found = read_nvidia(compiled.asm["ptx"], log, code)
         refilled = refilled_while_read(compiled.asm["ttgir"], case.num_stages)
         loops, others = read_loops(code)
@@ -250,12 +250,23 @@ def _compile(source: Any, target: str, options: Mapping[str, int]) -> tuple[Any,
     raise RuntimeError(f"Triton {triton.__version__} printed no assembler log for {target}")
 
 
-def _disassemble(cubin: bytes) -> str:
+def disassemble(cubin: bytes, target: str) -> str:
+    """The machine code of a compiled kernel, as nvdisasm prints it.
+
+    Raises: RuntimeError where the nvdisasm that Triton brings is older than the target.
+    """
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [knobs.nvidia.nvdisasm.path, "-c", file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        tool = knobs.nvidia.nvdisasm
+        finished = subprocess.run([tool.path, "-c", file.name], capture_output=True, text=True)
+    if finished.returncode:
+        said = " ".join(finished.stderr.replace(file.name, "the code").split())
+        raise RuntimeError(
+            f"nvdisasm {tool.version} ({tool.path}) does not read code of {target}: {said}; name a newer one in "
+            "TRITON_NVDISASM_PATH"
+        )
+    return finished.stdout
 
 
 @functools.cache

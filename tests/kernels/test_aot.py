@@ -5,6 +5,7 @@ from kdcache_kernels.aot import (
     TARGETS,
     Resources,
     compile_case,
+    disassemble,
     exposed_to_hazard,
     read_ptxas_version,
     report,
@@ -177,3 +178,10 @@ def test_every_target_says_what_a_block_may_use() -> None:
         "sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_103": 227, "sm_120": 99,
         "gfx942": 64, "gfx950": 160,
     }  # fmt: skip
+
+
+def test_code_that_the_disassembler_does_not_read_is_named_with_its_version() -> None:
+    """As nvdisasm 12.8, which Triton 3.6 brings, says of sm_103; the reason would be lost in "exit status 1"."""
+    message = r"nvdisasm \d+\.\d+ \(/.*\) does not read code of sm_103: .*nvdisasm.*; name"
+    with pytest.raises(RuntimeError, match=message):
+        disassemble(b"no cubin", "sm_103")
