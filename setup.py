@@ -58,6 +58,7 @@ setup(
     },
     # Optional: where no compiler is, the same bytes are read a little more slowly; `kdcache bench` names the way used.
     ext_modules=[
+        Extension("kdcache.images._jpeg", ["kdcache/images/_jpeg.c"], extra_compile_args=["-O3"], optional=True),
         Extension("kdcache.reading._gather", ["kdcache/reading/_gather.c"], extra_compile_args=["-O3"], optional=True),
         Extension("kdcache.views._resample", ["kdcache/views/_resample.c"], extra_compile_args=["-O3"], optional=True),
     ],
@@ -73,7 +74,6 @@ setup(
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
         "scipy>=1.11",
-        "simplejpeg>=1.7.6; platform_system == 'Linux'",
         "threadpoolctl>=3.2",
         "timm>=1.0.31",
         "torch>=2.11",

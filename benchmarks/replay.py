@@ -62,7 +62,7 @@ WORKLOADS: dict[str, Workload] = {
 @contextmanager
 def _through_pillow(*, views: bool) -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(jpeg, "fast_decoder", lambda: None))
+        stack.enter_context(mock.patch.object(jpeg, "can_decode", lambda: False))
         if views:
             stack.enter_context(mock.patch.object(resample, "pass_order", lambda interpolation: None))
         yield
@@ -85,13 +85,13 @@ class Way:
 
 WAYS: Mapping[str, Way] = {
     "replay, Pillow": Way(switched=lambda: _through_pillow(views=True)),
-    "replay, Pillow, views by the extension": Way(switched=lambda: _through_pillow(views=False)),
-    "replay, simplejpeg, views by the extension": Way(),
+    "replay, Pillow, views by an extension": Way(switched=lambda: _through_pillow(views=False)),
+    "replay, files and views by extensions": Way(),
     "the same, views of the recipe deit": Way(recipe="deit"),
     "stored JPEG": Way(pixels="jpeg"),
     "stored raw": Way(pixels="raw"),
 }
-_REFERENCE = "replay, simplejpeg, views by the extension"
+_REFERENCE = "replay, files and views by extensions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

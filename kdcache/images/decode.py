@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile, features
@@ -10,7 +9,8 @@ from PIL import __version__ as pillow_version
 
 from kdcache.errors import BadImageError
 from kdcache.images import jpeg
-from kdcache.images.jpeg import MAX_PIXELS, decode_jpeg
+from kdcache.images.jpeg import MAX_PIXELS, decode_jpeg, decode_jpegs
+from kdcache.packed import PackedFiles
 from kdcache.pixel_rule import AS_STORED, PixelRule
 
 # An allow-list, because Pillow sniffs over forty formats and starts Ghostscript for one of them.
@@ -72,10 +72,10 @@ class DecodedImage:
 
 
 def decoder_versions() -> dict[str, str]:
-    """Name and version of each library that decodes images here; the fast one only if it is used."""
+    """Name and version of each library that decodes images here; Pillow's libjpeg-turbo only if it is called alone."""
     versions = {"pillow": pillow_version}
-    if jpeg.fast_decoder() is not None:
-        versions["simplejpeg"] = version("simplejpeg")
+    if jpeg.can_decode():
+        versions["libjpeg-turbo"] = features.version_feature("libjpeg_turbo") or "unknown"
     return versions
 
 
@@ -94,6 +94,18 @@ def decode_pixels(data: bytes, rule: PixelRule = AS_STORED) -> np.ndarray:
     return decode_image(data, rule).pixels if pixels is None else pixels
 
 
+def decode_files(files: PackedFiles, rule: PixelRule = AS_STORED) -> list[np.ndarray | None]:
+    """The pixels of images, decoded in one call without the interpreter lock where they are JPEGs.
+
+    Args:
+        files: JPEGs or others.
+        rule: As in `decode_image`.
+
+    Returns: (H, W, 3) uint8 each, as `decode_pixels` gives them; None for a file about which it has to be asked.
+    """
+    return decode_jpegs(files) if rule.exif == "ignore" else [None] * len(files)
+
+
 def image_extension(name: str) -> str | None:
     """The extension under which an image is kept, or None for a name that is no image's."""
     extension = name.rpartition(".")[2].lower()
@@ -103,7 +115,7 @@ def image_extension(name: str) -> str | None:
 def decode_image(data: bytes, rule: PixelRule = AS_STORED) -> DecodedImage:
     """Decode one image.
 
-    JPEGs are decoded by the fast decoder where it gives Pillow's pixels, everything else and every doubt by Pillow.
+    JPEGs are decoded by the extension where it gives Pillow's pixels, everything else and every doubt by Pillow.
     Conversions: grey, palette and CMYK to RGB; first frame of an animation; 16-bit grey scaled by 1/257.
 
     Args:

@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -287,13 +288,59 @@ static PyObject *gather(PyObject *module, PyObject *arguments) {
     return result;
 }
 
+PyDoc_STRVAR(read_doc,
+"read(pieces, out) -> int\n\n"
+"Read pieces of files, one after the other into a buffer; the interpreter runs on meanwhile.\n\n"
+"Args:\n"
+"    pieces: (n, 3) int64: descriptor, offset and size in bytes of each piece.\n"
+"    out: Writable buffer of as many bytes as the pieces have together.\n\n"
+"Returns: -1 when all were read, else the first that was not or not whole.\n"
+"Raises: ValueError for a buffer of another size.");
+
+static Py_ssize_t read_all(const int64_t *pieces, Py_ssize_t count, char *out) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int64_t size = pieces[3 * i + 2];
+        if (pread((int)pieces[3 * i], out, size, pieces[3 * i + 1]) != size)
+            return i;
+        out += size;
+    }
+    return -1;
+}
+
+static PyObject *read_pieces(PyObject *module, PyObject *arguments) {
+    Py_buffer pieces, out;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(arguments, "y*w*", &pieces, &out))
+        return NULL;
+    const int64_t *every = pieces.buf;
+    Py_ssize_t count = pieces.len / (3 * sizeof *every);
+    int64_t total = 0, most = out.len;
+    for (Py_ssize_t i = 0; i < count && total >= 0; i++) {
+        int64_t size = every[3 * i + 2];
+        total = size < 0 || size > most - total ? -1 : total + size;
+    }
+    if (pieces.len % (3 * sizeof *every) || total != most)
+        PyErr_Format(PyExc_ValueError, "%zd pieces do not fill a buffer of %zd bytes", count, out.len);
+    else {
+        Py_ssize_t outcome;
+        Py_BEGIN_ALLOW_THREADS
+        outcome = read_all(every, count, out.buf);
+        Py_END_ALLOW_THREADS
+        result = PyLong_FromSsize_t(outcome);
+    }
+    PyBuffer_Release(&pieces);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"gather", gather, METH_VARARGS, gather_doc},
+    {"read", read_pieces, METH_VARARGS, read_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_gather", "The copies of a stream in C; see gather.py.", 0, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_gather", "The copies of a stream in C; see gather.py and pieces.py.", 0, methods, NULL, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__gather(void) {

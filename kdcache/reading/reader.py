@@ -21,6 +21,7 @@ from kdcache.reading.gather import FileTable, RecordPlaces, files_of, gather
 from kdcache.reading.labels import ShardLabels
 from kdcache.reading.lru import LRUCache, weakly
 from kdcache.reading.open_shard import OpenShard
+from kdcache.reading.pieces import ShardRows
 from kdcache.reading.record_sums import read_sums
 from kdcache.reading.staged import most_open, most_open_in_stream
 
@@ -98,6 +99,18 @@ class ShardReader:
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         return self.shard(number), sample - int(self._starts[number])
 
+    def rows_of(self, samples: np.ndarray) -> ShardRows:
+        """The shards that hold samples, opened where they are not, and the samples' rows in them.
+
+        Args:
+            samples: (n,) sample numbers.
+
+        Raises: CorruptCacheError.
+        """
+        numbers = np.searchsorted(self._starts, samples, side="right") - 1
+        shards = {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
+        return ShardRows(shards, numbers, samples - self._starts[numbers])
+
     def gather(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> Mapping[int, OpenShard]:
         """Fill rows of a batch.
 
@@ -166,8 +179,7 @@ class ShardReader:
 
     def shards_of(self, rows: np.ndarray) -> dict[int, OpenShard]:
         """The shards of some rows by number, opened where they are not. Raises: CorruptCacheError."""
-        numbers = files_of(self._starts, rows)
-        return {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
+        return dict(self.rows_of(rows[:, 0]).shards)
 
     def labels_of(self, rows: np.ndarray, shards: Mapping[int, OpenShard]) -> np.ndarray:
         """Labels of some rows, (n,) int64, -1 where there is none.
@@ -205,21 +217,6 @@ class ShardReader:
         shard.files[column.name].read_exactly(into, offset, layout.payload_bytes)
         shard.check_record(column.name, row, view, self._num_views, into)
         return column.make_codec().decode(fields, tuple(column.shape))[0]
-
-    def read_image(self, shard: OpenShard, row: int) -> bytes:
-        """The embedded source image of a sample."""
-        data = bytearray(int(shard.index.image_sizes[row]))
-        shard.files[SAMPLES].read_exactly([memoryview(data)], int(shard.index.image_offsets[row]), len(data))
-        return bytes(data)
-
-    def read_jpeg(self, shard: OpenShard, row: int, view: int, column: Column) -> bytes:
-        """The stored JPEG of a view."""
-        assert shard.jpegs is not None, "the reader was not asked for this column"
-        record = row * self._num_views + view
-        data = bytearray(int(shard.jpegs.sizes[record]))
-        shard.files[column.name].read_exactly([memoryview(data)], int(shard.jpegs.offsets[record]), len(data))
-        shard.check_record(column.name, row, view, self._num_views, [data])
-        return bytes(data)
 
     def shard(self, number: int, cancel: CancelToken | None = None) -> OpenShard:
         """A shard by its place in the manifest.

@@ -1,9 +1,6 @@
 """Images of a cache: fetched from it or from their source, decoded, and replayed as the teacher saw them."""
 
-import contextlib
 import hashlib
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from typing import final
 
@@ -11,16 +8,17 @@ import numpy as np
 from PIL import __version__ as pillow_version
 
 from kdcache.cache.cache import Cache
-from kdcache.cache.paths import SAMPLES
 from kdcache.errors import BadImageError, CacheMismatchError, CorruptCacheError, Remedy, SourceError
-from kdcache.forks import renew_after_fork
-from kdcache.images import Source, decode_pixels, encode_jpeg
+from kdcache.images import Source, decode_files, decode_pixels, encode_jpeg
+from kdcache.packed import PackedFiles
 from kdcache.reading.open_shard import OpenShard
+from kdcache.reading.pieces import ShardRows, read_images
 from kdcache.reading.reader import ShardReader
 from kdcache.stream.order import sample_starts
 from kdcache.views import VIEW_FIELDS, pixel_hash, replay_views
 
-_SMALL_IMAGE_BYTES = 4096
+# Hashes of sample and view numbers, of which those below a bound are checked.
+_CHECK_FACTORS = np.array([0x9E3779B1, 0x85EBCA77], np.int64)
 
 
 @final
@@ -53,31 +51,24 @@ class ViewReplayer:
         self._reader, self._root = reader, cache.paths
         self._check_below = check_share * 2**32
         self._source = source
-        self.renew()
-        self._starts = np.cumsum([0, *(shard.num_samples for shard in cache.manifest.shards)])
         self._positions = _positions(cache, source)
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """See Renewable."""
-        self._small_images = threading.Lock()
 
     def pixels(self, shard: OpenShard, row: int, sample: int, views: Sequence[int]) -> Iterator[np.ndarray]:
         """The pixels of some views of one sample, (S, S, 3) uint8 each; the image is decoded once.
 
         Raises: CacheMismatchError when they are not the pixels the teacher saw.
         """
-        image = self._decode(shard, row)
+        image = self._decode(self.read(shard, row), shard, row)
         replayed = self._replay([image] * len(views), shard.index.views[row, list(views)])
         for view, pixels in zip(views, replayed, strict=True):
-            if self._is_checked(sample, view):
+            if self._are_checked(np.array([[sample, view]]))[0]:
                 self._compare(pixels, shard, row, view)
             yield pixels
 
     def fill(self, rows: np.ndarray, into: np.ndarray) -> None:
         """Fill rows of a batch with the pixels of their views.
 
-        Images are decoded one by one, then all views are cut in one call without the interpreter lock.
+        Images are read, decoded and cut in three calls without the interpreter lock.
 
         Args:
             rows: (n, 2) int64, sample and view numbers; an image is decoded once for rows of its own side by side.
@@ -85,20 +76,17 @@ class ViewReplayer:
 
         Raises: CacheMismatchError when they are not the pixels the teacher saw.
         """
-        numbers = np.searchsorted(self._starts, rows[:, 0], side="right") - 1
-        shards = {number: self._reader.shard(number) for number in sorted(set(numbers.tolist()))}
-        in_shard = (rows[:, 0] - self._starts[numbers]).tolist()
-        places = [(shards[number], row) for number, row in zip(numbers.tolist(), in_shard, strict=True)]
-        views = np.array([shard.index.views[row, view] for (shard, row), view in zip(places, rows[:, 1], strict=True)])
+        places = self._reader.rows_of(rows[:, 0])
+        views = np.empty((len(rows), len(VIEW_FIELDS)), np.int32)
+        for shard, own in places.parts():
+            views[own] = shard.index.views[places.rows[own], rows[own, 1]]
         starts = sample_starts(rows)
-        with self._turn(places):
-            decoded = [self._decode(*places[start]) for start in starts.tolist()]
+        decoded = self._decode_all(places.chosen(starts))
         repeats = np.diff(starts, append=len(rows)).tolist()
         images = [image for image, count in zip(decoded, repeats, strict=True) for _ in range(count)]
         self._replay(images, views, into)
-        for at, (sample, view) in enumerate(rows.tolist()):
-            if self._is_checked(sample, view):
-                self._compare(into[at], *places[at], view)
+        for at in np.flatnonzero(self._are_checked(rows)).tolist():
+            self._compare(into[at], *places.at(at), int(rows[at, 1]))
 
     def read(self, shard: OpenShard, row: int) -> bytes:
         """The image file of a sample, as the teacher read it.
@@ -106,7 +94,7 @@ class ViewReplayer:
         Raises: SourceError, CacheMismatchError when the source's file has changed.
         """
         if self._source is None:
-            return self._read_embedded(shard, row)
+            return read_images(ShardRows({0: shard}, np.zeros(1, np.int64), np.array([row])))[0]
         sample = shard.index.sample(row)
         position = self._positions.get(sample.source_key)
         if position is None:
@@ -122,28 +110,19 @@ class ViewReplayer:
             )
         return data
 
-    def _turn(self, places: Sequence[tuple[OpenShard, int]]) -> contextlib.AbstractContextManager[object]:
-        """Small embedded images are decoded by one thread at a time, while the others cut their views.
+    def _decode_all(self, places: ShardRows) -> list[np.ndarray]:
+        if self._source is None:
+            files = read_images(places)
+        else:
+            files = PackedFiles.of([self.read(*places.at(at)) for at in range(len(places))])
+        found = decode_files(files, self._pixel_rule)
+        return [
+            self._decode(files[at], *places.at(at)) if pixels is None else pixels for at, pixels in enumerate(found)
+        ]
 
-        Decoding 32 px takes 12 us and releases the interpreter lock in between: two threads that pass it to and fro for
-        every image decode no more than one (82,000 and 76,000 a second, benchmarks/LOG.md 2026-11-26).
-        """
-        if self._source is not None:  # reading may wait for a disk
-            return contextlib.nullcontext()
-        size = sum(int(shard.index.image_sizes[row]) for shard, row in places)
-        return self._small_images if size <= _SMALL_IMAGE_BYTES * len(places) else contextlib.nullcontext()
-
-    def _read_embedded(self, shard: OpenShard, row: int) -> bytes:
-        size, offset = int(shard.index.image_sizes[row]), int(shard.index.image_offsets[row])
-        with contextlib.suppress(OSError):
-            data = os.pread(shard.files[SAMPLES].descriptor, size, offset)
-            if len(data) == size:
-                return data
-        return self._reader.read_image(shard, row)  # raises with the cause, or reads the rest
-
-    def _decode(self, shard: OpenShard, row: int) -> np.ndarray:
+    def _decode(self, data: bytes, shard: OpenShard, row: int) -> np.ndarray:
         try:
-            return decode_pixels(self.read(shard, row), self._pixel_rule)
+            return decode_pixels(data, self._pixel_rule)
         except BadImageError as error:
             key = shard.index.key(row)
             raise CacheMismatchError(
@@ -171,8 +150,8 @@ class ViewReplayer:
                 view[:] = decode_pixels(encode_jpeg(view, facts.jpeg_quality))
         return replayed
 
-    def _is_checked(self, sample: int, view: int) -> bool:
-        return (sample * 0x9E3779B1 + view * 0x85EBCA77) % 2**32 < self._check_below
+    def _are_checked(self, rows: np.ndarray) -> np.ndarray:
+        return rows @ _CHECK_FACTORS % 2**32 < self._check_below
 
     def _compare(self, pixels: np.ndarray, shard: OpenShard, row: int, view: int) -> None:
         stored = shard.index.pixel_hashes[row, view].tobytes().hex()

@@ -9,7 +9,8 @@ from kdcache.cache.cache import Cache
 from kdcache.cache.column import Column
 from kdcache.cache.facts import RAW
 from kdcache.errors import BadImageError, CorruptCacheError, Remedy, UsageError
-from kdcache.images import decode_pixels
+from kdcache.images import decode_jpegs_into, decode_pixels
+from kdcache.reading.pieces import read_jpegs
 from kdcache.reading.reader import ShardReader
 
 PixelOrigin = Literal["auto", "stored", "replay"]
@@ -75,13 +76,15 @@ class StoredJpegs:
 
     def fill(self, rows: np.ndarray, into: np.ndarray) -> None:
         """See PixelFiller. Raises: CorruptCacheError."""
-        for (sample, view), pixels in zip(rows.tolist(), into, strict=True):
-            shard, row = self._reader.locate(sample)
+        places = self._reader.rows_of(rows[:, 0])
+        files = read_jpegs(places, rows[:, 1], self._column.name, self._reader.cache.num_views)
+        for at in np.flatnonzero(~decode_jpegs_into(files, into)).tolist():
             try:
-                pixels[:] = decode_pixels(self._reader.read_jpeg(shard, row, view, self._column))
+                into[at] = decode_pixels(files[at])
             except (BadImageError, ValueError) as error:
+                shard, row = places.at(at)
                 raise CorruptCacheError(
-                    f"{shard.name}, key {shard.index.key(row)!r}, view {view}: the stored JPEG does not decode "
+                    f"{shard.name}, key {shard.index.key(row)!r}, view {rows[at, 1]}: the stored JPEG does not decode "
                     f"({error})",
                     remedy=Remedy.REPAIR,
                 ) from None

@@ -23,7 +23,7 @@ from kdcache.stream.pixels import PixelFiller, StoredJpegs, gathered, stored_pix
 # the end. Small images come in dozens: with 4 of 32 px in a piece two threads were slower than one.
 _PIECE_BYTES = 4 << 20
 _PIECE_PIXELS = 4 * 224**2
-_MOST_PIECE_IMAGES = 64
+_MOST_PIECE_IMAGES = 128
 
 
 @final

@@ -10,7 +10,7 @@ LAYERS: dict[str, int] = {
     "errors": -1, "storage": 0,
     "remote": 1,
     "ops": 1, "config": 1, "cancel": 1, "ordered_map": 1, "durable": 1, "forks": 1,
-    "interrupt": 1, "strict_json": 1, "seeds": 1, "pixels": 1, "pixel_rule": 1, "per_class": 2,
+    "interrupt": 1, "strict_json": 1, "seeds": 1, "pixels": 1, "packed": 1, "pixel_rule": 1, "per_class": 2,
     "losses": 2, "cache": 2, "views": 2, "images": 2, "distributed": 2,
     "models": 3, "reading": 3,
     "stream": 4,

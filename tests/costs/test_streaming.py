@@ -6,24 +6,25 @@ import pytest
 
 from kdcache.cache import Cache
 from kdcache.costs.streaming import bench_stream
-from kdcache.images import decode_pixels
+from kdcache.images import decode_files
+from kdcache.packed import PackedFiles
 from kdcache.pixel_rule import PixelRule
 from kdcache.stream.config import StreamConfig
 
 CONFIG = StreamConfig(batch_size=4, num_threads=2, window=2)
 
 
-def slowly(data: bytes, rule: PixelRule) -> np.ndarray:
-    """A decoder that takes 20 ms for certain."""
-    time.sleep(0.02)
-    return decode_pixels(data, rule)
+def slowly(files: PackedFiles, rule: PixelRule) -> list[np.ndarray | None]:
+    """A decoder that takes 20 ms an image for certain."""
+    time.sleep(0.02 * len(files))
+    return decode_files(files, rule)
 
 
 @pytest.mark.slow
 def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that is slow for certain limits, whatever else this machine is busy with."""
 
-    monkeypatch.setattr("kdcache.stream.images.decode_pixels", slowly)
+    monkeypatch.setattr("kdcache.stream.images.decode_files", slowly)
     columns = tiny_cache.columns
     result = bench_stream(tiny_cache, columns, CONFIG, seconds=0.1, step_ms=2)
     assert set(result["stages_samples_per_s"]) == {"targets", "images"}
@@ -37,7 +38,7 @@ def test_every_stage_is_measured(tiny_cache: Cache, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_a_slow_step_never_waits_and_a_fast_one_does(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch takes two threads 40 ms of sleep: less than the slow step, and nearly all of the fast one's time."""
-    monkeypatch.setattr("kdcache.stream.images.decode_pixels", slowly)
+    monkeypatch.setattr("kdcache.stream.images.decode_files", slowly)
     columns = tiny_cache.columns
     slow, fast = (bench_stream(tiny_cache, columns, CONFIG, seconds=0.2, step_ms=each) for each in (100, 0.001))
     assert slow["stall_share"] < fast["stall_share"]

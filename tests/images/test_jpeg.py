@@ -2,68 +2,46 @@ import io
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kdcache.images import decode_image, decode_pixels, decoder_versions, jpeg
-from kdcache.images.jpeg import agreed_size, decode_jpeg, encode_jpeg, fast_decoder
+from kdcache.images.jpeg import can_decode, decode_jpeg, encode_jpeg, sizes_of
+from kdcache.packed import PackedFiles
+from tests.images.jpegs import SIZES, by_pillow, encoded, files_of, needs_extension, picture
 
-needs_simplejpeg = pytest.mark.skipif(jpeg.simplejpeg is None, reason="simplejpeg is not installed")
-SIZES = [(1, 1), (2, 3), (7, 9), (16, 16), (31, 30), (32, 32), (100, 301), (333, 77)]
-
-
-def encoded(image: Image.Image, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "jpegs"
 
 
-def by_pillow(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+def size_of(data: bytes) -> tuple[int, int]:
+    height, width = sizes_of(PackedFiles.of([data]))[0].tolist()
+    return width, height
 
 
-def picture(width: int, height: int, *, is_smooth: bool = True) -> Image.Image:
-    random = np.random.default_rng(width * height)
-    small = (max(1, height // 3), max(1, width // 3)) if is_smooth else (height, width)
-    return Image.fromarray(random.integers(0, 256, (*small, 3), dtype=np.uint8)).resize((width, height))
-
-
-def files_of(width: int, height: int) -> Iterator[bytes]:
-    """Every kind of file on which the decoders agree."""
-    for is_smooth in (True, False):
-        image = picture(width, height, is_smooth=is_smooth)
-        for quality in (1, 50, 75, 95, 100):
-            for subsampling in (0, 1, 2):
-                yield encoded(image, quality=quality, subsampling=subsampling)
-            yield encoded(image.convert("L"), quality=quality)
-        yield encoded(image, quality=90, subsampling=0, keep_rgb=True)
-        yield encoded(image, quality=90, restart_marker_blocks=3)
-        yield encoded(image, quality=90, optimize=True)
-        yield encoded(image, quality=90, exif=b"Exif\0\0" + bytes(5000), icc_profile=bytes(70_000), comment=b"x")
-        for mode in ("RGB", "L"):
-            yield encoded(image.convert(mode), quality=85, progressive=True)
-            yield encoded(image.convert(mode), quality=40, progressive=True)
-        for subsampling in ("440", "411"):
-            assert jpeg.simplejpeg is not None
-            yield jpeg.simplejpeg.encode_jpeg(np.array(image), quality=85, colorsubsampling=subsampling)
-
-
-@needs_simplejpeg
+@needs_extension
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_pixels_are_pillows_bit_for_bit(size: tuple[int, int]) -> None:
     for data in files_of(*size):
         pixels = decode_jpeg(data)
-        assert pixels is not None, "such files are for the fast decoder"
+        assert pixels is not None, "such files are for the extension"
         np.testing.assert_array_equal(pixels, by_pillow(data))
-        assert agreed_size(data) == size
+        assert size_of(data) == size
 
 
-@needs_simplejpeg
+@needs_extension
+@pytest.mark.parametrize("subsampling", ["440", "411"])
+def test_chroma_that_pillow_does_not_write(subsampling: str) -> None:
+    """37 x 45 pixels, written by libjpeg-turbo's other programming interface."""
+    data = (FIXTURES / f"{subsampling}.jpg").read_bytes()
+    np.testing.assert_array_equal(decode_jpeg(data), by_pillow(data))
+
+
+@needs_extension
 @pytest.mark.parametrize("name", ["imagenet-sample", "cifar10"])
 @pytest.mark.slow
 def test_pixels_of_real_images_are_pillows_bit_for_bit(shared_data: Callable[[str], Path], name: str) -> None:
@@ -91,7 +69,7 @@ def test_pixels_of_real_images_are_pillows_bit_for_bit(shared_data: Callable[[st
     assert checked == {"imagenet-sample": 500, "cifar10": 300}[name]
 
 
-@needs_simplejpeg
+@needs_extension
 def test_every_cut_and_every_damage_that_the_fast_decoder_accepts_has_pillows_pixels() -> None:
     """And nothing is accepted that Pillow refuses: an extraction drops the same images with and without it."""
     random = np.random.default_rng(3)
@@ -117,7 +95,7 @@ def test_other_files_are_left_to_pillow() -> None:
     image.save(buffer, "PNG")
     for data in (b"", b"\xff\xd8", cmyk, buffer.getvalue()):
         assert decode_jpeg(data) is None
-        assert agreed_size(data) is None
+        assert size_of(data) == (0, 0)
     np.testing.assert_array_equal(decode_image(cmyk).pixels, by_pillow(cmyk))
     np.testing.assert_array_equal(decode_pixels(cmyk), by_pillow(cmyk))
 
@@ -127,62 +105,68 @@ def test_unproven_kinds_of_frame_are_not_agreed(marker: int) -> None:
     data = bytearray(encoded(picture(40, 30)))
     at = data.index(b"\xff\xc0")
     data[at + 1] = marker
-    assert agreed_size(bytes(data)) is None
+    assert size_of(bytes(data)) == (0, 0)
 
 
 def test_twelve_bits_two_components_and_bombs_are_not_agreed() -> None:
     data = encoded(picture(40, 30))
     at = data.index(b"\xff\xc0")
-    assert agreed_size(data) == (40, 30)
+    assert size_of(data) == (40, 30)
     for offset, value in ((4, b"\x0c"), (9, b"\x02"), (5, b"\xff\xff\xff\xff"), (5, b"\0\0")):
         changed = bytearray(data)
         changed[at + offset : at + offset + len(value)] = value
-        assert agreed_size(bytes(changed)) is None
-    assert agreed_size(data[:2] + b"\xff\xff\xff" + data[3:]) == (40, 30), "padding before a marker is allowed"
+        assert size_of(bytes(changed)) == (0, 0)
+    assert size_of(data[:2] + b"\xff\xff\xff" + data[3:]) == (40, 30), "padding before a marker is allowed"
 
 
-def test_without_the_fast_decoder_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extension_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(picture(40, 30))
     with_it = decode_pixels(data)
-    monkeypatch.setattr(jpeg, "simplejpeg", None)
-    fast_decoder.cache_clear()
+    monkeypatch.setattr(jpeg, "_jpeg", None)
+    can_decode.cache_clear()
     try:
         assert decode_jpeg(data) is None
         assert decoder_versions().keys() == {"pillow"}
         np.testing.assert_array_equal(decode_pixels(data), with_it)
         np.testing.assert_array_equal(decode_image(data).pixels, with_it)
     finally:
-        fast_decoder.cache_clear()
+        can_decode.cache_clear()
 
 
 def test_the_package_works_where_it_cannot_be_imported() -> None:
-    code = "import sys\nsys.modules['simplejpeg'] = None\nfrom kdcache.images import decoder_versions, jpeg\n"
-    code += "assert jpeg.simplejpeg is None and list(decoder_versions()) == ['pillow']"
+    code = "import sys\nsys.modules['kdcache.images._jpeg'] = None\nfrom kdcache.images import decoder_versions, jpeg\n"
+    code += "assert jpeg._jpeg is None and list(decoder_versions()) == ['pillow']"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@needs_simplejpeg
+@needs_extension
 def test_the_versions_name_both_decoders() -> None:
     versions = decoder_versions()
-    assert list(versions) == ["pillow", "simplejpeg"]
+    assert list(versions) == ["pillow", "libjpeg-turbo"]
     assert all(number[0].isdecimal() for number in versions.values())
 
 
-@needs_simplejpeg
-def test_a_pillow_with_other_pixels_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jpeg.features, "check_feature", lambda name: False)
-    fast_decoder.cache_clear()
+@needs_extension
+@pytest.mark.parametrize("change", ["not libjpeg-turbo", "no library", "other pixels", "nothing decoded"])
+def test_a_pillow_with_another_library_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = jpeg._jpeg
+    assert real is not None
+
+    def decode(data: object, places: object, starts: object, out: np.ndarray) -> bytes:
+        done = real.decode(data, places, starts, out)
+        out += change == "other pixels"
+        return bytes(len(done)) if change == "nothing decoded" else done
+
+    if change == "not libjpeg-turbo":
+        monkeypatch.setattr(jpeg.features, "check_feature", lambda name: False)
+    fake = SimpleNamespace(load=lambda path: change != "no library" and real.load(path), decode=decode)
+    monkeypatch.setattr(jpeg, "_jpeg", fake)
+    can_decode.cache_clear()
     try:
-        assert fast_decoder() is None
-        monkeypatch.undo()
-        fast_decoder.cache_clear()
-        rough = lambda data: jpeg_decode(data, fastdct=True, fastupsample=True)  # noqa: E731
-        assert jpeg.simplejpeg is not None
-        jpeg_decode = jpeg.simplejpeg.decode_jpeg
-        monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", rough)
-        assert fast_decoder() is None
+        assert not can_decode()
+        assert decode_jpeg(encoded(picture(9, 9))) is None
     finally:
-        fast_decoder.cache_clear()
+        can_decode.cache_clear()
 
 
 @pytest.mark.parametrize("quality", [1, 75, 95, 100])

@@ -28,14 +28,6 @@ def test_samples_are_located_across_shards(tiny_cache: Cache) -> None:
     assert places == [("0", 0), ("0", 7), ("1", 0), ("1", 7), ("2", 0), ("2", 3)]
 
 
-def test_images_are_the_sources_bytes(tiny_cache: Cache) -> None:
-    import hashlib
-
-    reader = ShardReader(tiny_cache, [])
-    shard, row = reader.locate(9)
-    assert hashlib.sha256(reader.read_image(shard, row)).digest() == shard.index.source_sha256[row].tobytes()
-
-
 def test_damage_is_found_at_first_touch(cache_copy: Path) -> None:
     cache = open_cache(cache_copy)
     column = cache.find_column(kind="patch", codec="fp16")

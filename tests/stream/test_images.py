@@ -1,4 +1,3 @@
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -58,29 +57,13 @@ def test_a_sample_is_decoded_once_where_its_rows_lie_side_by_side(
     """However many there are of each: a batch may begin or end within a sample."""
     replayer = ViewReplayer(tiny_cache, ShardReader(tiny_cache, []), None, check_share=1.0)
     decoded: list[int] = []
-    decode = images_module.decode_pixels
-    monkeypatch.setattr(images_module, "decode_pixels", lambda data, rule: (decoded.append(1), decode(data, rule))[1])
+    decode = images_module.decode_files
+    monkeypatch.setattr(
+        images_module, "decode_files", lambda files, rule: (decoded.append(len(files)), decode(files, rule))[1]
+    )
     rows = np.array([[7, 1], [3, 0], [3, 1], [9, 0], [3, 1]])
     replayer.fill(rows, np.empty((5, 16, 16, 3), np.uint8))
-    assert len(decoded) == 4
-
-
-def test_small_embedded_images_are_decoded_by_one_thread_at_a_time(
-    tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And large ones by all: a thread that holds the turn stops the fill of another, or does not."""
-    reader = ShardReader(tiny_cache, [])
-    replayer = ViewReplayer(tiny_cache, reader, None, check_share=0)
-    into = np.empty((1, 16, 16, 3), np.uint8)
-    for most_bytes, waits in ((4096, True), (1, False)):
-        monkeypatch.setattr(images_module, "_SMALL_IMAGE_BYTES", most_bytes)
-        filling = threading.Thread(target=replayer.fill, args=(np.array([[0, 0]]), into))
-        with replayer._small_images:
-            filling.start()
-            filling.join(0.2 if waits else 30)
-            assert filling.is_alive() == waits
-        filling.join(30)
-        assert not filling.is_alive()
+    assert decoded == [4]
 
 
 def test_another_resize_is_noticed_in_a_batch(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,9 @@ def test_a_sample_says_exactly_what_was_seen(photos: Path) -> None:
 
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_jpeg_views_are_seen_as_the_decoded_jpeg(photos: Path, is_fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the fast decoder and without it, which is optional."""
+    """With the extension and without it, which is optional."""
     if not is_fast:
-        monkeypatch.setattr(jpeg_module, "fast_decoder", lambda: None)
+        monkeypatch.setattr(jpeg_module, "can_decode", lambda: False)
     source = open_source(str(photos))
     views = replace(fingerprint_views(2), jpeg_quality=80)
     plain = reader_for(source).read(0)
