@@ -1,19 +1,31 @@
-"""The plain torch form of the projected losses on a CPU, in turns with eager torch: CPU time and memory.
+"""The plain torch form of every operation on a CPU, in turns with eager torch: CPU time and memory.
 
-One forward and backward each. CPU time of one thread, because a shared machine's clock also measures the
-others. The last rows are Lift's loss and pooled features, fused and written out.
+Of losses one forward and backward each. CPU time of one thread, because a shared machine's clock also measures the
+others. Lift's rows are its loss and pooled features, fused and written out.
 """
 
 import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import dequantize, lift_mse, proj_cosine, proj_mse, proj_smooth_l1, quantize
+from kdcache_kernels import (
+    dequantize,
+    lift_mse,
+    proj_cosine,
+    proj_mse,
+    proj_smooth_l1,
+    quantize,
+    reference_spectral,
+    second_moment,
+    spectral_align,
+    token_spectrum,
+)
 from torch import Tensor
 
 from benchmarks.record import environment, spread, write
@@ -43,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ["KD_KERNELS"] = "torch"
     rows: list[dict[str, Any]] = []
     result = {"benchmark": "kernels_plain", **environment(torch.device("cpu")), "tokens": arguments.tokens}
-    for widths in WIDTHS:
-        for name, sides in _problems(widths, arguments.tokens, arguments.only):
+    for problems in [*(partial(_problems, widths) for widths in WIDTHS), _measures]:
+        for name, sides in problems(arguments.tokens, arguments.only):
             row = {"name": name, **_measure(sides, arguments.repeats)}
             rows.append(row)
             print(f"{name:32s} {row['of_eager']:.2f} of eager's time", flush=True)
@@ -77,6 +89,37 @@ def _problems(widths: tuple[int, int], num_tokens: int, only: str) -> Any:
     name = f"lift {width}->{depth} fp32 fp16"
     if only in name:
         yield name, [_step(make(leaves, packed["fp16"][0]), leaves) for make in (_lift, _lift_eager)]
+
+
+def _measures(num_tokens: int, only: str) -> Any:
+    """The same of the operations on tokens alone, 384 channels on a grid of 14 x 14."""
+    grid, width = 14, 384
+    images = max(1, num_tokens // grid**2)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(images * grid**2, width, generator=generator)
+    maps = tokens.view(images, grid, grid, width).permute(0, 3, 1, 2)
+    student = torch.randn(images, grid, grid, 192, generator=generator).permute(0, 3, 1, 2).requires_grad_()
+    sides: dict[str, list[Callable[[], Any]]] = {
+        "token_spectrum 384": [lambda: token_spectrum(tokens), lambda: _spectrum_eager(tokens)],
+        "second_moment 384": [lambda: second_moment(tokens), lambda: tokens.t() @ tokens / len(tokens)],
+        "quantize 384 int8": [lambda: quantize(tokens), lambda: _quantize_eager(tokens)],
+        "spectral_align 192->384": [
+            _step(partial(align, student, maps), [student])
+            for align in (spectral_align, reference_spectral.spectral_align)
+        ],
+    }
+    yield from ((name, both) for name, both in sides.items() if only in name)
+
+
+def _spectrum_eager(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    energies = reference_spectral.token_energies(tokens)
+    return energies.mean(0), reference_spectral.token_bandwidth(energies, (0.9,))
+
+
+def _quantize_eager(tokens: Tensor) -> tuple[Tensor, ...]:
+    scale = tokens.abs().amax(-1, keepdim=True) / 127
+    values = (tokens / scale).round().clamp(-127, 127).to(torch.int8)
+    return values, scale, tokens.sum(-1), tokens.square().sum(-1)
 
 
 def _ours(kind: str, leaves: list[Tensor], values: Tensor, scale: Tensor | None) -> Callable[[], Tensor]:

@@ -19,10 +19,8 @@ from torch import Tensor
 
 from kdcache_kernels.products import parts_for, token_product
 from kdcache_kernels.proj_loss import proj_mse
+from kdcache_kernels.token_chunks import tokens_at_once
 from kdcache_kernels.tracing import gradients_by, needs_operator, without_operator
-
-# Tokens whose intermediates exist at a time, on a CPU and elsewhere.
-_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 4096, 2**18
 
 
 @final
@@ -211,7 +209,7 @@ _UnitVariance = without_operator(_forward, _keep, _backward)
 
 
 def _chunks(flat: Tensor) -> Iterator[slice]:
-    size = _GPU_CHUNK_TOKENS if flat.is_cuda else _CHUNK_TOKENS
+    size = tokens_at_once(flat.shape[-1], _accumulator(flat), flat.device)
     for first in range(0, len(flat), size):
         yield slice(first, min(first + size, len(flat)))
 

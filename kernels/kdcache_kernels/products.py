@@ -1,5 +1,7 @@
 """Library products of 16-bit matrices whose sums are float32."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -47,3 +49,14 @@ def token_product(tokens: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
 def gives_float32(tokens: Tensor) -> bool:
     """Whether products of 16-bit matrices like this one come with their float32 sums."""
     return tokens.is_cuda and tokens.dtype.itemsize == 2 and _MM_GIVES_FLOAT32
+
+
+def multiplies_bfloat16(tokens: Tensor) -> bool:
+    """Whether these are bfloat16 on a CPU that multiplies such numbers: twice as fast as float32, results rounded."""
+    return tokens.device.type == "cpu" and tokens.dtype == torch.bfloat16 and _has_bfloat16_products()
+
+
+@functools.cache
+def _has_bfloat16_products() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# What one array of a chunk of tokens may take in the plain torch forms. On a CPU the three or four
-# arrays of a chunk then stay in its cache (CPU time is flat from 256 to 8,192 tokens of 768 channels);
-# a GPU takes a whole batch of a ViT at once, 50,176 tokens of 1,024 channels, in few launches.
-_CHUNK_BYTES, _GPU_CHUNK_BYTES = 2**23, 2**28
+from kdcache_kernels.token_chunks import tokens_at_once
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,7 @@ class Problem:
     def chunk_tokens(self) -> int:
         """Tokens that the plain torch forms take at a time."""
         widest = max(self.values.shape[1], self.student.shape[-1])
-        limit = _GPU_CHUNK_BYTES if self.student.is_cuda else _CHUNK_BYTES
-        return max(1, limit // (widest * self.accumulator.itemsize))
+        return tokens_at_once(widest, self.accumulator, self.student.device)
 
     def parts(self) -> Iterator[slice]:
         """The chunks."""

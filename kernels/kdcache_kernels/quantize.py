@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kdcache_kernels.dispatch import choose, noted
 from kdcache_kernels.quantized import LARGEST, WIDEST, Format
-from kdcache_kernels.token_chunks import check_tokens
+from kdcache_kernels.token_chunks import check_tokens, token_chunks, tokens_at_once
 from kdcache_kernels.tracing import needs_operator
 
 _DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -74,12 +74,24 @@ def _outputs(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def _quantize_in_torch(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    exact = tokens.float()
+    width = tokens.shape[-1]
+    outputs = _outputs(tokens, codec)
+    flat = [outputs[0].view(-1, width), *(each.view(-1) for each in outputs[1:])]
+    first = 0
+    for chunk in token_chunks(tokens, tokens_at_once(width, torch.float32, tokens.device)):
+        found = _quantize_rows(chunk.reshape(-1, width), codec)
+        for whole, part in zip(flat, found, strict=True):
+            whole[first : first + len(part)] = part
+        first += len(found[0])
+    return outputs
+
+
+def _quantize_rows(rows: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    exact = rows.float()
     largest = exact.abs().amax(dim=-1)
     # A tensor, because torch on CUDA divides by a number by multiplying with its rounded reciprocal.
     scale = largest / torch.full_like(largest, LARGEST[codec])
     steps = exact / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1)
     if codec == "int8":
-        steps = steps.round()
-    values = steps.clamp(-LARGEST[codec], LARGEST[codec]).to(_DTYPES[codec])
-    return values.contiguous(), scale, exact.sum(dim=-1), exact.square().sum(dim=-1)
+        steps = steps.round_()
+    return steps.clamp_(-LARGEST[codec], LARGEST[codec]), scale, exact.sum(dim=-1), exact.square().sum(dim=-1)

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcache_kernels.cosine import factors_from_products
-from kdcache_kernels.products import gives_float32, token_product, transposed_product
+from kdcache_kernels.products import gives_float32, multiplies_bfloat16, token_product, transposed_product
 from kdcache_kernels.projection_problem import Problem
+
+# Tokens from which on the roundings of a 16-bit product average out of the loss.
+_ENOUGH_TO_ROUND = 4096
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def sweep(problem: Problem, kind: str, beta: float, *, for_student: bool, for_pa
             grad_bias = _added(grad_bias, slopes.sum(0))
         slopes = slopes.to(tokens.dtype)
         if for_parameters:
-            grad_weight = _added(grad_weight, transposed_product(slopes, tokens))
+            grad_weight = _added(grad_weight, chunks.weight_gradient(slopes, tokens))
         if for_student:
             chunks.put_student_gradient(part, slopes)
     assert total is not None
@@ -87,11 +90,12 @@ class _Chunks:
     def __init__(self, problem: Problem, kind: str, beta: float) -> None:
         self.problem, self.kind, self.beta = problem, kind, beta
         self.flat = problem.student.reshape(-1, problem.student.shape[-1])
-        # Whether the device multiplies 16-bit operands with float32 sums.
+        # Whether the device multiplies 16-bit operands with float32 sums, or gives sums rounded to 16 bits.
         self.is_narrow = gives_float32(self.flat)
+        self.is_rounded = problem.num_tokens >= _ENOUGH_TO_ROUND and multiplies_bfloat16(self.flat)
         self.bias = problem.bias.to(problem.accumulator)
         weight = problem.rounded_weight
-        self.weight = weight if self.is_narrow else weight.to(problem.accumulator)
+        self.weight = weight if self.is_narrow or self.is_rounded else weight.to(problem.accumulator)
         self.student_gradient: Tensor | None = None
         self._memory: dict[str, Tensor] = {}
 
@@ -101,8 +105,10 @@ class _Chunks:
 
     def compare(self, part: slice, tokens: Tensor, needs_slopes: bool) -> tuple[Tensor, Tensor | None]:
         """Sum of the loss over a chunk, and the slopes (n, Dt) but for the common factor."""
-        projected = self._projected(part, tokens)
         mask = self.problem.weights_of(part)
+        if self.is_rounded and self.kind != "cosine":
+            return self._compare_residual(self._rounded_residual(part, tokens), mask)
+        projected = self._projected(part, tokens)
         if self.kind == "cosine":
             return self._cosine(part, projected, mask, needs_slopes)
         targets = self.problem.decoded(part, self._space("targets", part))
@@ -119,6 +125,12 @@ class _Chunks:
             slopes = slopes.clamp_(-self.beta, self.beta)
         return loss, slopes if mask is None else slopes.mul_(mask[:, None])
 
+    def weight_gradient(self, slopes: Tensor, tokens: Tensor) -> Tensor:
+        """slopes^T @ tokens of a chunk, (Dt, Ds), as it is added up: float32 or float64."""
+        if self.is_rounded:
+            return (slopes.t() @ tokens).float()
+        return transposed_product(slopes, tokens)
+
     def put_student_gradient(self, part: slice, slopes: Tensor) -> None:
         """Write slopes @ W where the gradient of the tokens belongs."""
         is_whole = len(slopes) == self.problem.num_tokens
@@ -129,14 +141,40 @@ class _Chunks:
             self.student_gradient = self.bias.new_empty(self.flat.shape)
         if self.is_narrow:
             self.student_gradient[part] = token_product(slopes, (self.weight,))
+        elif self.is_rounded:
+            self.student_gradient[part] = slopes @ self.weight
         else:
             torch.mm(slopes, self.weight, out=self.student_gradient[part])
 
     def _projected(self, part: slice, tokens: Tensor) -> Tensor:
         if self.is_narrow:
             return token_product(tokens, (self.weight.t(),)).add_(self.bias)
-        space = self._space("projected", part)
-        return torch.addmm(self.bias, tokens, self.weight.t(), out=space)
+        space, dtype = self._space("projected", part), self.bias.dtype
+        return torch.addmm(self.bias, tokens.to(dtype), self.weight.to(dtype).t(), out=space)
+
+    def _rounded_residual(self, part: slice, tokens: Tensor) -> Tensor:
+        """Projected minus targets, by a product whose result is rounded to bfloat16.
+
+        What bfloat16 holds of bias - targets goes into the product's sums, which are rounded when only the residual is
+        left; the rest is added to it. A projection that is rounded itself would lose a fitted student's loss.
+        """
+        space, narrow = self._space("targets", part), self._space("rounded", part, tokens.dtype)
+        assert space is not None and narrow is not None
+        residual = torch.sub(self.bias, self.problem.decoded(part, space), out=space)
+        residual.sub_(narrow.copy_(residual))
+        return residual.add_(narrow.addmm_(tokens, self.weight.t()))
+
+    def _compare_residual(self, residual: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.kind == "mse":
+            losses = torch.linalg.vector_norm(residual, dim=1).square_()
+            slopes = residual
+        else:
+            # The loss is slope * (2 residual - slope) / (2 beta), the slope being the residual between -beta and beta.
+            slopes = residual.clamp(-self.beta, self.beta)
+            losses = residual.mul_(2).sub_(slopes).mul_(slopes).sum(1).div_(2 * self.beta)
+        if mask is None:
+            return losses.sum(), slopes
+        return torch.dot(losses, mask), slopes.mul_(mask[:, None])
 
     def _cosine(
         self, part: slice, projected: Tensor, mask: Tensor | None, needs_slopes: bool
@@ -153,10 +191,10 @@ class _Chunks:
         ca, cb = (each.mul(self.problem.weight.shape[0])[:, None] for each in (ca, cb))
         return losses.sum(), projected.mul_(ca).add_(torch.mul(targets, cb, out=products))
 
-    def _space(self, name: str, part: slice) -> Tensor | None:
+    def _space(self, name: str, part: slice, dtype: torch.dtype | None = None) -> Tensor | None:
         if self.bias.is_cuda:
             return None
         if name not in self._memory:
             rows = min(self.problem.chunk_tokens, self.problem.num_tokens)
-            self._memory[name] = self.bias.new_empty(rows, len(self.bias))
+            self._memory[name] = self.bias.new_empty(rows, len(self.bias), dtype=dtype)
         return self._memory[name][: part.stop - part.start]

@@ -50,7 +50,7 @@ def unfused(targets: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize(("shape", "width"), [((3, 17, 12), 24), ((2, 9, 20), 16)], ids=str)
 def test_the_identity_is_exact(shape: tuple[int, int, int], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lift, "_CHUNK_TOKENS", 7)
+    monkeypatch.setattr(lift, "tokens_at_once", lambda *_: 7)
     leaves, targets = make(shape, width)
     wanted = results(unfused(targets), leaves, torch.float64)
     found = results(lambda *each: lift_mse(*each, targets), leaves, torch.float64)

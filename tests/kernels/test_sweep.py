@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import projection, projection_problem
+from kdcache_kernels import products, projection, projection_problem, sweep
 from kdcache_kernels.launches import Traffic
 from kdcache_kernels.projection_operators import proj_loss
 from kdcache_kernels.projection_problem import Problem
@@ -14,7 +14,7 @@ from kdcache_kernels.reference import dequantize
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.kernels.problems import LOSSES, gradients, make
+from tests.kernels.problems import LOSSES, gradients, make, three_ways
 
 TOKENS = 256 * 196
 KINDS = list(LOSSES)
@@ -99,7 +99,7 @@ def test_it_launches_and_moves_no_more_than_eager_on_a_gpu(
 def test_it_takes_a_third_of_eager_memory_on_a_cpu(kind: str, student: torch.dtype, stored: torch.dtype) -> None:
     with FakeTensorMode():
         ours, theirs = counted(kind, "cpu", (192, 768), student, stored)
-    # The student's gradient, in float32 and in its own type, and four arrays of 8 MiB.
+    # The student's gradient, in float32 and in its own type, and four arrays of a MiB for each thread.
     assert ours.peak_bytes < 0.35 * theirs.peak_bytes, (ours.peak_bytes, theirs.peak_bytes)
 
 
@@ -162,9 +162,52 @@ def test_chunks_add_up(kind: str, masked: str, monkeypatch: pytest.MonkeyPatch) 
     leaves = (inputs.student, inputs.weight.double(), inputs.bias.double())
     wanted = gradients(exact, *leaves)
     for num_tokens in (7, 50):
-        monkeypatch.setattr(projection_problem, "_CHUNK_BYTES", num_tokens * 24 * 8)
+        monkeypatch.setattr(projection_problem, "tokens_at_once", lambda *_, most=num_tokens: most)
         for mine, right in zip(gradients(ours, *leaves), wanted, strict=True):
             torch.testing.assert_close(mine, right, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("residual", [0.5, 0.01])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rounded_products_keep_the_digits_of_the_residual(
+    kind: str, residual: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a fitted student, whose residual is less than what bfloat16 loses of its projection.
+
+    Gradients are no further from float64 than eager's, the loss far below the cap: an error of one number is luck.
+    """
+    monkeypatch.setattr(products, "_has_bfloat16_products", lambda: True)
+    errors = three_ways(kind, make((sweep._ENOUGH_TO_ROUND, 48), 96, torch.bfloat16, residual=residual), "cpu")
+    # One minus a cosine near one has lost digits in float32 before anything is rounded further.
+    assert errors["loss"][0] < (3e-4 if kind == "cosine" and residual < 0.1 else 3e-5)
+    for name, (ours, theirs) in errors.items():
+        if name != "loss":
+            assert ours <= 1.5 * theirs + 1e-6, (name, ours, theirs)
+            assert ours <= 6e-3, (name, ours)
+
+
+@pytest.mark.parametrize("masked", ["no", "bool", "weights"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rounded_products_change_no_more_than_their_rounding(
+    kind: str, masked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With scale, shift, a mask and chunks, beside products of float32."""
+    inputs = make((2, 25, 12), 24, torch.bfloat16)
+    random = torch.Generator().manual_seed(5)
+    rows = {name: torch.rand(2, 25, generator=random) + 0.5 for name in ("scale", "shift")}
+    weights = torch.rand(2, 25, generator=random)
+    mask = {"no": None, "bool": weights > 0.4, "weights": weights}[masked]
+    packed = (8 * inputs.targets.float()).round().to(torch.int8)
+    found = []
+    for is_native in (True, False):
+        monkeypatch.setattr(products, "_has_bfloat16_products", lambda is_native=is_native: is_native)
+        monkeypatch.setattr(projection_problem, "tokens_at_once", lambda *_: 7)
+        monkeypatch.setattr(sweep, "_ENOUGH_TO_ROUND", 1)
+        leaves = (inputs.student, inputs.weight, inputs.bias)
+        found.append(gradients(lambda *each: LOSSES[kind](*each, packed, mask=mask, **rows), *leaves))
+    for native, widened in zip(*found, strict=True):
+        torch.testing.assert_close(native, widened, rtol=0.02, atol=0.01 * float(widened.abs().max()))
+    assert not torch.equal(found[0][2], found[1][2]), "it is another way"
 
 
 def test_a_gradient_that_was_not_asked_for_is_refused() -> None:
