@@ -92,6 +92,19 @@ def test_printed_output_has_its_date_and_machine(page: Path) -> None:
     assert undated == []
 
 
+# What a machine did in a time; sizes and counts are the same on all of them.
+_SPEED = re.compile(r"\d (?:ms|µs|us|[kMG]B/s|(?:views|images|samples)/s)(?![\w/])")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.name)
+def test_a_measured_speed_has_its_date_and_machine(page: Path) -> None:
+    """A section that names one in its text or a table, or its page's lead, says when and on what."""
+    texts = [_BLOCK.sub("", section) for section in sections(page.read_text(encoding="utf-8"))]
+    measured = [text for text in texts if _SPEED.search(text)]
+    undated = [text for text in measured if not (_DATE.search(text) and _MACHINE.search(text))]
+    assert [text.splitlines()[0] for text in undated] == []
+
+
 # Flags of programs that the pages start beside kdcache.
 OTHERS = {
     "--nproc-per-node",
