@@ -72,6 +72,13 @@ def test_a_printed_command_is_understood(page: str, command: str) -> None:
     assert said.getvalue() == "", f"{page}: kdcache {command}"
 
 
+def test_the_page_of_the_command_line_has_every_verb() -> None:
+    """Sphinx runs what the page names, and prints it there."""
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```{command-output} python -m kdcache (\w+) --help$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(VERBS)
+
+
 def sections(text: str) -> list[str]:
     """What stands below each heading, with the page's lead in front of it."""
     lead, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
