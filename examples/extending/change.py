@@ -1,4 +1,4 @@
-"""Add a change of the student: python examples/extending/change.py CACHE RUN, which trains and saves one.
+"""Add a change of the student: python examples/extending/change.py CACHE RUN trains one, on the demo's cache.
 
 Inside the repository it is a file of kdcache/students and a line in the table of its __init__.py, after which
 `--change registers:number=4` works with any method.
@@ -41,7 +41,7 @@ class Registers(Change):
 CHANGES["registers"] = (f"{__name__}:Registers", "register tokens beside the class token")
 
 
-def main(cache_folder: str, run: str, student: str = "deit_tiny_patch16_224", **settings: object) -> None:
+def main(cache_folder: str, run: str, student: str, **settings: object) -> None:
     """Train with plain feature distillation, then build the student again from what was saved."""
     method = replace(feature(), change=Registers(number=2))
     config = kdcache.RunConfig(student=student, method=method, **settings)
@@ -51,4 +51,6 @@ def main(cache_folder: str, run: str, student: str = "deit_tiny_patch16_224", **
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # A student whose tokens are those of the demo's cache: 4 x 4 of 16 pixels.
+    small = {"img_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}
+    main(*sys.argv[1:], student="vit_tiny_patch16_224", student_kwargs=small, epochs=2)

@@ -1,4 +1,4 @@
-"""Add a term of the loss: python examples/extending/term.py CACHE RUN, which trains a student with it.
+"""Add a term of the loss: python examples/extending/term.py CACHE RUN trains a student with it, on the demo's cache.
 
 Inside the repository it is a file of kdcache/terms and a line in the table of kdcache/terms/__init__.py, after which
 `--term attention:weight=0.5,teacher=...` works.
@@ -45,7 +45,7 @@ class Attention(TokenTerm):
 TERMS["attention"] = (f"{__name__}:Attention", "where an image's tokens are large, for any two widths")
 
 
-def main(cache_folder: str, run: str, student: str = "deit_tiny_patch16_224", **settings: object) -> None:
+def main(cache_folder: str, run: str, student: str, **settings: object) -> None:
     """Train with labels, logits and the new term."""
     method = Method(name="attention-transfer", terms=(*label_terms(0.9, 1.0, 0.1), Attention(weight=10.0)))
     config = kdcache.RunConfig(student=student, method=method, log_every=1, **settings)
@@ -54,4 +54,6 @@ def main(cache_folder: str, run: str, student: str = "deit_tiny_patch16_224", **
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # A student whose tokens are those of the demo's cache: 4 x 4 of 16 pixels.
+    small = {"img_size": 16, "patch_size": 4, "embed_dim": 48, "depth": 3, "num_heads": 3}
+    main(*sys.argv[1:], student="vit_tiny_patch16_224", student_kwargs=small, epochs=2)

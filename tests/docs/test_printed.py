@@ -72,6 +72,13 @@ def test_a_printed_command_is_understood(page: str, command: str) -> None:
     assert said.getvalue() == "", f"{page}: kdcache {command}"
 
 
+def test_the_page_of_the_command_line_has_every_verb() -> None:
+    """Sphinx runs what the page names, and prints it there."""
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```{command-output} python -m kdcache (\w+) --help$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(VERBS)
+
+
 def sections(text: str) -> list[str]:
     """What stands below each heading, with the page's lead in front of it."""
     lead, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
@@ -90,6 +97,19 @@ def test_printed_output_has_its_date_and_machine(page: Path) -> None:
         if printed and not (_DATE.search(said) and _MACHINE.search(said)):
             undated.append(printed[-1].splitlines()[0])
     assert undated == []
+
+
+# What a machine did in a time; sizes and counts are the same on all of them.
+_SPEED = re.compile(r"\d (?:ms|µs|us|[kMG]B/s|(?:views|images|samples)/s)(?![\w/])")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.name)
+def test_a_measured_speed_has_its_date_and_machine(page: Path) -> None:
+    """A section that names one in its text or a table, or its page's lead, says when and on what."""
+    texts = [_BLOCK.sub("", section) for section in sections(page.read_text(encoding="utf-8"))]
+    measured = [text for text in texts if _SPEED.search(text)]
+    undated = [text for text in measured if not (_DATE.search(text) and _MACHINE.search(text))]
+    assert [text.splitlines()[0] for text in undated] == []
 
 
 # Flags of programs that the pages start beside kdcache.

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -79,6 +80,22 @@ def test_a_term(load: Load, cache: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_a_change(load: Load, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load("change").main(str(cache), str(tmp_path / "run"), **STUDENT, epochs=1)
     assert "3 prefix tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "said"), [("term", "'attention': 0."), ("change", "3 prefix tokens")])
+def test_as_typed_they_train_on_a_cache_of_the_demo(
+    load: Load,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    said: str,
+) -> None:
+    """Here a cache of like views and tokens, 16 pixels and 4 x 4."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(cache), str(tmp_path / "run")])
+    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert said in capsys.readouterr().out
 
 
 def test_a_storage(

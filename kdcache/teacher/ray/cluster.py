@@ -90,8 +90,9 @@ def connected(cluster: RayCluster) -> Generator[Any]:
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         ray.init(cluster.where, log_to_driver=False, logging_level="ERROR", **(own if cluster.where == "local" else {}))
-    except (ConnectionError, RuntimeError) as error:
-        raise UsageError(f"Ray cluster {cluster.where}: {_first_line(error)}; start one with `ray start`") from None
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = _first_line(error).split(". ", 1)[0]
+        raise UsageError(f"Ray cluster {cluster.where}: {reason}; {_what_to_do(error)}") from None
     try:
         yield ray
     finally:
@@ -154,6 +155,14 @@ def _require_answer(where: str) -> None:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
     except (OSError, OverflowError) as error:
         raise UsageError(f"Ray cluster {where}: no answer ({error}); start one with `ray start`") from None
+
+
+def _what_to_do(error: BaseException) -> str:
+    """By the causes of an error of Ray's: a cluster may answer, and only want its token (Ray 2.52 and newer)."""
+    causes = f"{error} {error.__cause__} {error.__context__}"
+    if "authentication token" in causes.lower():
+        return "it has a token: copy `~/.ray/auth_token` of its head to this machine, or set RAY_AUTH_TOKEN"
+    return "start one with `ray start`"
 
 
 def _first_line(error: BaseException) -> str:

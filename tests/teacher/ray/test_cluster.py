@@ -95,6 +95,43 @@ def test_an_address_where_nobody_answers_is_refused_soon() -> None:
         pass
 
 
+# Ray's words, from its 2.60.
+_NO_TOKEN = "Token authentication is enabled but no authentication token was found. Ensure that ..."
+_OTHER_TOKEN = "RPC error: InvalidAuthToken: Authentication token is missing or incorrect. Note: ..."
+
+
+class _RayError(Exception):
+    """As ray.exceptions.RayError, no RuntimeError."""
+
+
+def _not_connected(cause: str) -> ConnectionError:
+    error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+    error.__cause__ = RuntimeError(cause)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (_RayError(_NO_TOKEN), "copy `~/.ray/auth_token`"),
+        (_not_connected(_OTHER_TOKEN), "copy `~/.ray/auth_token`"),
+        (_not_connected("Connection refused"), "start one with `ray start`"),
+    ],
+)
+def test_a_cluster_that_wants_its_token_is_told_from_one_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, advice: str
+) -> None:
+    def init(*_: Any, **__: Any) -> None:
+        raise error
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: False, init=init, shutdown=lambda: None, exceptions=SimpleNamespace(RayError=_RayError)
+    )
+    monkeypatch.setattr("kdcache.teacher.ray.cluster.import_ray", lambda: ray)
+    with pytest.raises(UsageError, match=f"^Ray cluster auto: .+; .*{advice}"), connected(RayCluster(address="auto")):
+        pass
+
+
 def test_the_reason_is_one_sentence() -> None:
     text = (
         "The actor died unexpectedly before finishing this task.\n\tclass_name: A\n"
