@@ -1,6 +1,6 @@
 /* JPEG files, many decoded in one call without the interpreter lock, by the libjpeg-turbo that Pillow has loaded.
  *
- * A JPEG of 32 px takes 6 us to decode. Called from Python one by one, each waits for the interpreter lock twice, so
+ * A JPEG of 32 px takes 8 us to decode. Called from Python one by one, each waits for the interpreter lock twice, so
  * that two threads decode no more than one. Pillow's own library gives Pillow's pixels, and nothing is linked or
  * bundled: its functions are looked up in the module that Pillow has loaded. What is declared here is the part of
  * libjpeg's binary interface that comes first in its structures and is the same in versions 6b and 8; the library
