@@ -14,7 +14,9 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #if defined(__SSE2__)
@@ -333,8 +335,76 @@ static PyObject *read_pieces(PyObject *module, PyObject *arguments) {
     return result;
 }
 
+PyDoc_STRVAR(are_unchanged_doc,
+"are_unchanged(rows, starts, descriptors, identities) -> bool\n\n"
+"Whether the files that rows lie in are what they were.\n\n"
+"Args:\n"
+"    rows: (n, 2) int64, sample and view numbers.\n"
+"    starts: (shards + 1,) int64, the first sample of each shard, and the number of samples.\n"
+"    descriptors: (shards, parts) int64, -1 where a shard is not open.\n"
+"    identities: (shards, parts, 5) uint64: device, inode, size, and times of modification and change in ns.\n\n"
+"Returns: False also for a row whose shard is not open.\n"
+"Raises: ValueError for buffers of other sizes.");
+
+enum { IDENTITY = 5 };
+
+static int is_unchanged(int64_t descriptor, const uint64_t *identity) {
+    struct stat now;
+    if (descriptor < 0 || fstat((int)descriptor, &now))
+        return 0;
+#ifdef __APPLE__
+    const struct timespec modified = now.st_mtimespec, changed = now.st_ctimespec;
+#else
+    const struct timespec modified = now.st_mtim, changed = now.st_ctim;
+#endif
+    return identity[0] == (uint64_t)now.st_dev && identity[1] == (uint64_t)now.st_ino &&
+           identity[2] == (uint64_t)now.st_size &&
+           identity[3] == (uint64_t)((int64_t)modified.tv_sec * 1000000000 + modified.tv_nsec) &&
+           identity[4] == (uint64_t)((int64_t)changed.tv_sec * 1000000000 + changed.tv_nsec);
+}
+
+static PyObject *are_unchanged(PyObject *module, PyObject *arguments) {
+    Py_buffer rows, starts, descriptors, identities;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(arguments, "y*y*y*y*", &rows, &starts, &descriptors, &identities))
+        return NULL;
+    const Py_ssize_t word = sizeof(int64_t), count = rows.len / (2 * word), num_shards = starts.len / word - 1;
+    const Py_ssize_t num_parts = num_shards > 0 ? descriptors.len / word / num_shards : 0;
+    char *is_seen = num_shards > 0 ? calloc(num_shards, 1) : NULL;
+    if (rows.len % (2 * word) || num_shards < 1 || descriptors.len != num_shards * num_parts * word ||
+        identities.len != descriptors.len * IDENTITY)
+        PyErr_SetString(PyExc_ValueError, "rows, starts, descriptors and identities do not fit each other");
+    else if (!is_seen)
+        PyErr_NoMemory();
+    else {
+        const Places places = {.rows = rows.buf, .count = count, .starts = starts.buf, .num_files = num_shards};
+        int is_fine = 1;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < count && is_fine; i++) {
+            int64_t sample = places.rows[2 * i], shard = file_of(&places, sample);
+            is_fine = sample >= 0 && sample < places.starts[num_shards];
+            if (!is_fine || is_seen[shard])
+                continue;
+            is_seen[shard] = 1;
+            for (Py_ssize_t place = shard * num_parts; place < (shard + 1) * num_parts && is_fine; place++)
+                is_fine = is_unchanged(
+                    ((const int64_t *)descriptors.buf)[place], (const uint64_t *)identities.buf + place * IDENTITY
+                );
+        }
+        Py_END_ALLOW_THREADS
+        result = PyBool_FromLong(is_fine);
+    }
+    free(is_seen);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&starts);
+    PyBuffer_Release(&descriptors);
+    PyBuffer_Release(&identities);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"gather", gather, METH_VARARGS, gather_doc},
+    {"are_unchanged", are_unchanged, METH_VARARGS, are_unchanged_doc},
     {"read", read_pieces, METH_VARARGS, read_doc},
     {NULL, NULL, 0, NULL},
 };

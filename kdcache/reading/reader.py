@@ -24,6 +24,7 @@ from kdcache.reading.open_shard import OpenShard
 from kdcache.reading.pieces import ShardRows
 from kdcache.reading.record_sums import read_sums
 from kdcache.reading.staged import most_open, most_open_in_stream
+from kdcache.reading.unchanged import UnchangedFiles
 
 MAX_OPEN_SHARDS = 64
 
@@ -82,8 +83,9 @@ class ShardReader:
             name: RecordPlaces(self._starts, layout.fields, self._num_views, layout.stride_bytes, layout.payload_offset)
             for name, layout in self._layouts.items()
         }
-        self._tables: tuple[dict[int, OpenShard], dict[str, FileTable]] | None = None
+        self._tables: tuple[Mapping[int, OpenShard], dict[str, FileTable]] | None = None
         self._labels = ShardLabels(self._starts)
+        self._unchanged = UnchangedFiles(self._starts, self._parts)
 
     def stream_windows(self, window: int) -> int:
         """Say that so many shards will be in use together, and others opened ahead. Returns: shards that stay open.
@@ -127,7 +129,7 @@ class ShardReader:
             self._check_records(shards, rows, into)
         return shards
 
-    def _gathered(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> dict[int, OpenShard]:
+    def _gathered(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> Mapping[int, OpenShard]:
         """Fill rows of a batch. Returns: the shards that were open, those of the rows among them."""
         shards = self._open_shards.snapshot()
         tables = self._tables_of(shards)
@@ -158,6 +160,9 @@ class ShardReader:
         Returns: False where they must be read again.
         Raises: CorruptCacheError.
         """
+        if self._unchanged.hold(shards, rows):
+            return True
+        self._unchanged.forget()
         touched = {number: shards[number].files for number in set(files_of(self._starts, rows).tolist())}
         return self._checks.confirm(touched, self._parts, self._pass_cancel)
 
@@ -177,9 +182,10 @@ class ShardReader:
             column.name: column.make_codec().decode(fields[column.name], tuple(column.shape)) for column in self.columns
         }
 
-    def shards_of(self, rows: np.ndarray) -> dict[int, OpenShard]:
-        """The shards of some rows by number, opened where they are not. Raises: CorruptCacheError."""
-        return dict(self.rows_of(rows[:, 0]).shards)
+    def shards_of(self, rows: np.ndarray) -> Mapping[int, OpenShard]:
+        """Open shards by number, those of some rows among them. Raises: CorruptCacheError."""
+        shards, opened = self.rows_of(rows[:, 0]).shards, self._open_shards.snapshot()
+        return opened if all(opened.get(number) is shard for number, shard in shards.items()) else shards
 
     def labels_of(self, rows: np.ndarray, shards: Mapping[int, OpenShard]) -> np.ndarray:
         """Labels of some rows, (n,) int64, -1 where there is none.
@@ -190,7 +196,7 @@ class ShardReader:
         """
         return self._labels.of(rows, self._open_shards.snapshot(), shards)
 
-    def _tables_of(self, shards: dict[int, OpenShard]) -> dict[str, FileTable]:
+    def _tables_of(self, shards: Mapping[int, OpenShard]) -> dict[str, FileTable]:
         known = self._tables
         if known is not None and known[0] is shards:
             return known[1]

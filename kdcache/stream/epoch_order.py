@@ -45,15 +45,22 @@ class EpochOrder:
 
     def __getitem__(self, places: np.ndarray) -> np.ndarray:
         """Sample numbers at these places, int64 of the same shape; places are 0 to len - 1."""
-        if not self._shuffle:
-            samples = np.array(places, np.int64)
-        else:
-            windows = np.searchsorted(self._starts, places, side="right") - 1
-            samples = np.empty(np.shape(places), np.int64)
-            for window in np.unique(windows).tolist():
-                own = windows == window
-                samples[own] = self._samples_of(window)[places[own] - self._starts[window]]
+        samples = self._shuffled(places) if self._shuffle else np.array(places, np.int64)
         return samples if self._chosen is None else self._chosen[samples]
+
+    def _shuffled(self, places: np.ndarray) -> np.ndarray:
+        if np.size(places):
+            ends = np.searchsorted(self._starts, [np.min(places), np.max(places)], side="right") - 1
+            if (
+                ends[0] == ends[1]
+            ):  # as of most batches: to look for the window of each place takes longer than the rest
+                return self._samples_of(int(ends[0]))[places - self._starts[ends[0]]]
+        windows = np.searchsorted(self._starts, places, side="right") - 1
+        samples = np.empty(np.shape(places), np.int64)
+        for window in np.unique(windows).tolist():
+            own = windows == window
+            samples[own] = self._samples_of(window)[places[own] - self._starts[window]]
+        return samples
 
     def whole(self) -> np.ndarray:
         """Sample numbers at all places, (len,) int64."""

@@ -23,7 +23,8 @@ from kdcache.stream.prefetch import prefetched
 from kdcache.stream.readahead import ReadAhead
 from kdcache.stream.records import CacheRecords
 
-_PLANNED_AT_ONCE = 64
+# Views whose order is made at once: more than a small batch has, and few enough that the first batch need not wait.
+_PLANNED_AT_ONCE = 4096
 
 
 @final
@@ -135,8 +136,9 @@ class CacheLoader:
             yield one[0]
 
     def _rows(self, order: EpochOrder, epoch: int, steps: range, ahead: ReadAhead) -> Iterator[np.ndarray]:
-        for first in range(0, len(steps), _PLANNED_AT_ONCE):
-            planned = steps[first : first + _PLANNED_AT_ONCE]
+        at_once = max(1, _PLANNED_AT_ONCE // self.order.rows_of_rank(self._world_size))
+        for first in range(0, len(steps), at_once):
+            planned = steps[first : first + at_once]
             rows = self.order.batches(order, epoch=epoch, steps=planned, rank=self._rank, world_size=self._world_size)
             for step, own in zip(planned, rows, strict=True):
                 ahead.reach(self.order.num_reached(step + 1) - 1)
