@@ -1,5 +1,6 @@
 """How one record lies in its tar member: a constant npy header, then the fields of the codec one after the other."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,10 +34,10 @@ class RecordField:
     shape: tuple[int, ...]
     offset: int
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes within one record."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)

@@ -402,8 +402,51 @@ static PyObject *are_unchanged(PyObject *module, PyObject *arguments) {
     return result;
 }
 
+PyDoc_STRVAR(take_doc,
+"take(rows, starts, offsets, values, out) -> bool\n\n"
+"The values of samples, one for each row.\n\n"
+"Args:\n"
+"    rows: (n, 2) int64, sample and view numbers.\n"
+"    starts: (shards + 1,) int64, the first sample of each shard, and the number of samples.\n"
+"    offsets: (shards,) int64: sample s of a shard is number s + offset of the values.\n"
+"    values, out: int64; (n,) of output.\n\n"
+"Returns: False for a row that has no such number: `out` means nothing then.\n"
+"Raises: ValueError for buffers of other sizes.");
+
+static PyObject *take(PyObject *module, PyObject *arguments) {
+    Py_buffer rows, starts, offsets, values, out;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(arguments, "y*y*y*y*w*", &rows, &starts, &offsets, &values, &out))
+        return NULL;
+    const Py_ssize_t word = sizeof(int64_t), num_values = values.len / word;
+    const Places places = {
+        .rows = rows.buf, .count = rows.len / (2 * word), .starts = starts.buf, .num_files = starts.len / word - 1,
+    };
+    if (rows.len % (2 * word) || places.num_files < 1 || offsets.len != places.num_files * word ||
+        out.len != places.count * word)
+        PyErr_SetString(PyExc_ValueError, "rows, starts, offsets and output do not fit each other");
+    else {
+        int is_fine = 1;
+        for (Py_ssize_t i = 0; i < places.count && is_fine; i++) {
+            int64_t sample = places.rows[2 * i];
+            int64_t number = ((const int64_t *)offsets.buf)[file_of(&places, sample)] + sample;
+            is_fine = number >= 0 && number < num_values;
+            if (is_fine)
+                ((int64_t *)out.buf)[i] = ((const int64_t *)values.buf)[number];
+        }
+        result = PyBool_FromLong(is_fine);
+    }
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&starts);
+    PyBuffer_Release(&offsets);
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"gather", gather, METH_VARARGS, gather_doc},
+    {"take", take, METH_VARARGS, take_doc},
     {"are_unchanged", are_unchanged, METH_VARARGS, are_unchanged_doc},
     {"read", read_pieces, METH_VARARGS, read_doc},
     {NULL, NULL, 0, NULL},

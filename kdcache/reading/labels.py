@@ -5,6 +5,7 @@ from typing import final
 
 import numpy as np
 
+from kdcache.reading.files import _gather
 from kdcache.reading.gather import files_of
 from kdcache.reading.open_shard import OpenShard
 
@@ -58,7 +59,7 @@ class LabelTable:
         self._offsets = np.full(len(starts) - 1, _CLOSED, np.int64)
         sizes, numbers = [len(each) for each in labels.values()], list(labels)
         self._offsets[numbers] = np.cumsum([0, *sizes])[:-1] - starts[numbers]
-        self._values = np.concatenate([np.empty(0, np.int64), *labels.values()])
+        self._values = np.concatenate([np.empty(0, np.int64), *labels.values()]).astype(np.int64, copy=False)
 
     def take(self, rows: np.ndarray) -> np.ndarray | None:
         """Labels of some rows, (n,) int64, or None where a shard of theirs is not among these.
@@ -66,5 +67,9 @@ class LabelTable:
         Args:
             rows: (n, 2) int64, sample and view numbers.
         """
-        places = self._offsets[files_of(self._starts, rows)] + rows[:, 0]
-        return None if places.min() < 0 else self._values[places]
+        if _gather is None:
+            places = self._offsets[files_of(self._starts, rows)] + rows[:, 0]
+            return None if places.min() < 0 else self._values[places]
+        labels = np.empty(len(rows), np.int64)
+        rows = np.ascontiguousarray(rows, np.int64)
+        return labels if _gather.take(rows, self._starts, self._offsets, self._values, labels) else None
