@@ -143,7 +143,7 @@ def source(path: str, **changes: Any) -> SourceFacts:
         "num_read": IMAGES,
         "num_blocks": 4,
         "view_recipe": "rrc-flip",
-        "view": {"size": 16, "interpolation": "bicubic", "scale": [0.6, 1.0]},
+        "view": {"size": 16, "interpolation": "bicubic", "scale": [0.6, 1.0], "ratio": [0.75, 4 / 3]},
     }
     return SourceFacts(**{**facts, **changes})
 

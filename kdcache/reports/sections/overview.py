@@ -6,7 +6,7 @@ from kdcache.analysis.result import SourceFacts
 from kdcache.reports.blocks import Block, Bullets, Details, Heading, Row, Section, Table, Text
 from kdcache.reports.inputs import AnalysisInput, Inputs, RunInput
 from kdcache.reports.sections.runs import figure
-from kdcache.reports.words import counted, layer_text, share_text
+from kdcache.reports.words import counted, layer_text, number_text, share_text
 
 
 def overview_section(inputs: Inputs) -> Section:
@@ -100,8 +100,15 @@ def _facts_of(each: AnalysisInput) -> dict[str, str]:
 
 
 def _recipe(source: SourceFacts) -> str:
-    further = ", ".join(f"{name} {value}" for name, value in source.view.items())
+    further = ", ".join(f"{name} {_rounded(value)}" for name, value in source.view.items())
     return source.view_recipe + (f": {further}" if further else "")
+
+
+def _rounded(value: object) -> str:
+    """``[0.75, 1.333]``: what a recipe draws from, to four digits."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_rounded, value))}]"
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
 def _layers(each: AnalysisInput) -> str:

@@ -21,7 +21,7 @@ def test_the_verdict_comes_first_with_its_numbers_and_caveats(tmp_path: Path) ->
     verdict, facts = tables(section)
     assert cells(verdict) == [["teacher's channels", "24"]]
     rows = dict(map(tuple, cells(facts)))
-    assert rows["view recipe"] == "rrc-flip: interpolation bicubic, scale [0.6, 1.0], size 16"
+    assert rows["view recipe"] == "rrc-flip: interpolation bicubic, ratio [0.75, 1.333], scale [0.6, 1], size 16"
     assert "one fixed linear map falls short" in verdict.caption
     assert rows["images"] == "3 of 3 images of digits:train read, 2 views of each"
     assert rows["layers"] == "4, from blocks.0/patch (fp16) to blocks.3/patch (fp16)"
