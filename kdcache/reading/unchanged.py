@@ -31,8 +31,8 @@ class UnchangedFiles:
             opened: Shards that are open; the same object as long as nothing changes.
             rows: (n, 2) int64, sample and view numbers.
         """
-        if _gather is None:
-            return False
+        if _gather is None or not self._parts:  # a stream of labels alone has no files
+            return not self._parts
         known = self._known
         if known is None or known[0] is not opened:
             self._known = known = opened, *self._table(opened)

@@ -45,6 +45,13 @@ def test_what_was_renewed_holds_again(cache_copy: Path) -> None:
     assert files.hold(opened, ROWS), "with a time before 1970"
 
 
+@pytest.mark.parametrize("with_extension", [True, False])
+def test_a_stream_of_labels_alone_has_no_files(with_extension: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not with_extension:
+        monkeypatch.setattr(unchanged, "_gather", None)
+    assert UnchangedFiles(np.array([0, 8, 16, 20]), []).hold({}, ROWS)
+
+
 def test_without_the_extension_nothing_is_known(cache_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader looks closer then, and finds the same."""
     monkeypatch.setattr(unchanged, "_gather", None)
