@@ -7,15 +7,6 @@ from kdcache.reading.labels import LabelTable
 STARTS = np.array([0, 3, 3, 5])
 
 
-@pytest.fixture(params=["extension", "numpy"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the C extension, and without it."""
-    if request.param == "numpy":
-        monkeypatch.setattr(labels, "_gather", None)
-    elif labels._gather is None:
-        pytest.skip("the C extension was not built")
-
-
 @pytest.mark.usefixtures("way")
 def test_labels_of_rows_of_open_shards() -> None:
     table = LabelTable({2: np.array([7, -1]), 0: np.array([4, 5, 6])}, STARTS)

@@ -16,16 +16,6 @@ from kdcache.reading.reader import ShardReader
 SAMPLES_WANTED = np.array([17, 3, 9, 3, 0, 19])
 
 
-@pytest.fixture(params=["extension", "preadv"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With the C extension, and without it."""
-    if request.param == "preadv":
-        monkeypatch.setattr(pieces, "_gather", None)
-    elif pieces._gather is None:
-        pytest.skip("the C extension was not built")
-    return request.param
-
-
 def digests(rows: ShardRows) -> list[bytes]:
     return [rows.at(number)[0].index.source_sha256[rows.at(number)[1]].tobytes() for number in range(len(rows))]
 
