@@ -101,17 +101,17 @@ class ShardReader:
         number = int(np.searchsorted(self._starts, sample, side="right")) - 1
         return self.shard(number), sample - int(self._starts[number])
 
-    def rows_of(self, samples: np.ndarray) -> ShardRows:
-        """The shards that hold samples, opened where they are not, and the samples' rows in them.
+    def rows_of(self, rows: np.ndarray) -> ShardRows:
+        """The shards that hold some samples, opened where they are not, and the samples' rows in them.
 
         Args:
-            samples: (n,) sample numbers.
+            rows: (n, 2) int64, sample and view numbers.
 
         Raises: CorruptCacheError.
         """
-        numbers = np.searchsorted(self._starts, samples, side="right") - 1
+        numbers = files_of(self._starts, rows)
         shards = {number: self.shard(number) for number in sorted(set(numbers.tolist()))}
-        return ShardRows(shards, numbers, samples - self._starts[numbers])
+        return ShardRows(shards, numbers, rows[:, 0] - self._starts[numbers])
 
     def gather(self, rows: np.ndarray, into: Mapping[str, Sequence[np.ndarray]]) -> Mapping[int, OpenShard]:
         """Fill rows of a batch.
@@ -184,7 +184,7 @@ class ShardReader:
 
     def shards_of(self, rows: np.ndarray) -> Mapping[int, OpenShard]:
         """Open shards by number, those of some rows among them. Raises: CorruptCacheError."""
-        shards, opened = self.rows_of(rows[:, 0]).shards, self._open_shards.snapshot()
+        shards, opened = self.rows_of(rows).shards, self._open_shards.snapshot()
         return opened if all(opened.get(number) is shard for number, shard in shards.items()) else shards
 
     def labels_of(self, rows: np.ndarray, shards: Mapping[int, OpenShard]) -> np.ndarray:

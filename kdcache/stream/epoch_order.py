@@ -50,11 +50,11 @@ class EpochOrder:
 
     def _shuffled(self, places: np.ndarray) -> np.ndarray:
         if np.size(places):
-            ends = np.searchsorted(self._starts, [np.min(places), np.max(places)], side="right") - 1
-            if (
-                ends[0] == ends[1]
-            ):  # as of most batches: to look for the window of each place takes longer than the rest
-                return self._samples_of(int(ends[0]))[places - self._starts[ends[0]]]
+            # Most batches lie in one window: to look for that of each place would take longer than all the rest.
+            ends = [np.min(places), np.max(places)]
+            first, last = (np.searchsorted(self._starts, ends, side="right") - 1).tolist()
+            if first == last:
+                return self._samples_of(first)[places - self._starts[first]]
         windows = np.searchsorted(self._starts, places, side="right") - 1
         samples = np.empty(np.shape(places), np.int64)
         for window in np.unique(windows).tolist():

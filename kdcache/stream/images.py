@@ -76,7 +76,7 @@ class ViewReplayer:
 
         Raises: CacheMismatchError when they are not the pixels the teacher saw.
         """
-        places = self._reader.rows_of(rows[:, 0])
+        places = self._reader.rows_of(rows)
         views = np.empty((len(rows), len(VIEW_FIELDS)), np.int32)
         for shard, own in places.parts():
             views[own] = shard.index.views[places.rows[own], rows[own, 1]]

@@ -76,7 +76,7 @@ class StoredJpegs:
 
     def fill(self, rows: np.ndarray, into: np.ndarray) -> None:
         """See PixelFiller. Raises: CorruptCacheError."""
-        places = self._reader.rows_of(rows[:, 0])
+        places = self._reader.rows_of(rows)
         files = read_jpegs(places, rows[:, 1], self._column.name, self._reader.cache.num_views)
         for at in np.flatnonzero(~decode_jpegs_into(files, into)).tolist():
             try:

@@ -13,7 +13,7 @@ from kdcache.reading import pieces
 from kdcache.reading.pieces import ShardRows, read_images, read_jpegs
 from kdcache.reading.reader import ShardReader
 
-SAMPLES_WANTED = np.array([17, 3, 9, 3, 0, 19])
+SAMPLES_WANTED = np.array([[17, 0], [3, 1], [9, 0], [3, 0], [0, 1], [19, 1]])
 
 
 def digests(rows: ShardRows) -> list[bytes]:
@@ -37,8 +37,8 @@ def test_jpegs_are_those_of_their_views(jpeg_root: Path) -> None:
     column = cache.pixel_column
     assert column is not None
     reader = ShardReader(cache, [], jpegs=column, with_images=False)
-    samples, views = np.array([9, 2, 9]), np.array([1, 0, 0])
-    rows = reader.rows_of(samples)
+    wanted = np.array([[9, 1], [2, 0], [9, 0]])
+    rows, views = reader.rows_of(wanted), wanted[:, 1]
     files = read_jpegs(rows, views, column.name, 2)
     for number, view in enumerate(views.tolist()):
         shard, row = rows.at(number)

@@ -63,7 +63,7 @@ def test_sums_are_those_of_every_kind_of_column(groups_root: Path, jpeg_root: Pa
         into = {name: [np.empty((40, each.size_bytes), np.uint8) for each in own] for name, own in fields.items()}
         reader.gather(rows, into)
         if jpegs is not None:
-            assert len(read_jpegs(reader.rows_of(rows[:, 0]), rows[:, 1], jpegs.name, 2)) == 40
+            assert len(read_jpegs(reader.rows_of(rows), rows[:, 1], jpegs.name, 2)) == 40
 
 
 def test_without_the_policy_no_index_is_read(tiny_cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
