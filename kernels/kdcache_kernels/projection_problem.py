@@ -92,19 +92,25 @@ class Problem:
 
         Args:
             part: Which tokens.
-            space: (n, Dt) in the accumulator's type, to decode into; targets that need no decoding
-                are returned as they lie.
+            space: (n, Dt) in the accumulator's type, to decode into: targets are then of that type, and
+                returned as they lie where they need no decoding.
         """
         values, dtype = self.values[part], self.accumulator
-        promotes = values.dtype in (torch.float16, torch.bfloat16, torch.float32, dtype)
-        is_scaled_integer = self.scale is not None and not values.dtype.is_floating_point
-        if not promotes and not is_scaled_integer:
-            values = values.to(dtype) if space is None else space.copy_(values)
+        if space is not None:
+            # First converted, then scaled: on a CPU an operation on two types takes longer than both.
+            values = values if values.dtype == dtype else space.copy_(values)
+        elif not self._promotes(values):
+            values = values.to(dtype)
         if self.scale is not None:
             values = torch.mul(values, self.scale[part, None], out=space)
         if self.shift is not None:
             values = torch.add(values, self.shift[part, None], out=space)
         return values
+
+    def _promotes(self, values: Tensor) -> bool:
+        """Whether torch computes with these and the accumulator's type as with numbers of the latter."""
+        is_scaled_integer = self.scale is not None and not values.dtype.is_floating_point
+        return is_scaled_integer or values.dtype in (torch.float16, torch.bfloat16, torch.float32, self.accumulator)
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Student tokens, stored values, and mask (n, 1) of each chunk.

@@ -76,6 +76,10 @@ def sweep(problem: Problem, kind: str, beta: float, *, for_student: bool, for_pa
     return Swept(loss, grad_weight, grad_bias, chunks.student_gradient)
 
 
+def _squared_lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1).square_()
+
+
 def _added(total: Tensor | None, part: Tensor) -> Tensor:
     return part if total is None else total.add_(part)
 
@@ -106,24 +110,12 @@ class _Chunks:
     def compare(self, part: slice, tokens: Tensor, needs_slopes: bool) -> tuple[Tensor, Tensor | None]:
         """Sum of the loss over a chunk, and the slopes (n, Dt) but for the common factor."""
         mask = self.problem.weights_of(part)
-        if self.is_rounded and self.kind != "cosine":
-            return self._compare_residual(self._rounded_residual(part, tokens), mask)
-        projected = self._projected(part, tokens)
         if self.kind == "cosine":
-            return self._cosine(part, projected, mask, needs_slopes)
-        targets = self.problem.decoded(part, self._space("targets", part))
-        reduction = "sum" if mask is None else "none"
-        if self.kind == "mse":
-            loss = F.mse_loss(projected, targets, reduction=reduction)
-        else:
-            loss = F.smooth_l1_loss(projected, targets, beta=self.beta, reduction=reduction)
-        loss = loss if mask is None else torch.dot(loss.sum(1), mask)
-        if not needs_slopes:
-            return loss, None
-        slopes = projected.sub_(targets)
-        if self.kind == "smooth_l1":
-            slopes = slopes.clamp_(-self.beta, self.beta)
-        return loss, slopes if mask is None else slopes.mul_(mask[:, None])
+            return self._cosine(part, self._projected(part, tokens), mask, needs_slopes)
+        if self.bias.is_cuda:
+            return self._compare_by_loss(part, tokens, mask, needs_slopes)
+        residual = self._rounded_residual(part, tokens) if self.is_rounded else self._residual(part, tokens)
+        return self._compare_residual(part, residual, mask, needs_slopes)
 
     def weight_gradient(self, slopes: Tensor, tokens: Tensor) -> Tensor:
         """slopes^T @ tokens of a chunk, (Dt, Ds), as it is added up: float32 or float64."""
@@ -152,6 +144,30 @@ class _Chunks:
         space, dtype = self._space("projected", part), self.bias.dtype
         return torch.addmm(self.bias, tokens.to(dtype), self.weight.to(dtype).t(), out=space)
 
+    def _compare_by_loss(
+        self, part: slice, tokens: Tensor, mask: Tensor | None, needs_slopes: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """By torch's losses, whose few launches are what counts on a GPU."""
+        projected, targets = self._projected(part, tokens), self.problem.decoded(part)
+        reduction = "sum" if mask is None else "none"
+        if self.kind == "mse":
+            loss = F.mse_loss(projected, targets, reduction=reduction)
+        else:
+            loss = F.smooth_l1_loss(projected, targets, beta=self.beta, reduction=reduction)
+        loss = loss if mask is None else torch.dot(loss.sum(1), mask)
+        if not needs_slopes:
+            return loss, None
+        slopes = projected.sub_(targets)
+        if self.kind == "smooth_l1":
+            slopes = slopes.clamp_(-self.beta, self.beta)
+        return loss, slopes if mask is None else slopes.mul_(mask[:, None])
+
+    def _residual(self, part: slice, tokens: Tensor) -> Tensor:
+        """Projected minus targets: the product is added to bias - targets, so that no sum of the two is read again."""
+        space = self._space("targets", part)
+        assert space is not None
+        return torch.sub(self.bias, self.problem.decoded(part, space), out=space).addmm_(tokens, self.weight.t())
+
     def _rounded_residual(self, part: slice, tokens: Tensor) -> Tensor:
         """Projected minus targets, by a product whose result is rounded to bfloat16.
 
@@ -159,22 +175,27 @@ class _Chunks:
         left; the rest is added to it. A projection that is rounded itself would lose a fitted student's loss.
         """
         space, narrow = self._space("targets", part), self._space("rounded", part, tokens.dtype)
-        assert space is not None and narrow is not None
+        widened = self._space("slopes", part)
+        assert space is not None and narrow is not None and widened is not None
         residual = torch.sub(self.bias, self.problem.decoded(part, space), out=space)
-        residual.sub_(narrow.copy_(residual))
-        return residual.add_(narrow.addmm_(tokens, self.weight.t()))
+        residual.sub_(widened.copy_(narrow.copy_(residual)))
+        return residual.add_(widened.copy_(narrow.addmm_(tokens, self.weight.t())))
 
-    def _compare_residual(self, residual: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _compare_residual(
+        self, part: slice, residual: Tensor, mask: Tensor | None, needs_slopes: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """By as few passes over the residual as there can be, which are what counts on a CPU."""
         if self.kind == "mse":
-            losses = torch.linalg.vector_norm(residual, dim=1).square_()
-            slopes = residual
+            losses, slopes = _squared_lengths(residual), residual
         else:
-            # The loss is slope * (2 residual - slope) / (2 beta), the slope being the residual between -beta and beta.
-            slopes = residual.clamp(-self.beta, self.beta)
-            losses = residual.mul_(2).sub_(slopes).mul_(slopes).sum(1).div_(2 * self.beta)
-        if mask is None:
-            return losses.sum(), slopes
-        return torch.dot(losses, mask), slopes.mul_(mask[:, None])
+            # With the residual r between -beta and beta as slope s, the loss is s (2 r - s) / (2 beta).
+            slopes = torch.clamp(residual, -self.beta, self.beta, out=self._space("slopes", part))
+            products = residual.mul_(slopes).sum(1)
+            losses = products.sub_(_squared_lengths(slopes), alpha=0.5).div_(self.beta)
+        loss = losses.sum() if mask is None else torch.dot(losses, mask)
+        if not needs_slopes:
+            return loss, None
+        return loss, slopes if mask is None else slopes.mul_(mask[:, None])
 
     def _cosine(
         self, part: slice, projected: Tensor, mask: Tensor | None, needs_slopes: bool

@@ -99,7 +99,7 @@ def test_it_launches_and_moves_no_more_than_eager_on_a_gpu(
 def test_it_takes_a_third_of_eager_memory_on_a_cpu(kind: str, student: torch.dtype, stored: torch.dtype) -> None:
     with FakeTensorMode():
         ours, theirs = counted(kind, "cpu", (192, 768), student, stored)
-    # The student's gradient, in float32 and in its own type, and four arrays of a MiB for each thread.
+    # The student's gradient, in float32 and in its own type, and four arrays of 2 MiB for each thread.
     assert ours.peak_bytes < 0.35 * theirs.peak_bytes, (ours.peak_bytes, theirs.peak_bytes)
 
 
