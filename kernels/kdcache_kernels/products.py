@@ -7,6 +7,8 @@ from torch import Tensor
 
 # On ROCm such a product cannot give its float32 accumulator away.
 _MM_GIVES_FLOAT32 = not torch.version.hip
+# Columns from which on a product of half of them runs as fast as the whole.
+_WORTH_HALVING = 64
 
 
 def transposed_product(left: Tensor, right: Tensor) -> Tensor:
@@ -16,6 +18,16 @@ def transposed_product(left: Tensor, right: Tensor) -> Tensor:
         return product(left.mT, right, out_dtype=torch.float32)
     dtype = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     return left.to(dtype).mT @ right.to(dtype)
+
+
+def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """`transposed_product` of (N, D) whose rows are those of the other, scaled: on a CPU a quarter of it is mirrored."""
+    half = left.shape[1] // 2
+    if left.is_cuda or half < _WORTH_HALVING:
+        return transposed_product(left, right)
+    upper = transposed_product(left[:, :half], right)
+    lower = transposed_product(left[:, half:], right[:, half:])
+    return torch.cat([upper, torch.cat([upper[:, half:].t(), lower], dim=1)])
 
 
 def own_product(weight: Tensor) -> Tensor:
@@ -37,13 +49,14 @@ def parts_for(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> tuple[Tenso
     return in_halves(matrix, tokens.dtype) if gives_float32(tokens) else (matrix.to(dtype),)
 
 
-def token_product(tokens: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it: float32 or float64, newly made."""
+def token_product(tokens: Tensor, parts: tuple[Tensor, ...], out: Tensor | None = None) -> Tensor:
+    """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it, in float32 or float64; new, or `out`."""
     if not gives_float32(tokens):
         dtype = torch.promote_types(parts[0].dtype, torch.float32)
-        return tokens.to(dtype) @ parts[0].to(dtype)
+        return torch.mm(tokens.to(dtype), parts[0].to(dtype), out=out)
     products = [torch.mm(tokens, part, out_dtype=torch.float32) for part in parts]
-    return products[0] if len(products) == 1 else products[0].add_(products[1])
+    product = products[0] if len(products) == 1 else products[0].add_(products[1])
+    return product if out is None else out.copy_(product)
 
 
 def gives_float32(tokens: Tensor) -> bool:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kdcache_kernels.products import transposed_product
+from kdcache_kernels.products import symmetric_product, transposed_product
 from kdcache_kernels.token_chunks import check_tokens, token_chunks
 from kdcache_kernels.token_spectrum import from_half
 
@@ -67,11 +67,11 @@ def _partial(values: Tensor, unit_norm: bool, share: Tensor | None) -> tuple[Ten
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """``left.T @ right``, (D, D): float32 sums over a chunk of tokens, float64 ones over several chunks."""
     if len(left) <= _CHUNK_TOKENS:
-        return transposed_product(left, right)
+        return symmetric_product(left, right)
     whole = len(left) // _CHUNK_TOKENS * _CHUNK_TOKENS
     chunks = (each[:whole].unflatten(0, (-1, _CHUNK_TOKENS)) for each in (left, right))
     total = transposed_product(*chunks).sum(0, dtype=torch.float64)
-    return total if whole == len(left) else total + transposed_product(left[whole:], right[whole:])
+    return total if whole == len(left) else total + symmetric_product(left[whole:], right[whole:])
 
 
 def mean_spectrum_from_second_moment(matrix: Tensor, *, fold: bool = False) -> Tensor:

@@ -16,8 +16,8 @@ from kdcache_kernels.cosine import factors_from_products
 from kdcache_kernels.products import gives_float32, multiplies_bfloat16, token_product, transposed_product
 from kdcache_kernels.projection_problem import Problem
 
-# Tokens from which on the roundings of a 16-bit product average out of the loss.
-_ENOUGH_TO_ROUND = 4096
+# Values of the residual from which on their roundings to 16 bits average out of the loss, to some 1e-5 of it.
+_ENOUGH_TO_ROUND = 2**18
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Chunks:
         self.flat = problem.student.reshape(-1, problem.student.shape[-1])
         # Whether the device multiplies 16-bit operands with float32 sums, or gives sums rounded to 16 bits.
         self.is_narrow = gives_float32(self.flat)
-        self.is_rounded = problem.num_tokens >= _ENOUGH_TO_ROUND and multiplies_bfloat16(self.flat)
+        self.is_rounded = problem.values.numel() >= _ENOUGH_TO_ROUND and multiplies_bfloat16(self.flat)
         self.bias = problem.bias.to(problem.accumulator)
         weight = problem.rounded_weight
         self.weight = weight if self.is_narrow or self.is_rounded else weight.to(problem.accumulator)

@@ -30,9 +30,13 @@ def gradients_by(
 
 
 def without_operator(
-    forward: Callable[..., Any], keep: Callable[[Any, Any, Any], None], backward: Callable[..., Any]
+    forward: Callable[..., Any],
+    keep: Callable[[Any, Any, Any], None],
+    backward: Callable[..., Any],
+    *,
+    given: int = 1,
 ) -> type[torch.autograd.Function]:
-    """An operator's differentiable twin, to be applied; it gives the first of several outputs.
+    """An operator's differentiable twin, to be applied; it gives the first of several outputs, or more of them.
 
     Torch's own way of keeping what a backward pass needs (``setup_context``) would cost 30 us a call.
 
@@ -40,14 +44,17 @@ def without_operator(
         forward: The function behind the operator.
         keep: The operator's ``setup_context``.
         backward: The operator's.
+        given: How many outputs it gives; of more than one, a tuple.
     """
 
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Tensor:
+        def forward(ctx: Any, *inputs: Any) -> Any:
             output = forward(*inputs)
             keep(ctx, inputs, output)
-            return output if isinstance(output, Tensor) else output[0]
+            if isinstance(output, Tensor):
+                return output
+            return output[0] if given == 1 else output[:given]
 
     Eager.backward = staticmethod(backward)
     return Eager
