@@ -77,21 +77,26 @@ def _quantize_in_torch(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tens
     width = tokens.shape[-1]
     outputs = _outputs(tokens, codec)
     flat = [outputs[0].view(-1, width), *(each.view(-1) for each in outputs[1:])]
+    most = tokens_at_once(width, torch.float32, tokens.device)
+    # One array for all steps of all chunks: where memory is fresh, its pages cost more than the steps.
+    space = tokens.new_empty(min(most, len(flat[0])), width, dtype=torch.float32)
     first = 0
-    for chunk in token_chunks(tokens, tokens_at_once(width, torch.float32, tokens.device)):
-        found = _quantize_rows(chunk.reshape(-1, width), codec)
+    for chunk in token_chunks(tokens, most):
+        rows = chunk.reshape(-1, width)
+        found = _quantize_rows(rows, codec, space[: len(rows)])
         for whole, part in zip(flat, found, strict=True):
             whole[first : first + len(part)] = part
-        first += len(found[0])
+        first += len(rows)
     return outputs
 
 
-def _quantize_rows(rows: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _quantize_rows(rows: Tensor, codec: str, space: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     exact = rows.float()
-    largest = exact.abs().amax(dim=-1)
+    largest = torch.abs(exact, out=space).amax(dim=-1)
     # A tensor, because torch on CUDA divides by a number by multiplying with its rounded reciprocal.
     scale = largest / torch.full_like(largest, LARGEST[codec])
-    steps = exact / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1)
+    steps = torch.div(exact, torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1), out=space)
     if codec == "int8":
         steps = steps.round_()
-    return steps.clamp_(-LARGEST[codec], LARGEST[codec]), scale, exact.sum(dim=-1), exact.square().sum(dim=-1)
+    squares = torch.linalg.vector_norm(exact, dim=-1).square_()
+    return steps.clamp_(-LARGEST[codec], LARGEST[codec]), scale, exact.sum(dim=-1), squares
