@@ -62,9 +62,7 @@ def _loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
             total = launch(student_map, teacher_map, configs["spectral_align"]).sum(dtype=torch.float64)
         return (total / (2 * _spread(student_map, teacher_map))).float()
     difference = _difference(student_map, teacher_map)
-    total = difference.square().sum() + difference.sum(-1).square().sum() / difference.shape[-1]
-    if difference.shape[-1] % 2 == 0:
-        total = total + _alternating(difference).square().sum() / difference.shape[-1]
+    total = (difference * _with_columns(difference)).sum()
     return total / (2 * _spread(student_map, teacher_map))
 
 
@@ -86,13 +84,10 @@ def _gradient(upstream: Tensor, student_map: Tensor, teacher_map: Tensor) -> Ten
 
         with torch.cuda.device_of(student_map):
             return launch(upstream, student_map, teacher_map, factor, configs["spectral_align_grad"])
-    gradient = _difference(student_map, teacher_map)
-    width = gradient.shape[-1]
-    along = gradient.sum(-1, keepdim=True)
-    if width % 2 == 0:
-        along = along + _alternating(gradient).unsqueeze(-1) * _signs(gradient)
-    gradient = (gradient + along / width) * (factor * upstream)
-    return torch.empty_like(student_map).copy_(_unpooled(gradient, student_map.shape[1]))
+    gradient = _with_columns(_difference(student_map, teacher_map)).mul_(factor * upstream)
+    gradient, placed = _unpooled(gradient, student_map.shape[1]), torch.empty_like(student_map)
+    is_in_place = gradient.dtype == placed.dtype and gradient.stride() == placed.stride()
+    return gradient if is_in_place else placed.copy_(gradient)
 
 
 @_spectral_align_grad.register_fake
@@ -138,13 +133,16 @@ def _difference(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return _pooled(student_map.to(dtype), channels) - _pooled(teacher_map.to(dtype), channels)
 
 
-def _signs(maps: Tensor) -> Tensor:
-    return 1 - 2 * (torch.arange(maps.shape[-1], device=maps.device) % 2).to(maps.dtype)
+def _with_columns(difference: Tensor) -> Tensor:
+    """The difference d plus (R + s A) / W, whose product with d is ``sum d^2 + sum R^2 / W + sum A^2 / W``.
 
-
-def _alternating(maps: Tensor) -> Tensor:
-    # Not a product, which autocast would round to 16 bits.
-    return (maps * _signs(maps)).sum(-1)
+    With s = 1 for even columns and -1 for odd ones that is 2 / W times the sum over the columns of the same parity,
+    and without A, where W is odd, 1 / W times the sum over all.
+    """
+    width = difference.shape[-1]
+    step = 2 - width % 2
+    columns = difference.unflatten(-1, (-1, step))
+    return torch.add(columns, columns.sum(-2, keepdim=True), alpha=step / width).flatten(-2)
 
 
 def _pooled(maps: Tensor, channels: int) -> Tensor:
