@@ -21,7 +21,7 @@ def transposed_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """`transposed_product` of (N, D) whose rows are those of the other, scaled: on a CPU a quarter of it is mirrored."""
+    """`transposed_product` of (N, D) whose rows are those of the other, scaled: on a CPU a quarter is mirrored."""
     half = left.shape[1] // 2
     if left.is_cuda or half < _WORTH_HALVING:
         return transposed_product(left, right)
@@ -50,7 +50,7 @@ def parts_for(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> tuple[Tenso
 
 
 def token_product(tokens: Tensor, parts: tuple[Tensor, ...], out: Tensor | None = None) -> Tensor:
-    """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it, in float32 or float64; new, or `out`."""
+    """``tokens @ matrix`` for a matrix in the parts that `parts_for` made of it: float32 or float64, new or `out`."""
     if not gives_float32(tokens):
         dtype = torch.promote_types(parts[0].dtype, torch.float32)
         return torch.mm(tokens.to(dtype), parts[0].to(dtype), out=out)

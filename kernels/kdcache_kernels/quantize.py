@@ -76,27 +76,30 @@ def _outputs(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor
 def _quantize_in_torch(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     width = tokens.shape[-1]
     outputs = _outputs(tokens, codec)
-    flat = [outputs[0].view(-1, width), *(each.view(-1) for each in outputs[1:])]
+    flat = outputs[0].view(-1, width), *(each.view(-1) for each in outputs[1:])
     most = tokens_at_once(width, torch.float32, tokens.device)
     # One array for all steps of all chunks: where memory is fresh, its pages cost more than the steps.
     space = tokens.new_empty(min(most, len(flat[0])), width, dtype=torch.float32)
     first = 0
     for chunk in token_chunks(tokens, most):
         rows = chunk.reshape(-1, width)
-        found = _quantize_rows(rows, codec, space[: len(rows)])
-        for whole, part in zip(flat, found, strict=True):
-            whole[first : first + len(part)] = part
-        first += len(rows)
+        part = slice(first, first + len(rows))
+        _quantize_rows(rows, codec, space[: len(rows)], tuple(each[part] for each in flat))
+        first = part.stop
+    outputs[3].square_()
     return outputs
 
 
-def _quantize_rows(rows: Tensor, codec: str, space: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _quantize_rows(rows: Tensor, codec: str, space: Tensor, outputs: tuple[Tensor, ...]) -> None:
+    """Fill in what `quantize` returns of some rows, but for the square root of their sums of squares."""
+    values, scale, sums, lengths = outputs
     exact = rows.float()
+    torch.sum(exact, dim=-1, out=sums)
+    torch.linalg.vector_norm(exact, dim=-1, out=lengths)
     largest = torch.abs(exact, out=space).amax(dim=-1)
     # A tensor, because torch on CUDA divides by a number by multiplying with its rounded reciprocal.
-    scale = largest / torch.full_like(largest, LARGEST[codec])
-    steps = torch.div(exact, torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(-1), out=space)
+    torch.div(largest, torch.full_like(largest, LARGEST[codec]), out=scale)
+    steps = torch.div(exact, scale.masked_fill(scale == 0, 1).unsqueeze(-1), out=space)
     if codec == "int8":
         steps = steps.round_()
-    squares = torch.linalg.vector_norm(exact, dim=-1).square_()
-    return steps.clamp_(-LARGEST[codec], LARGEST[codec]), scale, exact.sum(dim=-1), squares
+    values.copy_(steps.clamp_(-LARGEST[codec], LARGEST[codec]))

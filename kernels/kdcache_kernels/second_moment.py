@@ -9,8 +9,8 @@ from kdcache_kernels.token_spectrum import from_half
 
 # Float32 sums of more tokens than this lose digits that the float64 sum of partials keeps.
 _CHUNK_TOKENS = 4096
-# Values of the chunks that a GPU takes at a time, in few launches.
-_GPU_VALUES = 2**24
+# Values of the chunks that a GPU takes at a time, in few launches: 50,176 tokens of 384 channels and more.
+_GPU_VALUES = 2**25
 
 
 @torch.no_grad()
@@ -35,19 +35,20 @@ def second_moment(tokens: Tensor, *, unit_norm: bool = False, weights: Tensor | 
     if weights is not None and weights.shape != tokens.shape[:-1]:
         raise ValueError(f"weights must have shape {tuple(tokens.shape[:-1])}, got {tuple(weights.shape)}")
     width = tokens.shape[-1]
-    total = tokens.new_zeros(width, width, dtype=torch.float64)
-    mass = tokens.new_zeros((), dtype=torch.float64)
     most = _CHUNK_TOKENS * (max(1, _GPU_VALUES // (width * _CHUNK_TOKENS)) if tokens.is_cuda else 1)
+    total: Tensor | None = None
+    mass: Tensor | int = 0
     shares = None if weights is None else token_chunks(weights.unsqueeze(-1), most)
     for chunk in token_chunks(tokens, most):
         values = chunk.reshape(-1, width)
         share = None if shares is None else next(shares).reshape(-1, 1)
         with torch.autocast(values.device.type, enabled=False):
             partial, counted = _partial(values, unit_norm, share)
-        total += partial
-        mass += counted
+        total = partial.double() if total is None else total.add_(partial)
+        mass = mass + counted
+    assert total is not None
     # Only a mean of nothing has no mass; its total is zero too.
-    return total / mass.where(mass != 0, 1)
+    return total / (mass.where(mass != 0, 1) if isinstance(mass, Tensor) else mass)
 
 
 def _partial(values: Tensor, unit_norm: bool, share: Tensor | None) -> tuple[Tensor, Tensor | int]:
