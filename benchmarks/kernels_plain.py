@@ -21,6 +21,7 @@ from kdcache_kernels import (
     proj_mse,
     proj_smooth_l1,
     quantize,
+    reference,
     reference_spectral,
     second_moment,
     spectral_align,
@@ -100,26 +101,15 @@ def _measures(num_tokens: int, only: str) -> Any:
     maps = tokens.view(images, grid, grid, width).permute(0, 3, 1, 2)
     student = torch.randn(images, grid, grid, 192, generator=generator).permute(0, 3, 1, 2).requires_grad_()
     sides: dict[str, list[Callable[[], Any]]] = {
-        "token_spectrum 384": [lambda: token_spectrum(tokens), lambda: _spectrum_eager(tokens)],
+        "token_spectrum 384": [lambda: token_spectrum(tokens), lambda: reference_spectral.token_spectrum(tokens)],
         "second_moment 384": [lambda: second_moment(tokens), lambda: tokens.t() @ tokens / len(tokens)],
-        "quantize 384 int8": [lambda: quantize(tokens), lambda: _quantize_eager(tokens)],
+        "quantize 384 int8": [lambda: quantize(tokens), lambda: reference.quantize(tokens)],
         "spectral_align 192->384": [
             _step(partial(align, student, maps), [student])
             for align in (spectral_align, reference_spectral.spectral_align)
         ],
     }
     yield from ((name, both) for name, both in sides.items() if only in name)
-
-
-def _spectrum_eager(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    energies = reference_spectral.token_energies(tokens)
-    return energies.mean(0), reference_spectral.token_bandwidth(energies, (0.9,))
-
-
-def _quantize_eager(tokens: Tensor) -> tuple[Tensor, ...]:
-    scale = tokens.abs().amax(-1, keepdim=True) / 127
-    values = (tokens / scale).round().clamp(-127, 127).to(torch.int8)
-    return values, scale, tokens.sum(-1), tokens.square().sum(-1)
 
 
 def _ours(kind: str, leaves: list[Tensor], values: Tensor, scale: Tensor | None) -> Callable[[], Tensor]:

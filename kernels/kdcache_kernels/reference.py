@@ -36,3 +36,10 @@ def feature_loss(kind: str, projected: Tensor, targets: Tensor) -> Tensor:
     if kind == "smooth_l1":
         return F.smooth_l1_loss(projected, targets)
     return (1 - F.cosine_similarity(projected, targets, dim=-1)).mean()
+
+
+def quantize(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values (..., D) of int8 with scale, sum and sum of squares of each token (...), none of them zero."""
+    scale = tokens.abs().amax(-1) / 127
+    values = (tokens / scale.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8)
+    return values, scale, tokens.sum(-1), tokens.square().sum(-1)

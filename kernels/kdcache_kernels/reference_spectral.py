@@ -34,6 +34,12 @@ def token_bandwidth(energies: Tensor, levels: Sequence[float]) -> Tensor:
     return counts.clamp(max=energies.shape[-1])
 
 
+def token_spectrum(tokens: Tensor, *, levels: Sequence[float] = (0.9,), fold: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean energies over tokens (..., D), and the bandwidth of each; arguments and results as of the operation."""
+    energies = token_energies(tokens, fold=fold)
+    return energies.flatten(0, -2).mean(0), token_bandwidth(energies, levels)
+
+
 def second_moment(tokens: Tensor, *, unit_norm: bool = False, weights: Tensor | None = None) -> Tensor:
     """Mean of x x^T over tokens (..., D), or of x x^T / |x|^2; none of them zero."""
     values = tokens.reshape(-1, tokens.shape[-1])

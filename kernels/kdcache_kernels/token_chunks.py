@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 # What one array of a chunk may take in the plain torch forms. On a CPU the three or four arrays of a chunk then stay in
-# the cache of a core, and each thread has one; a GPU takes a whole batch of a ViT at once, 50,176 tokens of 1,024
-# channels, in few launches.
+# the caches, and each thread has as many; a GPU takes a whole batch of a ViT at once, 50,176 tokens of 1,024 channels,
+# in few launches.
 _CACHED_BYTES, _MOST_CPU_BYTES, _GPU_BYTES = 2**21, 2**25, 2**28
 
 

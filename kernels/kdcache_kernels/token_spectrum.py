@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from kdcache_kernels import dispatch
-from kdcache_kernels.token_chunks import check_tokens, token_chunks
+from kdcache_kernels.token_chunks import check_tokens, token_chunks, tokens_at_once
 from kdcache_kernels.tracing import needs_operator
 
-# Values that the torch form transforms at a time.
-_CHUNK_VALUES = 2**22
 # A quarter of a wider token does not fit into registers, so those take the plain product with a DFT matrix.
 _WIDEST_FOLD4 = 1024
 
@@ -116,43 +114,49 @@ def triton_form(
 def _torch_form(tokens: Tensor, levels: list[float], fold: bool) -> tuple[Tensor, Tensor]:
     width = tokens.shape[-1]
     dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
-    total = tokens.new_zeros(width // 2 + 1, dtype=torch.float64)
+    total: Tensor | None = None
     bandwidths: list[Tensor] = []
-    for chunk in token_chunks(tokens, max(1, _CHUNK_VALUES // width)):
+    for chunk in token_chunks(tokens, tokens_at_once(width, dtype, tokens.device)):
         values = chunk.reshape(-1, width).to(dtype)
-        normaliser = width * values.square().sum(-1, keepdim=True)
-        normaliser = normaliser.where(normaliser < torch.inf, torch.nan)
-        spectrum = torch.fft.rfft(values)
-        # Not a sum over the last axis: two values are too few for torch's reductions to be fast.
-        half = (spectrum.real.square() + spectrum.imag.square()) / normaliser
-        half = half.where(normaliser != 0, 0)
-        total += half.sum(0, dtype=torch.float64)
-        counts = _bandwidth(half, levels, width, fold).where(normaliser != 0, 0)
-        bandwidths.append(counts.where(normaliser == normaliser, -1).int())
-    bandwidth = torch.cat(bandwidths).view(*tokens.shape[:-1], len(levels))
+        length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+        is_zero = length == 0
+        # A token that is not finite, or whose length is not, becomes NaN in every bin, and one of zeros stays zeros.
+        length.nan_to_num_(torch.nan, posinf=torch.nan).clamp_min_(torch.finfo(dtype).tiny)
+        half = torch.fft.rfft(values, norm="ortho").abs().div_(length).square_()
+        sums = half.sum(0, dtype=torch.float64)
+        total = sums if total is None else total.add_(sums)
+        counts = _bandwidth(half, levels, width, fold)
+        first = half[:, :1]
+        bandwidths.append(counts.masked_fill_(is_zero, 0).masked_fill_(first != first, -1))
+    assert total is not None
+    bandwidth = bandwidths[0] if len(bandwidths) == 1 else torch.cat(bandwidths)
+    bandwidth = bandwidth.view(*tokens.shape[:-1], len(levels))
     return _mean(total, bandwidth, width, fold).to(dtype), bandwidth
 
 
 def _bandwidth(half: Tensor, levels: list[float], width: int, fold: bool) -> Tensor:
-    """One more than the bins below a level, from energies of bins 0 .. D // 2.
+    """One more than the bins below a level, (n, levels) int32, from energies (n, D // 2 + 1) of bins 0 .. D // 2.
 
     In FFT order the energy through bin D - 1 - m is 1 - (energy of bins 1 .. m), so the upper half's bins below a level
     are those m with more than 1 - level there, and the half spectrum is enough. (For even D the middle bin is counted
-    with the upper half.)
+    with the upper half.) Cumulative energies rise, so a binary search counts those below a level.
     """
-    cumulative = half.cumsum(-1)
-    dc = half[..., :1]
-    # Cumulative energies rise, so a binary search counts those below a level.
-    wanted, rest = (
-        _filled(values, half).expand(*half.shape[:-1], -1).contiguous()
-        for values in (levels, [1 - level for level in levels])
-    )
     if fold:
-        return torch.searchsorted((2 * cumulative - dc)[..., : width // 2].contiguous(), wanted) + 1
-    lower = cumulative[..., : (width + 1) // 2].contiguous()
-    upper = (cumulative - dc)[..., 1 : width // 2].contiguous()
-    num_above = upper.shape[-1] - torch.searchsorted(upper, rest, right=True)
-    return torch.searchsorted(lower, wanted) + num_above + 1
+        folded = half[:, : width // 2].cumsum(-1).mul_(2).sub_(half[:, :1])
+        return _below(folded, levels).add_(1)
+    lower = _below(half[:, : (width + 1) // 2].cumsum(-1), levels)
+    upper = half[:, 1 : width // 2].cumsum(-1)
+    num_not_above = _below(upper, [1 - level for level in levels], or_at=True)
+    return lower.sub_(num_not_above).add_(upper.shape[-1] + 1)
+
+
+def _below(rising: Tensor, values: list[float], *, or_at: bool = False) -> Tensor:
+    """How many of each row's numbers (n, bins) lie below each value, or at it too, (n, values) int32."""
+    wanted = rising.new_empty(len(rising), len(values))
+    for number, value in enumerate(values):
+        # On the device: a copy from the host cannot be captured in a CUDA graph.
+        wanted[:, number].fill_(value)
+    return torch.searchsorted(rising, wanted, right=or_at, out_int32=True)
 
 
 def _mean(half_sum: Tensor, bandwidth: Tensor, width: int, fold: bool) -> Tensor:

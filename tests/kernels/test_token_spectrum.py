@@ -169,8 +169,9 @@ def test_autocast_rounds_nothing(form: str) -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = noise(4, 11, 20)
     whole = token_spectrum(tokens, levels=LEVELS)
-    for chunk_values in (1, 20 * 5, 20 * 25):
-        monkeypatch.setattr(importlib.import_module("kdcache_kernels.token_spectrum"), "_CHUNK_VALUES", chunk_values)
+    module = importlib.import_module("kdcache_kernels.token_spectrum")
+    for num_tokens in (1, 5, 25):
+        monkeypatch.setattr(module, "tokens_at_once", lambda *_, most=num_tokens: most)
         energy, bandwidth = token_spectrum(tokens, levels=LEVELS)
         torch.testing.assert_close(energy, whole[0], rtol=1e-13, atol=0)
         assert torch.equal(bandwidth, whole[1])
