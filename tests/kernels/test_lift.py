@@ -48,14 +48,41 @@ def unfused(targets: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
     return step
 
 
-@pytest.mark.parametrize(("shape", "width"), [((3, 17, 12), 24), ((2, 9, 20), 16)], ids=str)
-def test_the_identity_is_exact(shape: tuple[int, int, int], width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lift, "tokens_at_once", lambda *_: 7)
+@pytest.mark.parametrize("most", [7, 40])
+@pytest.mark.parametrize(("shape", "width"), [((3, 17, 12), 24), ((2, 9, 20), 16), ((3, 17, 130), 140)], ids=str)
+def test_the_identity_is_exact(
+    shape: tuple[int, int, int], width: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With chunks of a part of an image, and of two images."""
+    monkeypatch.setattr(lift, "tokens_at_once", lambda *_: most)
     leaves, targets = make(shape, width)
     wanted = results(unfused(targets), leaves, torch.float64)
     found = results(lambda *each: lift_mse(*each, targets), leaves, torch.float64)
     for name, mine, right in zip(NAMES, found, wanted, strict=True):
         assert relative_error(mine, right) < 1e-12, name
+
+
+@pytest.mark.parametrize("used", ["loss", "pooled", "tokens"])
+def test_each_result_may_be_used_without_the_others(used: str) -> None:
+    leaves, targets = make((3, 17, 12), 24)
+
+    def found(*each: Tensor) -> Tensor:
+        lifted = lift_tokens(*each)
+        return {"loss": lambda: lifted.mse(targets), "pooled": lifted.pooled, "tokens": lifted.whole}[used]()
+
+    def wanted(*each: Tensor) -> Tensor:
+        pooled, tokens = written_out(*each)
+        return {"loss": F.mse_loss(tokens, targets), "pooled": pooled, "tokens": tokens}[used]
+
+    gradients = []
+    for step in (found, wanted):
+        mine = [each.clone().requires_grad_() for each in leaves]
+        step(*mine).square().sum().backward()
+        gradients.append([each.grad for each in mine])
+    for ours, right in zip(*gradients, strict=True):
+        assert ours is not None
+        assert right is not None
+        assert relative_error(ours, right) < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
