@@ -91,7 +91,7 @@ def _quantize_in_torch(tokens: Tensor, codec: str) -> tuple[Tensor, Tensor, Tens
 
 
 def _quantize_rows(rows: Tensor, codec: str, space: Tensor, outputs: tuple[Tensor, ...]) -> None:
-    """Fill in what `quantize` returns of some rows, but for the square root of their sums of squares."""
+    """Fill in what `quantize` returns of some rows; in place of their sums of squares, the roots of those."""
     values, scale, sums, lengths = outputs
     exact = rows.float()
     torch.sum(exact, dim=-1, out=sums)
