@@ -146,7 +146,7 @@ def _forward(tokens: Tensor, moments: Tensor, eps: float) -> tuple[Tensor, Tenso
     unit = torch.empty_like(flat, memory_format=torch.contiguous_format)
     rstd, products = moments.new_empty(len(flat)), moments.new_empty(flat.shape)
     mean = moments.new_zeros(tokens.shape[:-2].numel(), tokens.shape[-1])
-    parts = parts_for(flat, moments.double(), moments.dtype)
+    parts = parts_for(flat, moments, moments.dtype)
     for images, rows in _chunks(tokens):
         product = token_product(flat[rows], parts, out=products[rows])
         variance = (product * flat[rows]).sum(1).clamp_min_(0)

@@ -45,8 +45,8 @@ def in_halves(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def parts_for(tokens: Tensor, matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """What `token_product` takes for a small float64 matrix: halves for 16-bit tokens on a GPU, else one of a dtype."""
-    return in_halves(matrix, tokens.dtype) if gives_float32(tokens) else (matrix.to(dtype),)
+    """What `token_product` takes for a small matrix: halves for 16-bit tokens on a GPU, else one of a dtype."""
+    return in_halves(matrix.double(), tokens.dtype) if gives_float32(tokens) else (matrix.to(dtype),)
 
 
 def token_product(tokens: Tensor, parts: tuple[Tensor, ...], out: Tensor | None = None) -> Tensor:
