@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kdcache_kernels import quantize, second_moment, spectral_align, token_spectrum
+from kdcache_kernels import quantize, reference, second_moment, spectral_align, token_spectrum
 from torch import Tensor
 
 from benchmarks.kernels_meter import Meter, guarded
@@ -25,14 +25,6 @@ def eager_spectrum(tokens: Tensor) -> tuple[Tensor, Tensor]:
     return energy.mean(0), torch.stack([(curve < level).sum(-1) + 1 for level in _LEVELS], -1)
 
 
-def eager_quantize(tokens: Tensor) -> tuple[Tensor, ...]:
-    """int8 with a scale a token, and the sums."""
-    values = tokens.float()
-    scale = values.abs().amax(-1) / 127
-    packed = (values / scale.clamp_min(1e-30).unsqueeze(-1)).round().to(torch.int8)
-    return packed, scale, values.sum(-1), values.square().sum(-1)
-
-
 def eager_align(student: Tensor, teacher: Tensor) -> Tensor:
     """SpectralKD's loss through its two FFTs."""
     spectra = (torch.fft.rfft2(each.float(), norm="ortho") for each in (student, teacher))
@@ -42,7 +34,7 @@ def eager_align(student: Tensor, teacher: Tensor) -> Tensor:
 def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> list[dict[str, Any]]:
     """Every operation at every width, with each way to compute it."""
     rows: list[dict[str, Any]] = []
-    compiled_spectrum, compiled_quantize = meter.compiled(eager_spectrum), meter.compiled(eager_quantize)
+    compiled_spectrum, compiled_quantize = meter.compiled(eager_spectrum), meter.compiled(reference.quantize)
     tokens = 40 if meter.is_toy else 256 * 196
     for width in (16,) if meter.is_toy else _WIDTHS:
         x = torch.randn(tokens, width, device=meter.device).bfloat16()
@@ -61,7 +53,7 @@ def run(meter: Meter, rates: dict[str, float], errors: list[dict[str, str]]) -> 
             "quantize int8": {
                 "kdcache, Triton": ("triton", partial(quantize, x)),
                 "torch.compile": ("auto", partial(compiled_quantize, x)),
-                "eager": ("auto", partial(eager_quantize, x)),
+                "eager": ("auto", partial(reference.quantize, x)),
             },
             "second_moment": {
                 "kdcache": ("auto", partial(second_moment, x)),

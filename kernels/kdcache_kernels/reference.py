@@ -39,7 +39,8 @@ def feature_loss(kind: str, projected: Tensor, targets: Tensor) -> Tensor:
 
 
 def quantize(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Values (..., D) of int8 with scale, sum and sum of squares of each token (...), none of them zero."""
-    scale = tokens.abs().amax(-1) / 127
-    values = (tokens / scale.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8)
-    return values, scale, tokens.sum(-1), tokens.square().sum(-1)
+    """Values (..., D) of int8 with scale, sum and sum of squares of each token (...), all in float32."""
+    values = tokens.float()
+    scale = values.abs().amax(-1) / 127
+    packed = (values / scale.clamp_min(1e-30).unsqueeze(-1)).round().to(torch.int8)
+    return packed, scale, values.sum(-1), values.square().sum(-1)

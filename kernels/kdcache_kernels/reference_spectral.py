@@ -34,9 +34,9 @@ def token_bandwidth(energies: Tensor, levels: Sequence[float]) -> Tensor:
     return counts.clamp(max=energies.shape[-1])
 
 
-def token_spectrum(tokens: Tensor, *, levels: Sequence[float] = (0.9,), fold: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean energies over tokens (..., D), and the bandwidth of each; arguments and results as of the operation."""
-    energies = token_energies(tokens, fold=fold)
+def token_spectrum(tokens: Tensor, levels: Sequence[float] = (0.9,)) -> tuple[Tensor, Tensor]:
+    """Mean energy of each bin over tokens (..., D), and the bandwidth of each token for each level."""
+    energies = token_energies(tokens)
     return energies.flatten(0, -2).mean(0), token_bandwidth(energies, levels)
 
 

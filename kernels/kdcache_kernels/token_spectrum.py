@@ -104,7 +104,7 @@ def triton_form(
         from kdcache_kernels.device.spectrum_dft import launch
     batches = tokens.unsqueeze(0) if tokens.dim() == 2 else tokens
     with torch.cuda.device_of(tokens):
-        wanted = _filled(levels, tokens.new_empty(0, dtype=torch.float32))
+        wanted = _filled(tokens.new_empty(len(levels), dtype=torch.float32), levels)
         partial, bandwidth = launch(batches, wanted, fold, config)
     bandwidth = bandwidth.view(*tokens.shape[:-1], len(levels))
     energy = _mean(partial.sum(0, dtype=torch.float64), bandwidth, tokens.shape[-1], fold)
@@ -152,10 +152,7 @@ def _bandwidth(half: Tensor, levels: list[float], width: int, fold: bool) -> Ten
 
 def _below(rising: Tensor, values: list[float], *, or_at: bool = False) -> Tensor:
     """How many of each row's numbers (n, bins) lie below each value, or at it too, (n, values) int32."""
-    wanted = rising.new_empty(len(rising), len(values))
-    for number, value in enumerate(values):
-        # On the device: a copy from the host cannot be captured in a CUDA graph.
-        wanted[:, number].fill_(value)
+    wanted = _filled(rising.new_empty(len(rising), len(values)), values)
     return torch.searchsorted(rising, wanted, right=or_at, out_int32=True)
 
 
@@ -178,6 +175,8 @@ def from_half(half: Tensor, width: int, fold: bool) -> Tensor:
     return torch.cat((half, inner.flip(0)))
 
 
-def _filled(values: Sequence[float], like: Tensor) -> Tensor:
-    """A tensor of some numbers, filled on the device: a copy from the host cannot be captured in a CUDA graph."""
-    return torch.cat([like.new_full((1,), value) for value in values])
+def _filled(space: Tensor, values: Sequence[float]) -> Tensor:
+    """Numbers written along the last axis, on the device: a copy from the host cannot be captured in a CUDA graph."""
+    for number, value in enumerate(values):
+        space[..., number].fill_(value)
+    return space

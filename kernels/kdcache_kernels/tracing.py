@@ -36,7 +36,7 @@ def without_operator(
     *,
     given: int = 1,
 ) -> type[torch.autograd.Function]:
-    """An operator's differentiable twin, to be applied; it gives the first of several outputs, or more of them.
+    """An autograd function that does what an operator does; of several outputs it gives the first, or the first few.
 
     Torch's own way of keeping what a backward pass needs (``setup_context``) would cost 30 us a call.
 

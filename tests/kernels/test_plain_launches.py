@@ -32,7 +32,7 @@ def maps(device: str) -> tuple[Tensor, Tensor]:
 
 
 def eager_spectrum(tokens: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor]:
-    """What the operation promises: also of tokens of zeros and such that are not finite, with sums in float64."""
+    """What the operation promises, for tokens that are zero or not finite too, with sums in float64."""
     energies = torch.fft.fft(tokens).abs().square()
     total = energies.sum(-1, keepdim=True)
     is_zero = total == 0
